@@ -1,0 +1,451 @@
+"""Every synthetic task: sample instances, write them as tokens, say which tokens carry loss, and know the right answer.
+
+One idea runs through the file: chain of thought, answering directly and (later) path-only losses are the same
+instances under different tokens and masks. Every sequence is
+
+    prompt | chain | answer            chain of thought: loss on chain and answer
+    prompt | answer                    direct: no chain tokens at all, loss on the answer
+
+and `loss_mask[b, t]` says whether token t of row b is a *target* that carries loss: the model that has read tokens 0 .. t-1
+is asked for it. So the training loss is cross-entropy(model(tokens[:, :-1])[loss_mask[:, 1:]], tokens[:, 1:][loss_mask[:, 1:]]).
+
+1. `(seed, split, step)` alone determines a batch: a resumed run sees the data an uninterrupted one would, and every process
+   draws the same global batch and takes its own slice.
+2. Held-out instances are disjoint from training by construction: a hash of the instance (the graph, the table, the two
+   factors, not its presentation) sends one in ten to 'test', the rest to 'train'.
+3. No Python loop runs over a batch.
+
+    python data.py --task cycle --n 3            # literal examples, [loss-bearing] tokens in brackets, the oracle's answer
+    python data.py --task star --star 2,3 --raw  # one plain line an example
+"""
+
+import argparse
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+SPLITS = ('train', 'test')
+
+
+@dataclass
+class Batch:
+    """B instances of one task, ready for the model. Tensors share a device."""
+    tokens: torch.Tensor  # (B, T) int64: prompt, chain, answer; rows with fewer hops are padded on the right
+    loss_mask: torch.Tensor  # (B, T) bool: this token is a target that carries loss
+    answer: torch.Tensor  # (B, A) int64: where in `tokens` the answer stands
+    hops: torch.Tensor  # (B,) int64: lookups from the prompt to the answer
+    instance: torch.Tensor  # (B, ...) int64: what the evaluation needs, see each task
+    prompt_len: int  # tokens before the chain, the same in every row
+
+    def __getitem__(self, rows):
+        """The same batch with only these rows (a slice, or an index tensor)."""
+        return Batch(*(v if isinstance(v, int) else v[rows] for v in (getattr(self, f.name) for f in fields(self))))
+
+    def to(self, device):
+        return Batch(*(v if isinstance(v, int) else v.to(device, non_blocking=True) for v in (getattr(self, f.name) for f in fields(self))))
+
+
+def held_out(key):
+    """Which instances (B, L) belong to the test split: a 64-bit hash modulo 10, (B,) bool. No seed enters, so that a
+    checkpoint of one run can be tested by another."""
+    key = key.astype(np.uint64)
+    power = np.cumprod(np.full(key.shape[1], 0x9E3779B97F4A7C17, dtype=np.uint64))  # polynomial hash modulo 2^64
+    h = (key + np.uint64(1)) @ power
+    for shift, factor in ((33, 0xFF51AFD7ED558CCD), (29, 0xC4CEB9FE1A85EC53)):  # avalanche, as in MurmurHash3's finaliser
+        h = (h ^ (h >> np.uint64(shift))) * np.uint64(factor)
+    return (h >> np.uint64(32)) % np.uint64(10) == 0
+
+
+def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=None):
+    """The batch of this (seed, split, step).
+
+    mode: 'cot' writes the chain and puts loss on it and on the answer, 'direct' leaves it out.
+    hops: every row has this hop count; by default a uniform draw from task.hops for each row.
+    Raises ValueError if the task has (almost) no instances in this split.
+    """
+    rng = np.random.default_rng([seed, SPLITS.index(split), step])
+    want, drawn = [], 0
+    for _ in range(100):
+        missing = batch_size - drawn
+        if missing <= 0:
+            break
+        # draw a few more than needed, keep those of this split
+        size = int(missing * (1.2 if split == 'train' else 11)) + 16
+        k = rng.choice(task.hops, size) if hops is None else np.full(size, hops)
+        key, source = task.draw(rng, k)
+        mine = held_out(key) == (split == 'test')
+        want.append((k[mine][:missing], source[mine][:missing]))
+        drawn += len(want[-1][0])
+    else:
+        raise ValueError(f'{task.name} of this size has too few instances to hold some out for testing; make it larger')
+    k, source = (np.concatenate(x) for x in zip(*want, strict=True))
+    prompt, chain, chain_len, instance = task.write(rng, source, k)
+    chain, A = chain[:, :chain_len.max()], task.answer_len
+    slot = chain_len[:, None] - A + np.arange(A)  # (B, A) where the answer stands in the chain
+    if mode == 'direct':
+        chain, chain_len, slot = np.take_along_axis(chain, slot, 1), np.full(batch_size, A), np.tile(np.arange(A), (batch_size, 1))
+    carries = np.arange(chain.shape[1]) < chain_len[:, None]
+    tokens = np.concatenate((prompt, np.where(carries, chain, task.pad)), axis=1)
+    loss_mask = np.concatenate((np.zeros(prompt.shape, dtype=bool), carries), axis=1)
+    arrays = (tokens.astype(np.int64), loss_mask, prompt.shape[1] + slot, k.astype(np.int64), instance.astype(np.int64))
+    return Batch(*map(torch.from_numpy, arrays), prompt_len=prompt.shape[1])
+
+
+def shuffled(rng, B, n):
+    """(B, n): an independent uniform permutation of 0 .. n-1 in every row."""
+    return rng.random((B, n)).argsort(axis=1)
+
+
+class Task:
+    """What all tasks share. A task has
+
+    name, hops (list of hop counts), vocab (list of strings), block_size (longest sequence), answer_len (A), pad (token id)
+    draw(rng, hops (B,)) -> key (B, L), source (B, ...)   random instances; key is what identifies one for the split
+    write(rng, source, hops) -> prompt (B, P), chain (B, L), chain_len (B,), instance (B, ...)   the chain ends in the answer
+    valid(batch, chain (B, L)) -> (B, L) bool   which chain tokens truly follow from the tokens before them
+    oracle(prompt) -> the chain of one prompt, a list of ids, worked out from its tokens alone
+    chance(hops) -> accuracy of the best answer that does not follow the instance's structure
+    """
+
+    def encode(self, text):
+        """'3 k=4 0' -> [3, 23, 0]; raises ValueError at a word that is not in the vocabulary."""
+        return [self.vocab.index(word) for word in text.split()]
+
+    def decode(self, ids):
+        """[3, 23, 0] -> '3 k=4 0'"""
+        return ' '.join(self.vocab[i] for i in ids)
+
+
+# ----------------------------------------------------------------------------- pointer chasing: cycle and cvpr
+
+class Lookup(Task):
+    """Follow a table sigma from a start node: the chain is sigma(s), sigma^2(s), ..., its last node, sigma^k(s), the answer.
+
+    --format table, 4 nodes, 2 hops:  2 0 3 1 k=2 0 [2] [3]           position i holds sigma(i)
+    --format pairs, the same:         3 1 0 2 1 0 2 3 k=2 0 [2] [3]   i sigma(i), in random order
+
+    The prompt ends with the hop count, then the start: one layer can look up only what its own position holds.
+    hops=k is exactly k lookups; FactorExe's num_hops=h is h+1 of them. `instance` is the table sigma (B, n).
+    """
+    answer_len = 1
+
+    def __init__(self, nodes=20, hops=(4,), format='table'):
+        if nodes < 2:
+            raise ValueError(f'{self.name} needs at least 2 nodes, got {nodes}')
+        if min(hops) < 1 or max(hops) >= nodes:
+            raise ValueError(f'hops must be from 1 to nodes - 1 = {nodes - 1}, got {show_range(hops)}')
+        if format not in ('table', 'pairs'):
+            raise ValueError(f'format must be table or pairs, got {format}')
+        self.nodes, self.hops, self.format = nodes, list(hops), format
+        self.vocab = [str(i) for i in range(nodes)] + [f'k={k}' for k in range(1, max(hops) + 1)] + ['_']
+        self.pad = len(self.vocab) - 1
+        self.block_size = nodes * (2 if format == 'pairs' else 1) + 2 + max(hops)
+
+    def write(self, rng, source, hops):
+        table, start = source[:, :-1], source[:, -1:]  # (B, n), (B, 1)
+        if self.format == 'pairs':
+            order = shuffled(rng, *table.shape)
+            shown = np.stack((order, np.take_along_axis(table, order, 1)), axis=2).reshape(len(table), -1)
+        else:
+            shown = table
+        chain = [start]
+        for _ in range(max(self.hops)):
+            chain.append(np.take_along_axis(table, chain[-1], 1))
+        prompt = np.concatenate((shown, self.nodes + hops[:, None] - 1, start), axis=1)
+        return prompt, np.concatenate(chain[1:], axis=1), hops, table
+
+    def valid(self, batch, chain):
+        before = torch.cat((batch.tokens[:, batch.prompt_len - 1:batch.prompt_len], chain[:, :-1]), dim=1)  # start, c_1, ...
+        true = batch.instance.gather(1, before.clamp(max=self.nodes - 1))
+        return (before < self.nodes) & (chain == true)
+
+    def oracle(self, prompt):
+        *shown, hop, node = prompt
+        sigma = dict(zip(shown[::2], shown[1::2], strict=True)) if self.format == 'pairs' else shown
+        chain = []
+        for _ in range(hop - self.nodes + 1):
+            node = sigma[node]
+            chain.append(node)
+        return chain
+
+
+class Cycle(Lookup):
+    """A permutation of n nodes that is one cycle (FactorExe's Cycle): k < n hops never come back to a node."""
+    name = 'cycle'
+
+    def draw(self, rng, hops):
+        order = shuffled(rng, len(hops), self.nodes)  # the cycle in its own order; where it starts is the start node
+        table = np.empty_like(order)
+        np.put_along_axis(table, order, np.roll(order, -1, axis=1), axis=1)
+        return table, np.concatenate((table, order[:, :1]), axis=1)
+
+    def chance(self, hops):
+        return 1 / (self.nodes - 1)  # any node but the start
+
+
+class CVPR(Lookup):
+    """Conditional Pointer Value Retrieval (Abnar et al. 2023): follow pointers that increase, x[i] > i, until a value,
+    x[i] <= i, which is the answer. k hops read k - 1 pointers and the value; cells off the path are uniform noise.
+    Unlike FactorExe's C_VPR, whose path always begins at cell 0, it begins at the start node."""
+    name = 'cvpr'
+
+    def draw(self, rng, hops):
+        B, n, row = len(hops), self.nodes, np.arange(len(hops))
+        on_path = shuffled(rng, B, n) < hops[:, None]  # k cells a row
+        path = np.argsort(~on_path, axis=1, kind='stable')  # those first, in increasing order
+        table = rng.integers(n, size=(B, n))
+        link = np.arange(n - 1) < hops[:, None] - 1
+        target = np.take_along_axis(table, path, 1)
+        target[:, :-1][link] = path[:, 1:][link]  # each points at the next
+        last = path[row, hops - 1]
+        target[row, hops - 1] = rng.integers(last + 1)  # and the last holds a value no larger than its index
+        np.put_along_axis(table, path, target, axis=1)
+        return table, np.concatenate((table, path[:, :1]), axis=1)
+
+    def chance(self, hops):
+        # the best blind guess is 0: E[1 / (p + 1)] over p, the largest of `hops` distinct cells, P(p) = C(p, k-1) / C(n, k)
+        n, prob, total = self.nodes, hops / self.nodes, 0.0  # P(p = n - 1) = k / n
+        for p in range(n - 1, hops - 2, -1):
+            total += prob / (p + 1)
+            prob *= (p - hops + 1) / p if p else 0
+        return total
+
+
+# ----------------------------------------------------------------------------- multiplication
+
+class Multiply(Task):
+    """Two N-digit numbers; for each digit of the second: the partial product, then the running sum, least significant
+    digit first. The last running sum, 2N digits, is the product, the answer. For N = 2:
+
+        2 7 * 4 3 = [1] [8] [0] [1] [8] [0] [8] [0] [1] [1] [6] [1] [1]      27 * 43 = 1161
+                    27 * 3 = 081, sum 081,  27 * 4 = 108, 81 + 1080 = 1161
+
+    --reverse writes every number most significant digit first. `instance` is the two factors (B, 2).
+    """
+    name = 'multiply'
+
+    def __init__(self, digits=3, reverse=False):
+        if not 1 <= digits <= 9:
+            raise ValueError(f'digits must be from 1 to 9 (products are int64), got {digits}')
+        self.digits, self.reverse, self.hops = digits, reverse, [digits]
+        self.vocab = [str(i) for i in range(10)] + ['*', '=', '_']
+        self.pad, self.answer_len = 12, 2 * digits
+        # widths of partial product 0, running sum 0, partial product 1, ...
+        self.widths = [w for j in range(digits) for w in (digits + 1, digits + 1 + j)]
+        self.block_size = 2 * digits + 2 + sum(self.widths)
+
+    def draw(self, rng, hops):
+        factors = rng.integers(10 ** (self.digits - 1), 10 ** self.digits, size=(len(hops), 2))
+        return np.sort(factors, axis=1), factors  # a * b is held out together with b * a
+
+    def spell(self, x, width, reverse):
+        """(B,) -> (B, width) digits, least significant first unless reverse."""
+        digits = x[:, None] // 10 ** np.arange(width) % 10
+        return digits[:, ::-1] if reverse else digits
+
+    def write(self, rng, source, hops):
+        N, (a, b) = self.digits, source.T
+        sign = np.full((len(a), 1), 10)
+        prompt = np.concatenate((self.spell(a, N, True), sign, self.spell(b, N, True), sign + 1), axis=1)
+        numbers = [x for j in range(N) for x in (a * (b // 10 ** j % 10), a * (b % 10 ** (j + 1)))]
+        chain = np.concatenate([self.spell(x, w, self.reverse) for x, w in zip(numbers, self.widths, strict=True)], axis=1)
+        return prompt, chain, np.full(len(a), chain.shape[1]), source
+
+    def valid(self, batch, chain):
+        """Whole numbers at a time: a partial product must be right, a running sum must add the two numbers written before it."""
+        a, b = batch.instance.T
+        total, good = torch.zeros_like(a), []
+        for i, piece in enumerate(chain.split(self.widths, dim=1)):
+            power = 10 ** torch.arange(piece.size(1), device=chain.device)
+            value = (piece * (power.flip(0) if self.reverse else power)).sum(1)
+            j = i // 2
+            if i % 2 == 0:
+                true, partial = a * (b // 10 ** j % 10), value
+            else:
+                true, total = total + partial * 10 ** j, value
+            good.append(((value == true) & (piece < 10).all(1))[:, None].expand_as(piece))
+        return torch.cat(good, dim=1)
+
+    def oracle(self, prompt):
+        word, N = ''.join(self.vocab[i] for i in prompt), self.digits
+        a, b = word.rstrip('=').split('*')
+        chain, total = [], 0
+        for j, digit in enumerate(reversed(b)):
+            partial = int(a) * int(digit)
+            total += partial * 10 ** j
+            for number, width in ((partial, N + 1), (total, N + 1 + j)):
+                text = str(number).zfill(width)
+                chain += [int(c) for c in (text if self.reverse else reversed(text))]
+        return chain
+
+    def chance(self, hops):
+        return 10.0 ** -self.answer_len  # every digit guessed
+
+
+# ----------------------------------------------------------------------------- star graphs
+
+class Star(Task):
+    """Star graph G(d, l) (Bachmann & Nagarajan 2024): d arms leave a centre, each path has l nodes with the centre; given
+    the edges in random order, the centre and the goal, which is one arm's end, write the path. G(2, 3) with 10 labels:
+
+        8 3 | 4 0 | 3 7 | 8 4 / 8 7 = [8] [3] [7]
+
+    Left to right, the first step needs a plan and every later one a lookup: a model trained on next tokens learns the
+    lookups and picks an arm at random, 1/d. --reverse writes the path from the goal, where every step is a lookup.
+    Chain and answer are the same tokens: the path. `instance` holds every label's parent, -1 for none, (B, labels).
+    """
+    name = 'star'
+
+    def __init__(self, star=(2, 3), nodes=None, reverse=False):
+        d, l = star
+        used = d * (l - 1) + 1
+        nodes = max(used, 10) if nodes is None else nodes
+        if d < 2 or l < 2:
+            raise ValueError(f'star needs at least 2 arms and paths of 2 nodes, got {d},{l}')
+        if nodes < used:
+            raise ValueError(f'G({d},{l}) has {used} nodes, more than the {nodes} labels')
+        self.arms, self.length, self.nodes, self.reverse = d, l, nodes, reverse
+        self.hops, self.answer_len = [l - 1], l
+        self.vocab = [str(i) for i in range(nodes)] + ['|', '/', '=', '_']
+        self.pad = nodes + 3
+        self.block_size = 3 * d * (l - 1) + 3 + l
+
+    def draw(self, rng, hops):
+        d, l, B = self.arms, self.length, len(hops)
+        labels = shuffled(rng, B, self.nodes)[:, :d * (l - 1) + 1]
+        parent = np.full((B, self.nodes), -1)
+        inner = np.concatenate((np.repeat(labels[:, :1, None], d, axis=1), labels[:, 1:].reshape(B, d, l - 1)), axis=2)  # (B, d, l)
+        np.put_along_axis(parent, inner[:, :, 1:].reshape(B, -1), inner[:, :, :-1].reshape(B, -1), axis=1)
+        return parent, np.concatenate((labels, parent), axis=1)  # the graph decides the split, whichever arm is the goal
+
+    def write(self, rng, source, hops):
+        d, l, (B, _) = self.arms, self.length, source.shape
+        labels, parent = source[:, :-self.nodes], source[:, -self.nodes:]
+        path = labels[:, :l]  # arms are drawn at random, so the first may hold the goal
+        ends = np.take_along_axis(labels[:, 1:], shuffled(rng, B, d * (l - 1)), 1)  # (B, E): edges in random order
+        edges = np.stack((np.take_along_axis(parent, ends, 1), ends, np.full_like(ends, self.nodes)), axis=2).reshape(B, -1)
+        edges[:, -1] = self.nodes + 1  # '/' behind the last edge
+        prompt = np.concatenate((edges, path[:, :1], path[:, -1:], np.full((B, 1), self.nodes + 2)), axis=1)
+        return prompt, path[:, ::-1] if self.reverse else path, np.full(B, l), parent
+
+    def valid(self, batch, chain):
+        """The first token must be the centre (reversed: the goal), every later one a neighbour along the arm."""
+        first = batch.tokens[:, batch.prompt_len - (2 if self.reverse else 3)]
+        upper, lower = (chain[:, 1:], chain[:, :-1]) if self.reverse else (chain[:, :-1], chain[:, 1:])
+        edge = batch.instance.gather(1, lower.clamp(max=self.nodes - 1)) == upper
+        return torch.cat(((chain[:, 0] == first)[:, None], edge & (lower < self.nodes)), dim=1)
+
+    def oracle(self, prompt):
+        parent = {v: u for u, v in zip(prompt[:-3:3], prompt[1:-3:3], strict=True)}
+        centre, node = prompt[-3:-1]
+        path = [node]
+        while node != centre:
+            node = parent[node]
+            path.append(node)
+        return path if self.reverse else path[::-1]
+
+    def chance(self, hops):
+        return 1 / self.arms  # legal steps, a random arm
+
+
+# ----------------------------------------------------------------------------- command line
+
+TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star)}
+OPTIONS = {'cycle': ('nodes', 'hops', 'format'), 'cvpr': ('nodes', 'hops', 'format'),
+           'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse')}
+
+
+def show_range(hops):
+    """[1, 2, 3] -> '1-3', [4] -> '4'"""
+    return str(hops[0]) if len(hops) == 1 else f'{hops[0]}-{hops[-1]}'
+
+
+def parse_hops(text):
+    """'4' -> [4], '1-3' -> [1, 2, 3]; raises ValueError (argparse turns it into one line)."""
+    first, _, last = text.partition('-')
+    hops = list(range(int(first), int(last or first) + 1))
+    if not hops or hops[0] < 1:
+        raise ValueError
+    return hops
+
+
+def parse_star(text):
+    """'2,3' -> (2, 3)"""
+    d, l = map(int, text.split(','))
+    return d, l
+
+
+parse_hops.__name__, parse_star.__name__ = 'hop count (4, or a range 1-4; at least 1)', 'star (arms,length such as 2,3)'  # argparse's words
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one line instead of the whole usage for a mistake, and no abbreviated flags."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f'{self.prog}: {message}\n')
+
+
+def at_least(low, kind=int, above=False):
+    """An argparse type: an int or a finite float >= low (> low if above)."""
+    def parse(text):
+        x = kind(text)
+        if not low <= x < float('inf') or (above and x == low):
+            raise ValueError
+        return x
+    parse.__name__ = f'number ({"above" if above else "at least"} {low})'
+    return parse
+
+
+def add_task_args(parser):
+    """The flags that say which task and how large. What is left out is None here and gets the task's own default."""
+    group = parser.add_argument_group('task')
+    group.add_argument('--task', choices=TASKS, default='cycle', help='what to compute (default: cycle)')
+    group.add_argument('--hops', type=parse_hops, help='cycle, cvpr: lookups to the answer; 4, or 1-4 for a uniform mixture (default: 4)')
+    group.add_argument('--nodes', type=int, help="cycle, cvpr: length of the table (default: 20); star: number of labels (default: 10, or the graph's)")
+    group.add_argument('--format', choices=('table', 'pairs'), help='cycle, cvpr: how the prompt shows the table (default: table)')
+    group.add_argument('--digits', type=int, help='multiply: digits of each factor (default: 3)')
+    group.add_argument('--star', type=parse_star, metavar='D,L', help='star: arms, nodes on a path (default: 2,3)')
+    group.add_argument('--reverse', action='store_true', default=None,
+                       help='star: write the path from the goal; multiply: most significant digit first (default: off)')
+
+
+def make_task(args):
+    """The task an argparse namespace asks for; raises ValueError for a size that makes no sense, or a flag of another task."""
+    given = {k: v for names in OPTIONS.values() for k in names if (v := getattr(args, k)) is not None}
+    foreign = set(given) - set(OPTIONS[args.task])
+    if foreign:
+        raise ValueError(f'--{min(foreign)} means nothing to {args.task}, which takes --' + ' --'.join(OPTIONS[args.task]))
+    return TASKS[args.task](**given)
+
+
+def main(argv=None):
+    parser = Parser(description='Print examples of a task: [loss-bearing] tokens in brackets.')
+    add_task_args(parser)
+    parser.add_argument('--mode', choices=('cot', 'direct'), default='cot', help='with the chain, or the answer at once (default: %(default)s)')
+    parser.add_argument('--n', type=at_least(1), default=3, help='how many examples (default: %(default)s)')
+    parser.add_argument('--seed', type=at_least(0), default=1337, help='which examples (default: %(default)s)')
+    parser.add_argument('--raw', action='store_true', help='one plain line an example, nothing else')
+    args = parser.parse_args(argv)
+    try:
+        task = make_task(args)
+        batch = sample_batch(task, args.n, args.seed, 0, mode=args.mode)
+    except ValueError as error:
+        parser.error(str(error))
+    if not args.raw:
+        print(f'{task.name}, hops {show_range(task.hops)}: vocab_size {len(task.vocab)}, block_size {task.block_size}, [loss] on bracketed tokens\n')
+    for tokens, carries, answer, hops in zip(batch.tokens.tolist(), batch.loss_mask.tolist(), batch.answer.tolist(), batch.hops.tolist(), strict=True):
+        words = task.decode(tokens).split()
+        if args.raw:
+            print(' '.join(word for word in words if word != '_'))
+            continue
+        print(' '.join(f'[{word}]' if c else word for word, c in zip(words, carries, strict=True) if word != '_'))
+        truth = task.decode(task.oracle(tokens[:batch.prompt_len])[-task.answer_len:])
+        print(f'  answer {task.decode(tokens[i] for i in answer)}   oracle {truth}   chance {task.chance(hops):.3f}\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,223 @@
+"""One tiny GPT, shared by every experiment.
+
+What differs from nanoGPT, and why:
+1. `forward(idx, loss_mask)` computes only what the loss needs. The last block turns every position into keys and
+   values, but computes queries, attention output and MLP at the masked positions alone, and so does the head. On a task
+   with a long prompt and a short chain most of a small model's work is skipped; gradients are the same to rounding.
+2. `n_loop` runs the same stack of blocks several times (Universal Transformer, Dehghani et al. 2018, without its halting):
+   FactorExe's question whether a deep model can be factorized into a small one, repeated.
+3. `generate` prefills the prompt once and then decodes one token at a time from a key/value cache.
+4. No biases anywhere, GPT-2 initialisation, the head tied to the token embedding, three kinds of position.
+
+Shapes in comments: B batch, T sequence length, C = n_embd, H = n_head, D = C / H, V = vocab_size,
+M the largest number of loss tokens in a row, N the number of loss tokens in the whole batch.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+@dataclass
+class GPTConfig:
+    vocab_size: int  # from the task
+    block_size: int  # longest sequence, from the task
+    n_layer: int = 1
+    n_head: int = 1
+    n_embd: int = 64
+    n_loop: int = 1  # times the stack of blocks is applied, with the same weights
+    causal: bool = True  # False: every position sees every other (needs no generate)
+    pos: str = 'learned'  # 'learned' | 'rope' (Su et al. 2021) | 'none'
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        for name in ('vocab_size', 'block_size', 'n_layer', 'n_head', 'n_embd', 'n_loop'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} must be at least 1, got {getattr(self, name)}')
+        if self.n_embd % self.n_head:
+            raise ValueError(f'n_head={self.n_head} does not divide n_embd={self.n_embd}')
+        if self.pos not in ('learned', 'rope', 'none'):
+            raise ValueError(f"pos must be 'learned', 'rope' or 'none', got {self.pos!r}")
+        if self.pos == 'rope' and (self.n_embd // self.n_head) % 2:
+            raise ValueError(f'rope needs an even head size, got n_embd / n_head = {self.n_embd // self.n_head}')
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
+
+
+# ----------------------------------------------------------------------------- pieces
+
+def rotate(x, cos, sin):
+    """Rotary position embedding (Su et al. 2021, eq. 34): turn each pair (x_i, x_{i + D/2}) by its position's angle.
+
+    x (B, H, T, D); cos, sin broadcastable to (B, H, T, D/2).
+    """
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).type_as(x)
+
+
+class Pick:
+    """The masked positions of a batch, laid out so that attention still sees a rectangle: row b's loss positions come first,
+    rows with fewer than the most are filled up with positions that `keep` then drops."""
+
+    def __init__(self, loss_mask, causal):
+        M = int(loss_mask.sum(1).max())  # the one place where the GPU has to answer before the CPU goes on
+        self.pos = loss_mask.byte().argsort(dim=1, descending=True, stable=True)[:, :M]  # (B, M) in order
+        self.keep = loss_mask.gather(1, self.pos)  # (B, M)
+        key = torch.arange(loss_mask.size(1), device=loss_mask.device)
+        self.attn_mask = (key <= self.pos[..., None])[:, None] if causal else None  # (B, 1, M, T)
+
+    def rows(self, x):  # (B, T, C) -> (B, M, C)
+        return x.gather(1, self.pos[..., None].expand(-1, -1, x.size(-1)))
+
+
+class Block(nn.Module):
+    """Pre-norm attention, then a pre-norm GELU MLP. Queries have a projection of their own, so that they can be
+    computed at fewer positions than keys and values."""
+
+    def __init__(self, config):
+        super().__init__()
+        C = config.n_embd
+        self.n_head, self.causal, self.dropout = config.n_head, config.causal, config.dropout
+        self.ln_1 = nn.LayerNorm(C, bias=False)
+        self.q = nn.Linear(C, C, bias=False)
+        self.kv = nn.Linear(C, 2 * C, bias=False)
+        self.proj = nn.Linear(C, C, bias=False)
+        self.ln_2 = nn.LayerNorm(C, bias=False)
+        self.fc = nn.Linear(C, 4 * C, bias=False)
+        self.out = nn.Linear(4 * C, C, bias=False)
+        self.drop = nn.Dropout(config.dropout)
+
+    def heads(self, x):  # (B, T, C) -> (B, H, T, D)
+        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+
+    def forward(self, x, angles=None, cache=None, start=0, pick=None):
+        """x (B, T, C) -> (B, T, C), or (N, C), the masked positions in reading order, when `pick` is given.
+
+        angles: rope's (cos, sin), each (T, D/2), of the positions of x; None otherwise.
+        cache:  (2, B, H, S, D), keys and values of the positions before `start`; those of x are written behind them.
+        """
+        h = self.ln_1(x)
+        k, v = map(self.heads, self.kv(h).chunk(2, dim=-1))  # (B, H, T, D)
+        if angles is not None:
+            k = rotate(k, *angles)
+        if pick is not None:
+            x, h = pick.rows(x), pick.rows(h)  # (B, M, C)
+            angles = None if angles is None else [a[pick.pos][:, None] for a in angles]  # (B, 1, M, D/2)
+        q = self.heads(self.q(h))
+        if angles is not None:
+            q = rotate(q, *angles)
+        if cache is not None:
+            end = start + k.size(2)
+            cache[0, :, :, start:end], cache[1, :, :, start:end] = k, v
+            k, v = cache[0, :, :, :end], cache[1, :, :, :end]
+        # a query at position p may look at keys 0 .. p; a lone decoded token looks at all that is cached
+        causal = self.causal and pick is None and q.size(2) > 1
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if pick is None else pick.attn_mask, is_causal=causal,
+                                           dropout_p=self.dropout if self.training else 0.0)
+        x = x + self.drop(self.proj(y.transpose(1, 2).flatten(2)))
+        if pick is not None:
+            x = x[pick.keep]  # (N, C): the MLP sees loss positions and nothing else
+        return x + self.drop(self.out(F.gelu(self.fc(self.ln_2(x)))))
+
+
+# ----------------------------------------------------------------------------- the model
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.pos == 'learned' else None
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=False)
+        if config.pos == 'rope':
+            D = config.n_embd // config.n_head
+            freq = 10000.0 ** -(torch.arange(0, D, 2) / D)
+            angle = torch.outer(torch.arange(config.block_size).float(), freq)  # (block_size, D/2)
+            self.register_buffer('rope', torch.stack((angle.cos(), angle.sin())), persistent=False)
+        # GPT-2 initialisation, with its 0.02 read as a number for its 768 channels: the same variance per channel at our width.
+        # (At 64 channels the literal 0.02 leaves attention logits near zero, and lookups wait thousands of steps to be found.)
+        std = 0.02 * math.sqrt(768 / config.n_embd)
+        for name, p in self.named_parameters():
+            if p.dim() == 2:  # what writes to the residual stream starts smaller with depth
+                nn.init.normal_(p, std=std / math.sqrt(2 * config.n_layer * config.n_loop) if name.endswith(('proj.weight', 'out.weight')) else std)
+
+    def num_params(self):
+        """Parameters, position embeddings included; the head is the token embedding and counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(self, idx, loss_mask=None, cache=None, start=0):
+        """Logits for the token that follows each position of idx (B, T), an integer tensor.
+
+        loss_mask (B, T) bool: only these positions are wanted; returns (N, V), row by row in reading order, so that they
+            line up with `targets[loss_mask]`. Without it: (B, T, V).
+        cache, start: generate's; see there.
+        Raises ValueError when the sequence is longer than block_size.
+        """
+        T = idx.size(1)
+        if start + T > self.config.block_size:
+            raise ValueError(f'sequence of {start + T} tokens, but block_size is {self.config.block_size}')
+        x = self.wte(idx)  # (B, T, C)
+        if self.wpe is not None:
+            x = x + self.wpe.weight[start:start + T]
+        x = self.drop(x)
+        angles = self.rope[:, start:start + T] if self.config.pos == 'rope' else None
+        pick = Pick(loss_mask, self.config.causal) if loss_mask is not None else None
+        depth = self.config.n_layer * self.config.n_loop
+        for i in range(depth):
+            block = self.blocks[i % self.config.n_layer]  # n_loop times through the same blocks
+            x = block(x, angles, cache[i] if cache is not None else None, start, pick if i == depth - 1 else None)
+        return F.linear(self.ln_f(x), self.wte.weight)
+
+    def configure_optimizer(self, learning_rate, weight_decay, betas=(0.9, 0.95)):
+        """AdamW (Loshchilov & Hutter 2017); matrices decay, LayerNorm gains do not."""
+        groups = [{'params': [p for p in self.parameters() if p.dim() == 2], 'weight_decay': weight_decay},
+                  {'params': [p for p in self.parameters() if p.dim() < 2], 'weight_decay': 0.0}]
+        fused = self.wte.weight.device.type in ('cpu', 'cuda')  # one kernel instead of a dozen per parameter
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+
+    # ------------------------------------------------------------------------- decoding
+
+    def new_cache(self, batch_size, length):
+        """Empty keys and values for every application of every block: (n_layer * n_loop, 2, B, H, length, D)."""
+        c, w = self.config, self.wte.weight
+        dtype = torch.get_autocast_dtype(w.device.type) if torch.is_autocast_enabled(w.device.type) else w.dtype
+        return torch.empty(c.n_layer * c.n_loop, 2, batch_size, c.n_head, length, c.n_embd // c.n_head, dtype=dtype, device=w.device)
+
+    @torch.no_grad()
+    def generate(self, idx, max_new_tokens, temperature=0.0, top_k=None, generator=None, use_cache=True):
+        """Continue each row of idx (B, T) by max_new_tokens tokens; returns (B, T + max_new_tokens).
+
+        temperature 0 is greedy (argmax); otherwise sample from softmax(logits / temperature), among the top_k most likely
+        tokens if top_k is given, with `generator` if given. use_cache=False runs the whole sequence again for every token:
+        the same tokens, slowly. Raises ValueError when the result would not fit in block_size or the model is not causal.
+        """
+        B, T = idx.shape
+        if not self.config.causal:
+            raise ValueError('generate needs a causal model')
+        if T + max_new_tokens > self.config.block_size:
+            raise ValueError(f'{T} + {max_new_tokens} tokens do not fit in block_size {self.config.block_size}')
+        was_training = self.training
+        self.eval()  # no dropout while decoding
+        out = torch.cat((idx, idx.new_zeros(B, max_new_tokens)), dim=1)
+        cache = self.new_cache(B, T + max_new_tokens) if use_cache else None
+        last = torch.zeros(B, T + max_new_tokens, dtype=torch.bool, device=idx.device)
+        for t in range(T, T + max_new_tokens):
+            start = t - 1 if use_cache and t > T else 0  # cached: the prompt once, then one token at a time
+            last[:, t - 1] = True  # only the newest position's logits are needed
+            logits = self(out[:, start:t], last[:, start:t] if start == 0 else None, cache, start).view(B, -1)
+            last[:, t - 1] = False
+            if temperature == 0:
+                out[:, t] = logits.argmax(-1)
+                continue
+            logits = logits.float() / temperature
+            if top_k is not None:
+                kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
+                logits = logits.masked_fill(logits < kth, -math.inf)
+            out[:, t] = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+        self.train(was_training)
+        return out
