@@ -83,7 +83,8 @@ class Block(nn.Module):
         self.n_head, self.causal, self.dropout = config.n_head, config.causal, config.dropout
         self.ln_1 = nn.LayerNorm(C, bias=False)
         self.q = nn.Linear(C, C, bias=False)
-        self.kv = nn.Linear(C, 2 * C, bias=False)
+        self.k = nn.Linear(C, C, bias=False)
+        self.v = nn.Linear(C, C, bias=False)
         self.proj = nn.Linear(C, C, bias=False)
         self.ln_2 = nn.LayerNorm(C, bias=False)
         self.fc = nn.Linear(C, 4 * C, bias=False)
@@ -100,11 +101,12 @@ class Block(nn.Module):
         cache:  (2, B, H, S, D), keys and values of the positions before `start`; those of x are written behind them.
         """
         h = self.ln_1(x)
-        k, v = map(self.heads, self.kv(h).chunk(2, dim=-1))  # (B, H, T, D)
+        k, v = self.heads(self.k(h)), self.heads(self.v(h))  # (B, H, T, D)
         if angles is not None:
             k = rotate(k, *angles)
         if pick is not None:
-            x, h = pick.rows(x), pick.rows(h)  # (B, M, C)
+            x = pick.rows(x)  # (B, M, C)
+            h = self.ln_1(x)  # again, for M positions: cheaper than to carry a second gather's gradient back
             angles = None if angles is None else [a[pick.pos][:, None] for a in angles]  # (B, 1, M, D/2)
         q = self.heads(self.q(h))
         if angles is not None:

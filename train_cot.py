@@ -214,8 +214,8 @@ def train(arm, path, args, kept, task, gpt, run, caught):
         torch.set_rng_state(state['rng'].cpu())
         if run.device.type == 'cuda':
             torch.cuda.set_rng_state(state['rng_cuda'][0].cpu(), run.device)
-    if args.resume and run.master:  # drop what was logged after the checkpoint; 'cot' < 'direct' < 'final'
-        common.cut_log(args.out_dir, lambda r: r['arm'] < arm or (r['arm'] == arm and 0 < step >= r['step']))
+    if args.resume and run.master:  # drop what was logged after the checkpoint
+        common.cut_log(args.out_dir, lambda r: r['arm'] != 'final' and (r['arm'] != arm or 0 < step >= r['step']))
     net = torch.compile(model) if args.compile else model
     ddp = DDP(net, device_ids=[run.device] if run.device.type == 'cuda' else None) if run.world > 1 else net
     bar = tqdm(total=args.max_iters, initial=step, desc=arm, disable=not (run.master and sys.stderr.isatty()), leave=False)

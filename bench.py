@@ -1,0 +1,140 @@
+"""How fast is it, and is the work that the loss does not need really skipped?
+
+One run measures, for a named configuration, on this machine, at this moment:
+1. the machine's own matrix-multiply peak, the yardstick for everything else;
+2. a training step (forward, backward, clip, AdamW): tokens per second, the share of that peak, and the same step computing
+   logits at every position, for 1, 2 and 4 layers, with the largest difference between the two gradients;
+3. generation: 32 new tokens after a prompt of 64, with and without the key/value cache;
+4. batches per second of every task, and how much of a training step drawing one takes.
+What is compared is timed in turns, A B A B ..., and the ratio is the median over turns, so that a noisy machine does not matter.
+
+    python bench.py                        # the default run of train_cot.py
+    python bench.py --config star-50 --device cuda
+
+The last line:  final config=cycle-20 tokens_per_s=... skip_1=... skip_2=... cache=... peak_share=...
+"""
+
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import common
+from data import TASKS, CVPR, Cycle, Multiply, Parser, Star, at_least, sample_batch
+from model import GPT, GPTConfig
+
+CONFIGS = {
+    'cycle-20': (Cycle(), dict(n_layer=1, n_head=1, n_embd=64), 128),  # the defaults of train_cot.py
+    'cvpr-100': (CVPR(nodes=100, hops=(30,)), dict(n_layer=1, n_head=1, n_embd=64), 64),
+    'multiply-4': (Multiply(digits=4), dict(n_layer=2, n_head=4, n_embd=128), 64),
+    'star-50': (Star(star=(5, 5), nodes=50), dict(n_layer=6, n_head=6, n_embd=384), 256),  # Bachmann & Nagarajan's size
+}
+
+
+def turns(repeats, device, *functions):
+    """Seconds of each function in each of `repeats` turns, one call apiece after a warm-up: a list of tuples."""
+    def once(f):
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        f()
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+    for f in functions:
+        for _ in range(3):
+            f()
+    return [tuple(once(f) for f in functions) for _ in range(repeats)]
+
+
+def median(rows, i):
+    return statistics.median(row[i] for row in rows)
+
+
+def ratio(rows, slow=1, fast=0):
+    """Median over turns of how many times longer the one took than the other."""
+    return statistics.median(row[slow] / row[fast] for row in rows)
+
+
+def train_step(model, optimizer, batch, run, skip):
+    """One step as in train_cot.py; without skip, logits are computed everywhere and most are thrown away."""
+    x, mask = batch.tokens[:, :-1], batch.loss_mask[:, 1:]
+    with run.autocast:
+        logits = model(x, mask) if skip else model(x)[mask]
+    loss = F.cross_entropy(logits.float(), batch.tokens[:, 1:][mask])
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def gradient_gap(model, batch):
+    """Largest difference between any two gradients with and without skipping, relative to the largest gradient (float32)."""
+    x, mask, found = batch.tokens[:, :-1], batch.loss_mask[:, 1:], []
+    for logits in (model(x, mask), model(x)[mask]):
+        found.append(torch.autograd.grad(F.cross_entropy(logits, batch.tokens[:, 1:][mask]), list(model.parameters())))
+    largest = max(g.abs().max() for g in found[1])
+    return (max((a - b).abs().max() for a, b in zip(*found, strict=True)) / largest).item()
+
+
+def main(argv=None):
+    parser = Parser(prog='bench.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
+    parser.add_argument('--config', choices=CONFIGS, default='cycle-20', help='task, model and batch size (default: %(default)s)')
+    parser.add_argument('--repeats', type=at_least(1), default=30, help='turns of every comparison (default: %(default)s)')
+    parser.add_argument('--device', default='auto', help='auto (cuda, then mps, then cpu), or a name (default: %(default)s)')
+    parser.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='auto: bfloat16 autocast on cuda (default: %(default)s)')
+    parser.add_argument('--seed', type=at_least(0), default=1337, help='(default: %(default)s)')
+    args = parser.parse_args(argv)
+    run = common.setup(args)
+    device, (task, shape, batch_size) = run.device, CONFIGS[args.config]
+    batch = sample_batch(task, batch_size, args.seed, 0).to(device)
+    tokens = batch.tokens[:, :-1].numel()
+    final = {'config': args.config, 'device': device.type}
+    print(f'{args.config}: batch {tuple(batch.tokens.shape)}, {batch.loss_mask.float().mean():.0%} of its tokens carry loss; {shape}; '
+          f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}')
+
+    n = 8192 if device.type == 'cuda' else 1024
+    a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if run.bf16 else torch.float32)
+    peak = 2 * n**3 / min(t for (t,) in turns(10, device, lambda: a @ a))
+    print(f'\nmatrix-multiply peak, {n} x {n}: {peak / 1e9:,.0f} GFLOP/s')
+
+    print('\ntraining step              with skipping      everything   everything / skipping   gradient gap   GFLOP   share of peak')
+    step_time = None
+    for n_layer in sorted({1, 2, 4, shape['n_layer']}):
+        torch.manual_seed(args.seed)
+        model = GPT(GPTConfig(len(task.vocab), task.block_size, **{**shape, 'n_layer': n_layer})).to(device)
+        gap = gradient_gap(model, batch)
+        optimizer = model.configure_optimizer(1e-3, 0.01)
+        with FlopCounterMode(display=False) as counter:  # matrix products, forward and backward
+            train_step(model, optimizer, batch, run, True)
+        flops = counter.get_total_flops()
+        rows = turns(args.repeats, device, *(lambda skip=skip, m=model, o=optimizer: train_step(m, o, batch, run, skip) for skip in (True, False)))
+        ours, full = median(rows, 0), median(rows, 1)
+        print(f'{n_layer} layer{"s" * (n_layer > 1):1} {tokens / ours:22,.0f} tok/s {tokens / full:10,.0f} tok/s {ratio(rows):21.2f} x {gap:17.1e} '
+              f'{flops / 1e9:7.2f} {flops / ours / peak:13.1%}')
+        final[f'skip_{n_layer}'] = ratio(rows)
+        if n_layer == shape['n_layer']:
+            step_time = ours
+            final.update(tokens_per_s=tokens / ours, peak_share=flops / ours / peak, gradient_gap=f'{gap:.1e}')
+
+    model = GPT(GPTConfig(len(task.vocab), 96, **shape)).to(device)
+    prompt = torch.randint(len(task.vocab), (batch_size, 64), device=device)
+    rows = turns(max(3, args.repeats // 6), device, *(lambda c=c: model.generate(prompt, 32, use_cache=c) for c in (True, False)))
+    final['cache'] = ratio(rows)
+    print(f'\ngeneration, 64 + 32 tokens, batch {batch_size}: cached {batch_size * 32 / median(rows, 0):,.0f} tok/s, '
+          f'uncached {batch_size * 32 / median(rows, 1):,.0f} tok/s, {ratio(rows):.1f} x')
+
+    print(f'\ndata, batches of {batch_size} a second (and the share of the training step above that drawing one takes)')
+    tasks = {'cycle': Cycle(), 'cvpr': CVPR(nodes=100, hops=(30,)), 'multiply': Multiply(), 'star': Star(star=(5, 5), nodes=50)}
+    assert tasks.keys() == TASKS.keys()
+    rows = turns(args.repeats, torch.device('cpu'), *(lambda t=t: sample_batch(t, batch_size, args.seed, 1) for t in (*tasks.values(), task)))
+    for i, name in enumerate(tasks):
+        print(f'  {name:10} {1 / median(rows, i):8,.0f}')
+    print(f'  this one   {1 / median(rows, len(tasks)):8,.0f}   {median(rows, len(tasks)) / step_time:.1%}')
+    print(common.final_line(**final, data_share=median(rows, len(tasks)) / step_time))
+
+
+if __name__ == '__main__':
+    main()
