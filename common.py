@@ -1,7 +1,5 @@
 """What every run needs and no experiment is about: device and precision, processes, the run folder and its log, checkpoints.
-
-Functions only; nothing here knows a task or a loss. What is wrong with the user's input ends in `die`: one line, exit code 2.
-"""
+Functions only; nothing here knows a task or a loss. What is wrong with the user's input ends in `die`: one line, exit code 2."""
 
 import contextlib
 import json
@@ -10,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +28,7 @@ def setup(args):
     """Device, precision and processes from args.device, .dtype, .seed; dies if the device is not there.
 
     Returns a namespace: device, autocast (enter it around every forward), bf16, rank, world, master (rank 0: it alone writes).
-    Under torchrun joins the process group, nccl on cuda and gloo elsewhere.
+    Under torchrun joins the process group.
     """
     rank, world, name = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1)), args.device
     if name == 'auto':
@@ -37,9 +36,8 @@ def setup(args):
     if name == 'cuda' and world > 1:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
+        torch.zeros(1, device=(device := torch.device(name))).item()
+    except (RuntimeError, AssertionError):  # NotImplementedError is a RuntimeError
         die(f'device {name!r} is not available here; try --device auto')
     if device.type == 'cuda':
         torch.cuda.set_device(device)
@@ -48,16 +46,15 @@ def setup(args):
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision('high')  # TF32 on cuda
     bf16 = args.dtype == 'bfloat16' or (args.dtype == 'auto' and device.type == 'cuda' and torch.cuda.is_bf16_supported())
-    autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-    return SimpleNamespace(device=device, autocast=autocast, bf16=bf16, rank=rank, world=world, master=rank == 0)
+    return SimpleNamespace(device=device, autocast=torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext(),
+                           bf16=bf16, rank=rank, world=world, master=rank == 0)
 
 
 def sum_over_processes(run, *numbers):
     """Each number summed over all processes; every process must call it at the same step."""
     if run.world == 1:
         return numbers
-    total = torch.tensor(numbers, dtype=torch.float32, device=run.device)
-    dist.all_reduce(total)
+    dist.all_reduce(total := torch.tensor(numbers, dtype=torch.float32, device=run.device))
     return total.tolist()
 
 
@@ -79,8 +76,7 @@ def catch_signals(exit_now=False):
 
 def write_atomic(path, write):
     """write(temporary path), then move it into place: a reader, or a resumed run, never sees half a file."""
-    tmp = Path(f'{path}.tmp')
-    write(tmp)
+    write(tmp := Path(f'{path}.tmp'))
     os.replace(tmp, path)
 
 
@@ -132,8 +128,8 @@ def read_log(out_dir):
 
 def cut_log(out_dir, keep):
     """Drop the records for which keep(record) is false: what a resumed run is about to do again."""
-    kept = ''.join(json.dumps(r) + '\n' for r in read_log(out_dir) if keep(r))
-    write_atomic(Path(out_dir) / 'log.jsonl', lambda tmp: tmp.write_text(kept))
+    kept = [json.dumps(r) + '\n' for r in read_log(out_dir) if keep(r)]
+    write_atomic(Path(out_dir) / 'log.jsonl', lambda tmp: tmp.write_text(''.join(kept)))
 
 
 def save_checkpoint(path, model, optimizer, step, args):
@@ -147,7 +143,9 @@ def load_checkpoint(path, device='cpu'):
     """(model, state): the GPT on device, and the dict of save_checkpoint. Dies if the file is missing, cut short or not ours;
     weights_only, so that no code in it runs."""
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # about files that are refused anyway
+            state = torch.load(path, map_location=device, weights_only=True)
         model = GPT(GPTConfig(**state['config'])).to(device)
         model.load_state_dict(state['model'])
         return model, {name: state[name] for name in ('config', 'optimizer', 'step', 'args', 'rng', 'rng_cuda')}

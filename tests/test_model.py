@@ -1,0 +1,272 @@
+"""What the model computes, against explicit loops and against itself computed the long way round."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import GPT, GPTConfig, rotate
+
+V, T = 16, 12
+every_kind = pytest.mark.parametrize('pos, n_loop', [(pos, n_loop) for pos in ('learned', 'rope', 'none') for n_loop in (1, 2)])
+
+
+def make(seed=0, dtype=torch.float64, **options):
+    """A small model whose weights are large enough for every part of it to matter; float64, so that 'equal' can be strict."""
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(**{'vocab_size': V, 'block_size': T, 'n_layer': 2, 'n_head': 2, 'n_embd': 16} | options)).to(dtype)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn_like(p) * 0.3 if p.dim() == 2 else torch.rand_like(p) + 0.5)
+    return model
+
+
+def tokens(B=3, length=T, seed=1):
+    return torch.randint(V, (B, length), generator=torch.Generator().manual_seed(seed))
+
+
+def ragged_mask(B=4):
+    """Rows with every, none, one and some positions."""
+    mask = torch.rand(B, T, generator=torch.Generator().manual_seed(2)) < 0.4
+    mask[0], mask[1], mask[2] = True, False, torch.arange(T) == 5
+    return mask
+
+
+@every_kind
+def test_a_causal_model_cannot_see_later_tokens(pos, n_loop):
+    model, x = make(pos=pos, n_loop=n_loop), tokens()
+    before = model(x)
+    for t in range(T):
+        y = x.clone()
+        y[:, t] = (y[:, t] + 1) % V
+        change = (model(y) - before).abs().amax(-1)
+        assert t == 0 or change[:, :t].max() < 1e-12
+        assert (change[:, t:] > 1e-6).all()  # and every later position does see it
+
+
+@every_kind
+def test_without_causal_earlier_positions_see_later_tokens(pos, n_loop):
+    model, x = make(pos=pos, n_loop=n_loop, causal=False), tokens()
+    y = x.clone()
+    y[:, -1] = (y[:, -1] + 1) % V
+    assert ((model(y) - model(x)).abs().amax(-1) > 1e-6).all()
+
+
+@pytest.mark.parametrize('n_layer', [1, 2, 3])
+@pytest.mark.parametrize('causal', [True, False])
+@every_kind
+def test_masked_forward_gives_the_logits_and_gradients_of_the_full_one(pos, n_loop, causal, n_layer):
+    model, x, y, mask = make(pos=pos, n_loop=n_loop, causal=causal, n_layer=n_layer), tokens(4), tokens(4, seed=3), ragged_mask()
+    names, params = zip(*model.named_parameters(), strict=True)
+    full, masked = model(x)[mask], model(x, mask)
+    assert torch.allclose(full, masked, atol=1e-10)
+    grads = [torch.autograd.grad(F.cross_entropy(logits, y[mask]), params) for logits in (full, masked)]
+    for name, a, b in zip(names, *grads, strict=True):
+        assert torch.allclose(a, b, atol=1e-10) and a.abs().max() > 1e-8, name
+
+
+def test_masked_forward_in_float32_and_with_nothing_masked():
+    model, x, mask = make(dtype=torch.float32), tokens(4), ragged_mask()
+    for p, q in zip(*(torch.autograd.grad(z.square().mean(), list(model.parameters())) for z in (model(x)[mask], model(x, mask))), strict=True):
+        assert torch.allclose(p, q, atol=1e-5)
+    assert model(x, torch.zeros_like(mask)).shape == (0, V)
+
+
+@pytest.mark.parametrize('length', [1, 5])
+@every_kind
+def test_generate_is_the_loop_anyone_would_write(pos, n_loop, length):
+    """Greedy, and sampled with the same generator seed; from the cache and without it."""
+    model, x = make(pos=pos, n_loop=n_loop), tokens(5, length)
+    for temperature, top_k in ((0.0, None), (1.0, None), (0.7, 3), (1.0, 99)):
+        want, generator = x, torch.Generator().manual_seed(4)
+        for _ in range(T - length):
+            logits = model(want)[:, -1].detach().float()  # float32 is what gets sampled from
+            if temperature:
+                logits = logits / temperature
+                for b in range(5):
+                    logits[b, logits[b].argsort(descending=True)[top_k or V:]] = -math.inf
+                new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+            else:
+                new = logits.argmax(-1, keepdim=True)
+            want = torch.cat((want, new), dim=1)
+        for use_cache in (True, False):
+            got = model.generate(x, T - length, temperature, top_k, torch.Generator().manual_seed(4), use_cache)
+            assert torch.equal(got, want), (temperature, top_k, use_cache)
+    assert torch.equal(model.generate(x, 0), x)
+    assert torch.equal(model.generate(x, 3, 1.0, top_k=1), model.generate(x, 3))
+
+
+def test_generate_works_under_autocast():
+    """The cache then holds bfloat16 while the weights stay float32."""
+    model, x = make(dtype=torch.float32), tokens(length=4)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(model.generate(x, 6), model.generate(x, 6, use_cache=False))
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_generate_ignores_dropout_and_leaves_the_mode_as_it_was(training):
+    model, x = make(dropout=0.5).train(training), tokens(length=4)
+    greedy = model.generate(x, 8)
+    assert model.training == training == model.blocks[0].training
+    assert torch.equal(greedy, model.generate(x, 8)) and torch.equal(greedy, model.eval().generate(x, 8))
+
+
+def norm(x, gain):
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt() * gain
+
+
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize('pos', ['none', 'rope'])
+def test_a_block_is_attention_then_mlp_written_out(pos, causal):
+    """Head by head and position by position, with rope as complex multiplication (the paper's own form)."""
+    model = make(pos=pos, causal=causal, n_head=4)
+    block, x, D = model.blocks[0], torch.randn(2, T, 16, dtype=torch.float64), 4
+    h = norm(x, block.ln_1.weight)
+    q, k, v = (h @ part.weight.T for part in (block.q, block.k, block.v))
+    mixed = torch.zeros_like(x)
+    for b in range(2):
+        for head in range(4):
+            s = slice(head * D, (head + 1) * D)
+            q_, k_, v_ = q[b, :, s], k[b, :, s], v[b, :, s]
+            if pos == 'rope':
+                angle = torch.arange(T)[:, None] * 10000.0 ** -torch.tensor([0.0, 0.5])
+                turn = torch.polar(torch.ones(T, 2, dtype=torch.float64), angle.double())
+                q_, k_ = (torch.complex(z[:, :2], z[:, 2:]) * turn for z in (q_, k_))
+            for t in range(T):
+                seen = t + 1 if causal else T
+                score = torch.stack([(q_[t] * k_[u].conj()).sum().real for u in range(seen)]) / math.sqrt(D)
+                weight = score.exp() / score.exp().sum()
+                mixed[b, t, s] = sum(weight[u] * v_[u] for u in range(seen))
+    want = x + mixed @ block.proj.weight.T
+    fc = norm(want, block.ln_2.weight) @ block.fc.weight.T
+    want = want + (fc * 0.5 * (1 + torch.erf(fc / math.sqrt(2)))) @ block.out.weight.T
+    assert torch.allclose(block(x, model.rope if pos == 'rope' else None), want, atol=1e-6)  # rope's table is float32
+
+
+def test_logits_are_the_embedding_read_backwards():
+    """Tied head: no other matrix of V rows, and the final norm stands before it."""
+    model, x = make(n_layer=1, pos='learned'), tokens()
+    h = model.blocks[0](model.wte.weight[x] + model.wpe.weight[torch.arange(T)])
+    assert torch.allclose(model(x), norm(h, model.ln_f.weight) @ model.wte.weight.T, atol=1e-10)
+
+
+@pytest.mark.parametrize('pos', ['learned', 'rope', 'none'])
+def test_two_loops_of_one_layer_are_two_equal_layers(pos):
+    loop, deep, x = make(pos=pos, n_layer=1, n_loop=2), make(pos=pos, n_layer=2, seed=5), tokens()
+    assert not torch.allclose(loop(x), make(pos=pos, n_layer=1)(x))
+    state = loop.state_dict()
+    deep.load_state_dict(state | {k.replace('blocks.0', 'blocks.1'): v for k, v in state.items()})
+    assert torch.allclose(loop(x), deep(x), atol=1e-12)
+
+
+def test_loops_go_through_the_whole_stack():
+    """Two layers, twice: 0 1 0 1, not 0 0 1 1."""
+    model, x = make(n_loop=2, pos='none'), tokens()
+    a, b = model.blocks
+    h = b(a(b(a(model.wte(x)))))
+    assert torch.allclose(model(x), F.linear(model.ln_f(h), model.wte.weight), atol=1e-12)
+
+
+@pytest.mark.parametrize('n_layer, n_loop, C', [(1, 1, 16), (3, 1, 32), (3, 4, 32)])
+def test_parameter_count(n_layer, n_loop, C):
+    for pos, table in (('learned', T * C), ('rope', 0), ('none', 0)):
+        model = make(n_layer=n_layer, n_loop=n_loop, n_embd=C, pos=pos)
+        assert model.num_params() == 12 * C * C * n_layer + V * C + table + (2 * n_layer + 1) * C
+        assert sum(v.numel() for v in model.state_dict().values()) == model.num_params()  # nothing else is saved
+
+
+@every_kind
+def test_every_layer_acts(pos, n_loop):
+    """In FactorExe only the last layer did."""
+    model, x = make(pos=pos, n_loop=n_loop, n_layer=3), tokens()
+    model(x).square().mean().backward()
+    assert all(p.grad.abs().max() > 1e-8 for p in model.parameters())
+    before = model(x)
+    for block in model.blocks:
+        forward, block.forward = block.forward, lambda x, *_: x
+        assert (model(x) - before).abs().max() > 1e-3
+        block.forward = forward
+    assert torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize('n_layer, n_loop, C', [(1, 1, 32), (3, 1, 64), (2, 3, 64)])
+def test_initialisation(n_layer, n_loop, C):
+    """GPT-2's 0.02 is for 768 channels; what writes to the residual stream is smaller by the root of how often that happens.
+    The loss starts at ln V plus half the variance of the logits (0.02^2 * 768 / 2 = 0.15), within 0.25 nats."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(64, 32, n_layer, 2, C, n_loop))
+    std = 0.02 * math.sqrt(768 / C)
+    for name, p in model.named_parameters():
+        if p.dim() == 1:
+            assert (p == 1).all()
+        else:
+            residual = name.split('.')[-2] in ('proj', 'out')
+            assert p.std().item() == pytest.approx(std / math.sqrt(2 * n_layer * n_loop) if residual else std, rel=0.1), name
+            assert abs(p.mean().item()) < 0.1 * std
+    x, y = torch.randint(64, (2, 64, 32))
+    assert abs(F.cross_entropy(model(x).flatten(0, 1), y.flatten()).item() - math.log(64) - 0.15) < 0.25
+
+
+def test_rope_turns_products_by_relative_position_only():
+    model = make(pos='rope', n_embd=16)
+    q, k = torch.randn(2, 8, dtype=torch.float64)
+
+    def score(m, n):
+        return rotate(q, *model.rope[:, m]) @ rotate(k, *model.rope[:, n])
+
+    for gap in range(-5, 6):
+        scores = [score(m, m + gap) for m in range(T) if 0 <= m + gap < T]
+        assert all(torch.allclose(s, scores[0], atol=1e-5) for s in scores)
+    assert len({round(score(0, n).item(), 6) for n in range(T)}) == T  # and different gaps do differ
+    assert torch.allclose(rotate(q, *model.rope[:, 7]).norm(), q.norm(), atol=1e-6)
+
+
+def test_where_a_sequence_starts_matters_to_learned_positions_only():
+    x = tokens(length=6)
+    for pos, same in (('learned', False), ('rope', True), ('none', True)):
+        model = make(pos=pos)
+        assert torch.allclose(model(x, start=4), model(x), atol=1e-5) == same
+
+
+def test_order_of_the_context_is_invisible_to_one_layer_without_positions():
+    x = tokens()
+    y = torch.cat((x[:, :-1].flip(1), x[:, -1:]), dim=1)
+    for pos, same in (('learned', False), ('rope', False), ('none', True)):
+        model = make(pos=pos, n_layer=1)
+        assert torch.allclose(model(y)[:, -1], model(x)[:, -1], atol=1e-8) == same
+
+
+def test_layer_norm_gains_do_not_decay():
+    """With zero gradients only decay moves a parameter: by a factor 1 - lr * weight_decay."""
+    model = make()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = model.configure_optimizer(0.1, 0.5)
+    model(tokens()).sum().mul(0).backward()
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert torch.allclose(p, before[name] * (1.0 if 'ln_' in name else 0.95), atol=1e-12), name
+    assert sum(len(g['params']) for g in optimizer.param_groups) == len(before)
+
+
+def test_dropout_acts_in_training_only():
+    model, x = make(dropout=0.3), tokens()
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x)) and torch.allclose(model(x), make()(x), atol=1e-12)
+
+
+@pytest.mark.parametrize('options, word', [
+    ({'n_head': 3}, 'n_head'), ({'pos': 'sinus'}, 'pos'), ({'dropout': 1.0}, 'dropout'), ({'dropout': -0.1}, 'dropout'), ({'n_layer': 0}, 'n_layer'),
+    ({'n_loop': 0}, 'n_loop'), ({'vocab_size': 0}, 'vocab_size'), ({'pos': 'rope', 'n_embd': 18, 'n_head': 2}, 'even')])
+def test_a_config_that_cannot_work_is_refused(options, word):
+    with pytest.raises(ValueError, match=word):
+        make(**options)
+
+
+def test_sequences_that_do_not_fit_are_refused():
+    model, x = make(), tokens()
+    model.generate(x[:, :-1], 1)  # fills block_size exactly
+    for call in (lambda: model(tokens(length=T + 1)), lambda: model.generate(x, 1), lambda: make(causal=False).generate(x[:, :2], 1)):
+        with pytest.raises(ValueError):
+            call()
