@@ -62,8 +62,10 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
 
     mode: 'cot' writes the chain and puts loss on it and on the answer, 'direct' leaves it out.
     hops: every row has this hop count; by default a uniform draw from task.hops for each row.
-    Raises ValueError if the task has (almost) no instances in this split.
+    Raises ValueError for a hop count the task was not made for, or if it has (almost) no instances in this split.
     """
+    if hops is not None and hops not in task.hops:
+        raise ValueError(f'{task.name} was made for hops {show_range(task.hops)}, not {hops}')
     rng = np.random.default_rng([seed, SPLITS.index(split), step])
     want, drawn = [], 0
     for _ in range(100):
@@ -131,8 +133,8 @@ class Lookup(Task):
     answer_len = 1
 
     def __init__(self, nodes=20, hops=(4,), format='table'):
-        if nodes < 2:
-            raise ValueError(f'{self.name} needs at least 2 nodes, got {nodes}')
+        if nodes < 3:
+            raise ValueError(f'{self.name} needs at least 3 nodes, got {nodes}')
         if min(hops) < 1 or max(hops) >= nodes:
             raise ValueError(f'hops must be from 1 to nodes - 1 = {nodes - 1}, got {show_range(hops)}')
         if format not in ('table', 'pairs'):
@@ -363,8 +365,8 @@ def show_range(hops):
 
 def parse_hops(text):
     """'4' -> [4], '1-3' -> [1, 2, 3]; raises ValueError (argparse turns it into one line)."""
-    first, _, last = text.partition('-')
-    hops = list(range(int(first), int(last or first) + 1))
+    first, dash, last = text.partition('-')
+    hops = list(range(int(first), int(last if dash else first) + 1))
     if not hops or hops[0] < 1:
         raise ValueError
     return hops

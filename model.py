@@ -196,11 +196,14 @@ class GPT(nn.Module):
 
         temperature 0 is greedy (argmax); otherwise sample from softmax(logits / temperature), among the top_k most likely
         tokens if top_k is given, with `generator` if given. use_cache=False runs the whole sequence again for every token:
-        the same tokens, slowly. Raises ValueError when the result would not fit in block_size or the model is not causal.
+        the same tokens, slowly. Raises ValueError when the result would not fit in block_size, the model is not causal, the
+        temperature is negative or top_k is below 1.
         """
         B, T = idx.shape
         if not self.config.causal:
             raise ValueError('generate needs a causal model')
+        if temperature < 0 or (top_k is not None and top_k < 1):
+            raise ValueError(f'temperature must be at least 0 and top_k at least 1, got {temperature} and {top_k}')
         if T + max_new_tokens > self.config.block_size:
             raise ValueError(f'{T} + {max_new_tokens} tokens do not fit in block_size {self.config.block_size}')
         was_training = self.training

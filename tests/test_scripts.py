@@ -1,0 +1,161 @@
+"""What a user meets: every mistake is one line and exit code 2, the README's commands exist, the house keeps its rules."""
+
+import ast
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bench
+import data
+import train_cot
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = {'train_cot.py': train_cot, 'data.py': data, 'bench.py': bench}
+README = (ROOT / 'README.md').read_text()
+
+
+def call(module, argv):
+    """(exit code, stdout, stderr) of a script's main in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            module.main(argv)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    return code, out.getvalue(), err.getvalue()
+
+
+BAD = [
+    '--hops 0', '--hops -1', '--hops 20', '--hops 5-2', '--hops four', '--hops 1.5', '--hops 0-3', '--nodes 1', '--nodes 2 --hops 1', '--nodes x',
+    '--task mazes', '--task star --hops 2', '--task star --star 2', '--task star --star 1,3', '--task star --star 5,5 --nodes 20', '--task star --mode both',
+    '--task multiply --nodes 10', '--task multiply --digits 0', '--task multiply --digits 10', '--task cycle --digits 3', '--reverse',
+    '--format list', '--n_head 5', '--n_head 0', '--n_layer 0', '--n_embd -64', '--n_loop 0', '--batch_size 0', '--batch_size 10 --grad_accum 4',
+    '--steps 0', '--steps many', '--lr 0', '--lr -1', '--lr nan', '--lr inf', '--grad_clip 0', '--weight_decay -1', '--warmup_iters -5', '--eval_interval 0',
+    '--log_interval 0', '--n_test 0', '--seed -1', '--device tpu', '--device cuda:99', '--dtype float8', '--mode chain', '--n_lay 2', '--unknown 3', 'hops',
+    '--eval_only', '--ckpt nowhere.pt', '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--compile yes',
+]
+
+
+@pytest.mark.parametrize('argv', BAD)
+def test_bad_command_line(argv, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(train_cot, argv.split())
+    assert code == 2 and err.count('\n') == 1 and len(err) > 20 and out == '' and 'Traceback' not in err
+    assert list(tmp_path.iterdir()) == []  # nothing was written
+
+
+def test_bad_input_as_a_process_sees_it(tmp_path):
+    (tmp_path / 'ckpt.pt').write_bytes(b'not a checkpoint')
+    done = subprocess.run([sys.executable, ROOT / 'train_cot.py', '--eval_only', '--ckpt', 'ckpt.pt'], cwd=tmp_path, text=True, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1) and done.stderr.startswith('train_cot.py: ckpt.pt is not a checkpoint')
+
+
+def test_other_arguments_and_foreign_checkpoints_are_refused(tmp_path):
+    tiny = '--nodes 6 --hops 2 --n_embd 8 --batch_size 4 --steps 2 --n_test 5 --mode cot --device cpu --out_dir'.split() + [str(tmp_path / 'a')]
+    assert call(train_cot, tiny)[0] == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
+    for extra in (['--hops', '3'], ['--steps', '3'], ['--resume', '--seed', '7']):
+        code, _, err = call(train_cot, [*tiny, *extra])
+        assert code == 2 and err.count('\n') == 1 and 'holds a run with' in err
+    code, _, err = call(train_cot, ['--eval_only', '--ckpt', str(tmp_path / 'a' / 'ckpt.pt'), '--task', 'star'])
+    assert code == 2 and 'task=cycle' in err and err.count('\n') == 1
+    assert {p.name: p.read_bytes() for p in (tmp_path / 'a').iterdir()} == before
+    other = [*tiny[:-1], str(tmp_path / 'b'), '--n_layer', '2']
+    assert call(train_cot, other)[0] == 0
+    (tmp_path / 'b' / 'ckpt.pt').write_bytes(before['ckpt.pt'])  # a checkpoint of the run with one layer
+    code, _, err = call(train_cot, [*other, '--resume'])
+    assert code == 2 and 'another run' in err and err.count('\n') == 1
+
+
+def test_the_same_arguments_start_over(tmp_path):
+    argv = '--nodes 6 --hops 2 --n_embd 8 --batch_size 4 --steps 2 --n_test 5 --mode cot --device cpu --out_dir'.split() + [str(tmp_path)]
+    logs = []
+    for _ in range(2):
+        assert call(train_cot, argv)[0] == 0
+        logs.append([r for r in (tmp_path / 'log.jsonl').read_text().split('\n') if 'final' not in r])
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_help_names_every_default_and_the_commands(name):
+    code, out, _ = call(SCRIPTS[name], ['--help'])
+    assert code == 0
+    if name == 'train_cot.py':
+        assert 'torchrun' in out and '--device cuda' in out
+        flags = re.findall(r'^  (--\w+)', out, re.M)
+        assert {'--task', '--hops', '--n_layer', '--n_head', '--n_embd', '--n_loop', '--batch_size', '--grad_accum', '--learning_rate', '--max_iters', '--resume'} <= set(flags)
+
+
+def test_bench_compares_like_with_like():
+    code, out, _ = call(bench, ['--repeats', '1', '--device', 'cpu'])
+    final = dict(re.findall(r'(\S+)=(\S+)', out.strip().split('\n')[-1]))
+    assert code == 0 and float(final['gradient_gap']) < 1e-5
+    assert {'tokens_per_s', 'peak_share', 'skip_1', 'skip_2', 'cache', 'data_share'} < final.keys() and 0 < float(final['peak_share']) < 1.2
+
+
+@pytest.mark.slow
+def test_bench_reaches_its_bars():
+    out = subprocess.run([sys.executable, 'bench.py', '--device', 'cpu'], cwd=ROOT, text=True, capture_output=True).stdout
+    final = {k: v for k, v in re.findall(r'(\S+)=(\S+)', out.strip().split('\n')[-1])}
+    assert float(final['skip_1']) >= 2.5 and float(final['skip_2']) >= 1.3 and float(final['cache']) >= 3, final
+
+
+# ----------------------------------------------------------------------------- README and house
+
+def test_readme_commands_parse():
+    commands = re.findall(r'^(?:\$ )?(?:torchrun [^\n]*?|python )(\w+\.py)([^\n#|&]*)', README.replace('`python', '\npython').replace('`', '\n'), re.M)
+    assert len(commands) > 10
+    for name, rest in commands:
+        argv = rest.replace('<n>', '1').split()
+        if name == 'train_cot.py' and '--help' not in argv:
+            args, typed = train_cot.parse_args(argv)
+            if not args.eval_only:
+                train_cot.fill_in(args)
+        else:
+            assert name in SCRIPTS or (ROOT / name).exists() or (ROOT / 'results' / name).exists(), name
+
+
+def test_readme_points_at_files_that_are_there():
+    links = re.findall(r'\]\((?!http|#)([^)\s#]+)', README) + re.findall(r'src="(?!http)([^"]+)"', README)
+    assert len(links) > 5 and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_every_row_of_the_table_has_the_logs_behind_its_mean():
+    """Recompute each `mean +- sd (n)` of the results table from the committed logs of its row."""
+    rows = re.findall(r'^\|.*\[log\]\((results/[\w-]+)\).*$', README, re.M)
+    assert len(rows) >= 10
+    for line in README.split('\n'):
+        if not (link := re.search(r'\[log\]\((results/[\w-]+)\)', line)) or not line.startswith('|'):
+            continue
+        finals = [[r for r in map(json.loads, open(path)) if r['arm'] == 'final'][-1] for path in sorted((ROOT / link[1]).glob('seed*/log.jsonl'))]
+        for name, mean, sd, n in re.findall(r'`(\w+)` (\d\.\d+) ± (\d\.\d+) \((\d+)\)', line):
+            values = [f[name] for f in finals]
+            m = sum(values) / len(values)
+            s = (sum((v - m) ** 2 for v in values) / max(1, len(values) - 1)) ** 0.5
+            assert len(values) == int(n) and abs(m - float(mean)) < 6e-4 and abs(s - float(sd)) < 6e-4, (link[1], name, m, s)
+
+
+LIMITS = {'model.py': 330, 'data.py': 700, 'common.py': 160, 'train_cot.py': 350, 'README.md': 350}
+PACKAGES = {'numpy', 'torch', 'tqdm', 'matplotlib', 'pytest'}
+
+
+def test_house_rules():
+    """Imports run one way and stay within five packages; files stay short enough to be read in one sitting."""
+    for name, limit in LIMITS.items():
+        assert len((ROOT / name).read_text().splitlines()) <= limit, name
+    own = {path.stem for path in ROOT.glob('*.py')}
+    allowed = {'model': set(), 'data': set(), 'common': {'model'}}
+    for path in [*ROOT.glob('*.py'), *ROOT.glob('tests/*.py'), *ROOT.glob('results/*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in (n.split('.')[0] for n in names):
+                assert name in sys.stdlib_module_names | PACKAGES | own, (path.name, name)
+                if name in own and path.parent == ROOT:
+                    assert name in allowed.get(path.stem, {'model', 'data', 'common'}), (path.name, name)
