@@ -11,8 +11,7 @@ Accuracy is exact match of the answer on instances that training never shows, be
    early:  keep f chain tokens, one filler node in place of the others: area over the curve of 'same answer as before'
            against f. 0: the chain is ignored; near 1: all of it is needed.
 
-Departures: FactorExe has an encoder, a chain module and four vocabularies, and trains on sampled chains; here is one causal
-GPT, one vocabulary, teacher forcing. Its num_hops=h is h + 1 lookups, our hops=k is k.
+Departures: FactorExe has an encoder, a chain module and four vocabularies; here is one causal GPT and one vocabulary.
 
     python train_cot.py --hops 4                                                      # both arms, a minute on a laptop
     python train_cot.py --task multiply --digits 3
@@ -207,7 +206,7 @@ def train(arm, path, args, kept, task, gpt, run, caught):
     model, state = common.load_checkpoint(path, run.device) if resume else (GPT(gpt).to(run.device), None)
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
     if resume:
-        if state['args'] != {**kept, 'arm': arm}:
+        if state['args'] != kept | {'arm': arm}:
             common.die(f'{path} is the checkpoint of another run; delete it, or give another --out_dir')
         step = state['step']
         optimizer.load_state_dict(state['optimizer'])
@@ -265,7 +264,7 @@ def train(arm, path, args, kept, task, gpt, run, caught):
             if check:
                 look()
             if check or stop:
-                common.save_checkpoint(path, model, optimizer, step, {**kept, 'arm': arm})
+                common.save_checkpoint(path, model, optimizer, step, kept | {'arm': arm})
         if stop:
             bar.close()
             common.die(f'stopped by a signal at step {step} of {arm}, saved in {path}; --resume goes on from there', code=128 + max(caught, default=15))
@@ -277,17 +276,17 @@ def train(arm, path, args, kept, task, gpt, run, caught):
 
 def plot(out_dir, results, task):
     """Accuracy against step for both arms, and at the end against hops, with chance."""
-    left, right = (figure := Figure(figsize=(9, 3.4), layout='constrained')).subplots(1, 2)
-    style = {'cot': dict(color='tab:blue', marker='o', ms=4, label='chain of thought'), 'direct': dict(color='tab:red', marker='o', ms=4, label='direct')}
-    k, log = max(task.hops), common.read_log(out_dir)
-    for arm in results:
+    left, right = (figure := Figure(figsize=(9, 3.4), layout='constrained')).subplots(1, 2, width_ratios=(3, 2), sharey=True)
+    k, log, width = max(task.hops), common.read_log(out_dir), 0.7 / len(results)
+    for i, arm in enumerate(results):
+        label, colour = {'cot': ('chain of thought', 'tab:blue'), 'direct': ('direct', 'tab:red')}[arm]
         curve = [(r['step'], r['eval'][str(k)]['acc']) for r in log if r['arm'] == arm and 'eval' in r]
-        left.plot(*zip(*curve, strict=True), **style[arm])
-        right.plot(task.hops, [results[arm][h]['acc'] for h in task.hops], **style[arm])
-    left.axhline(task.chance(k), color='grey', linestyle=':', label='chance')
-    right.plot(task.hops, [task.chance(h) for h in task.hops], color='grey', linestyle=':', marker='_', label='chance')
-    left.set(xlabel='step', ylabel='answer accuracy', title=f'{task.name}, {k} hops, held-out', ylim=(-0.03, 1.03))
-    right.set(xlabel='hops', title='after training', ylim=(-0.03, 1.03), xticks=task.hops)
+        left.plot(*zip(*curve, strict=True), color=colour, marker='o', ms=4, label=label)
+        right.bar([h + (i - (len(results) - 1) / 2) * width for h in task.hops], [results[arm][h]['acc'] for h in task.hops], width, color=colour)
+    left.axhline(task.chance(k), color='black', linestyle=':', label='chance')
+    right.hlines([task.chance(h) for h in task.hops], [h - 0.45 for h in task.hops], [h + 0.45 for h in task.hops], color='black', linestyle=':')
+    left.set(xlabel='step', ylabel='answer accuracy, held-out', title=f'{task.name}, {k} hops', ylim=(0, 1.04))
+    right.set(xlabel='hops', title='after training', xticks=task.hops)
     left.legend(loc='center right')
     common.write_atomic(Path(out_dir) / 'plot.png', lambda tmp: figure.savefig(tmp, dpi=120, format='png'))
 
@@ -313,8 +312,7 @@ def main(argv=None):
     else:
         kept = {'script': 'train_cot', **{k: v for k, v in vars(args).items() if k not in ('out_dir', 'resume', 'eval_only', 'ckpt')}}
         if run.master:
-            params = GPT(gpt).num_params()
-            common.open_run(args.out_dir, kept, args.resume, device=str(run.device), processes=run.world, params=params)
+            common.open_run(args.out_dir, kept, args.resume, device=str(run.device), processes=run.world, params=(params := GPT(gpt).num_params()))
             print(' '.join(f'{k}={v}' for k, v in kept.items() if v is not None))
             print(f'{params:,} parameters on {run.device} in {"bfloat16" if run.bf16 else "float32"}; global batch {args.batch_size} x '
                   f'{run.world} = {args.batch_size * run.world} sequences; files in {args.out_dir}', flush=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every run behind the README, in the order of its table: results/<row>/seed<n>/ gets config.json and log.jsonl.
-#   bash results/reproduce.sh                 all rows, one after the other (about two hours on two cores)
-#   bash results/reproduce.sh multiply-4      one row
+#   bash results/reproduce.sh                 all rows but the gpu ones, one after the other (some hours on two cores)
+#   bash results/reproduce.sh multiply-4 star just these
 # ROW_SEEDS, ROW_JOBS: which seeds (default 1337 1338 1339), how many runs side by side (default 1).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,11 +18,25 @@ multiply-4 --task multiply --digits 4
 star --task star --star 2,3
 star-reverse --task star --star 2,3 --reverse
 direct-1-2 --mode direct --hops 1-2 --nodes 10 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000
+hops-chain --mode cot --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
+hops-direct-1 --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
+hops-direct-2 --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 2 --n_embd 90
+hops-direct-4 --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 4 --n_embd 64
+hops-loop-2 --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128 --n_loop 2
+hops-loop-4 --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128 --n_loop 4
+gpu-cycle-20 --device cuda --hops 4
+gpu-multiply-5 --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
+gpu-star-2-5 --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
+gpu-star-5-5 --device cuda --task star --star 5,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
 ROWS
 }
 
 rows | while read -r name arguments; do
-  if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
+  if [ $# -gt 0 ]; then
+    [[ " $* " == *" $name "* ]] || continue
+  elif [[ $name == gpu-* ]]; then
+    continue
+  fi
   for seed in ${ROW_SEEDS:-1337 1338 1339}; do
     echo "python train_cot.py $arguments --seed $seed --out_dir results/$name/seed$seed"
   done
