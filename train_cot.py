@@ -14,8 +14,8 @@ Accuracy is exact match of the answer on instances that training never shows, be
 Departures: FactorExe has an encoder, a chain module and four vocabularies; here is one causal GPT and one vocabulary.
 
     python train_cot.py --hops 4                                                      # both arms, a minute on a laptop
-    python train_cot.py --task multiply --digits 3
-    python train_cot.py --mode direct --hops 1-2 --nodes 10 --n_layer 3 --steps 4000  # depth instead of a chain
+    python train_cot.py --mode direct --hops 1-2 --nodes 10 --n_layer 3 --steps 3000  # depth instead of a chain
+    python train_cot.py --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_cot.py --hops 4
 
 The last line:  final task=cycle hops=4 acc=1.000 ... acc_direct=0.0xx chance=0.053 ... valid=1.000 follow=1.000 ...
@@ -134,7 +134,7 @@ def evaluate(model, task, mode, run, seed, n_test):
                     entropy = torch.distributions.Categorical(logits=logits).entropy()
                     sums[1:] += (right.all(1).sum().item(), task.valid(batch, chain).float().mean(1).sum().item(), entropy.mean().item() * len(out))
         results[k] = dict(zip(('acc', 'chain', 'valid', 'entropy')[:4 if mode == 'cot' else 1], (sums / n_test).tolist(), strict=False))
-        for row in range(2 if len(task.hops) == 1 else 1):
+        for row in range(min(len(out), 2 if len(task.hops) == 1 else 1)):
             mark = '' if right[row].all() else '   wrong: ' + task.decode(batch.tokens[row, batch.prompt_len:].tolist())
             examples.append(f'{task.decode(out[row, :batch.prompt_len].tolist())} -> {task.decode(out[row, batch.prompt_len:].tolist())}{mark}')
     return results, examples

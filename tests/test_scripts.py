@@ -17,7 +17,7 @@ import train_cot
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {'train_cot.py': train_cot, 'data.py': data, 'bench.py': bench}
-README = (ROOT / 'README.md').read_text()
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
 def call(module, argv):
@@ -110,16 +110,19 @@ def test_bench_reaches_its_bars():
 # ----------------------------------------------------------------------------- README and house
 
 def test_readme_commands_parse():
-    commands = re.findall(r'^(?:\$ )?(?:torchrun [^\n]*?|python )(\w+\.py)([^\n#|&]*)', README.replace('`python', '\npython').replace('`', '\n'), re.M)
-    assert len(commands) > 10
-    for name, rest in commands:
-        argv = rest.replace('<n>', '1').split()
-        if name == 'train_cot.py' and '--help' not in argv:
-            args, typed = train_cot.parse_args(argv)
-            if not args.eval_only:
-                train_cot.fill_in(args)
-        else:
-            assert name in SCRIPTS or (ROOT / name).exists() or (ROOT / 'results' / name).exists(), name
+    """Every command in a code block or in backticks, and the arguments in the results tables, are ones the scripts take."""
+    text = README.replace('`', '\n')
+    commands = re.findall(r'(?:^|&& |nproc_per_node=\d )(?:python )?(\w+\.py)((?: [^\n#&]*)?)$', text, re.M)
+    commands += [('train_cot.py', argv) for argv in re.findall(r'^\|[^|]*\| `(--[^`]*)` \|', README, re.M)]
+    assert len(commands) > 20
+    for name, argv in commands:
+        argv = argv.split()
+        if name != 'train_cot.py' or '--help' in argv or not argv:
+            assert name in SCRIPTS or (ROOT / name).exists(), name
+            continue
+        args, _ = train_cot.parse_args(argv)
+        if not args.eval_only:
+            train_cot.fill_in(args)
 
 
 def test_readme_points_at_files_that_are_there():
@@ -149,11 +152,11 @@ PACKAGES = {'numpy', 'torch', 'tqdm', 'matplotlib', 'pytest'}
 def test_house_rules():
     """Imports run one way and stay within five packages; files stay short enough to be read in one sitting."""
     for name, limit in LIMITS.items():
-        assert len((ROOT / name).read_text().splitlines()) <= limit, name
+        assert len((ROOT / name).read_text(encoding='utf-8').splitlines()) <= limit, name
     own = {path.stem for path in ROOT.glob('*.py')}
     allowed = {'model': set(), 'data': set(), 'common': {'model'}}
     for path in [*ROOT.glob('*.py'), *ROOT.glob('tests/*.py'), *ROOT.glob('results/*.py')]:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in (n.split('.')[0] for n in names):
                 assert name in sys.stdlib_module_names | PACKAGES | own, (path.name, name)
