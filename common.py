@@ -20,15 +20,15 @@ from model import GPT, GPTConfig
 
 def die(message, code=2):
     """End with one line on stderr; code 2 is bad input, 1 a run that failed, 128 + n a signal."""
-    print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr, flush=True)
+    if os.environ.get('RANK', '0') == '0':  # one line, however many processes
+        print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr, flush=True)
     sys.exit(code)
 
 
 def setup(args):
-    """Device, precision and processes from args.device, .dtype, .seed; dies if the device is not there.
+    """Device, precision and processes from args.device, .dtype, .seed and torchrun; dies if the device is not there.
 
     Returns a namespace: device, autocast (enter it around every forward), bf16, rank, world, master (rank 0: it alone writes).
-    Under torchrun joins the process group.
     """
     rank, world, name = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1)), args.device
     if name == 'auto':
