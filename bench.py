@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import common
-from data import TASKS, CVPR, Cycle, Multiply, Parser, Star, at_least, sample_batch
+from data import CVPR, TASKS, Cycle, Multiply, Parser, Star, at_least, sample_batch
 from model import GPT, GPTConfig
 
 CONFIGS = {

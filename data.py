@@ -307,7 +307,7 @@ class Star(Task):
             raise ValueError(f'star needs at least 2 arms and paths of 2 nodes, got {d},{l}')
         if nodes < used:
             raise ValueError(f'G({d},{l}) has {used} nodes, more than the {nodes} labels')
-        self.arms, self.length, self.nodes, self.reverse = d, l, nodes, reverse
+        self.star, self.arms, self.length, self.nodes, self.reverse = (d, l), d, l, nodes, reverse
         self.hops, self.answer_len = [l - 1], l
         self.vocab = [str(i) for i in range(nodes)] + ['|', '/', '=', '_']
         self.pad = nodes + 3

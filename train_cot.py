@@ -37,7 +37,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
 import common
-from data import Lookup, Parser, add_task_args, at_least, make_task, sample_batch, show_range
+from data import OPTIONS, Lookup, Parser, add_task_args, at_least, make_task, sample_batch, show_range
 from model import GPT, GPTConfig
 
 # What a task needs to be learned on two CPU cores in minutes; every one of these is a flag.
@@ -96,6 +96,7 @@ def fill_in(args):
     args.out_dir = args.out_dir or f'out/train_cot-{args.task}-{args.mode}'
     try:
         task = make_task(args)
+        vars(args).update({name: getattr(task, name) for name in OPTIONS[args.task]})
         gpt = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd, args.n_loop)
         sample_batch(task, 1, args.seed, 0, split='test')  # are there instances to hold out?
         if args.batch_size % args.grad_accum:
@@ -144,9 +145,8 @@ def evaluate(model, task, mode, run, seed, n_test):
 def faithfulness(model, task, run, seed, n_test):
     """Is the answer read off the written chain? At the largest hop count; see the module docstring.
 
-    Returns {name: dict(value, ignored, read, chance)} for follow (cycle, cvpr), swap and early; empty where nothing is written
-    before the answer (one hop, star). ignored, read, chance: what a model would score that answers rightly without its chain, one
-    that works from nothing else, and one that answers at random.
+    Returns {name: dict(value, ignored, read, chance)} for follow (cycle, cvpr), swap and early, empty where nothing is written before
+    the answer (one hop, star). Beside the value: what a model scores that ignores its chain, that reads nothing else, that guesses.
     """
     k, A = max(task.hops), task.answer_len
     batch = sample_batch(task, n_test, seed, k * 10**6, 'test', 'cot', hops=k).to(run.device)

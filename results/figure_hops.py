@@ -27,6 +27,6 @@ for row, (label, colour, line) in ARMS.items():
         axes.fill_between(hops, [min(c) for c in zip(*curves, strict=True)], [max(c) for c in zip(*curves, strict=True)], color=colour, alpha=0.15, lw=0)
 axes.axhline(finals[0]['chance'], color='grey', linestyle=':', lw=1)
 axes.text(hops[-1], finals[0]['chance'] - 0.02, 'chance', color='grey', ha='right', va='top', fontsize=8)
-axes.set(xlabel='hops', ylabel='answer accuracy, held-out', ylim=(-0.03, 1.05), xticks=hops, title='10 nodes, one model for 1 to 6 hops, parameters in brackets')
+axes.set(xlabel='hops', ylabel='answer accuracy, held-out', ylim=(-0.03, 1.05), xticks=hops, title='10 nodes, one model for 1 to 6 hops (parameters)')
 axes.legend(fontsize=8, loc='center right')
 figure.savefig(HERE / 'hops.png', dpi=140)

@@ -38,6 +38,8 @@ rows | while read -r name arguments; do
     continue
   fi
   for seed in ${ROW_SEEDS:-1337 1338 1339}; do
-    echo "python train_cot.py $arguments --seed $seed --out_dir results/$name/seed$seed"
+    echo "$name/seed$seed python train_cot.py $arguments --seed $seed"
   done
-done | xargs -P "${ROW_JOBS:-1}" -I{} bash -c '{} | tail -n 1'
+done | xargs -P "${ROW_JOBS:-1}" -L1 bash -c 'set -euo pipefail
+  "${@:1}" --out_dir "out/results/$0" | tail -n 1
+  mkdir -p "results/$0" && cp "out/results/$0/config.json" "out/results/$0/log.jsonl" "results/$0"'

@@ -122,7 +122,8 @@ def test_log_survives_a_line_cut_short_and_is_cut_back(tmp_path):
 
 
 def test_final_line_format():
-    assert common.final_line(task='cycle', hops='1-2', acc=1.0, chance=1 / 19, n_test=2000, acc_direct=None) == 'final task=cycle hops=1-2 acc=1.000 chance=0.053 n_test=2000'
+    line = common.final_line(task='cycle', hops='1-2', acc=1.0, chance=1 / 19, n_test=2000, acc_direct=None)
+    assert line == 'final task=cycle hops=1-2 acc=1.000 chance=0.053 n_test=2000'
 
 
 def test_signals_are_collected_and_the_second_one_ends(monkeypatch):

@@ -90,7 +90,7 @@ def test_help_names_every_default_and_the_commands(name):
     if name == 'train_cot.py':
         assert 'torchrun' in out and '--device cuda' in out
         flags = re.findall(r'^  (--\w+)', out, re.M)
-        assert {'--task', '--hops', '--n_layer', '--n_head', '--n_embd', '--n_loop', '--batch_size', '--grad_accum', '--learning_rate', '--max_iters', '--resume'} <= set(flags)
+        assert {'--task', '--hops', '--n_layer', '--n_loop', '--batch_size', '--grad_accum', '--learning_rate', '--max_iters', '--resume'} <= set(flags)
 
 
 def test_bench_compares_like_with_like():
