@@ -26,7 +26,7 @@ from data import CVPR, TASKS, Cycle, Multiply, Parser, Star, at_least, sample_ba
 from model import GPT, GPTConfig
 
 CONFIGS = {
-    'cycle-20': (Cycle(), dict(n_layer=1, n_head=1, n_embd=64), 128),  # the defaults of train_cot.py
+    'cycle-20': (Cycle(), dict(n_layer=1, n_head=1, n_embd=64), 256),  # the defaults of train_cot.py
     'cvpr-100': (CVPR(nodes=100, hops=(30,)), dict(n_layer=1, n_head=1, n_embd=64), 64),
     'multiply-4': (Multiply(digits=4), dict(n_layer=2, n_head=4, n_embd=128), 64),
     'star-50': (Star(star=(5, 5), nodes=50), dict(n_layer=6, n_head=6, n_embd=384), 256),  # Bachmann & Nagarajan's size
