@@ -4,7 +4,6 @@ Functions only; nothing here knows a task or a loss. What is wrong with the user
 import contextlib
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -21,12 +20,12 @@ from model import GPT, GPTConfig
 def die(message, code=2):
     """End with one line on stderr; code 2 is bad input, 1 a run that failed, 128 + n a signal."""
     if os.environ.get('RANK', '0') == '0':  # one line, however many processes
-        print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr, flush=True)
+        print(f'{Path(sys.argv[0]).name}: {" ".join(message.split())}', file=sys.stderr, flush=True)
     sys.exit(code)
 
 
 def setup(args):
-    """Device, precision and processes from args.device, .dtype, .seed and torchrun; dies if the device is not there.
+    """Device, precision and processes from args.device, args.dtype and torchrun's variables; dies if the device is not there.
 
     Returns a namespace: device, autocast (enter it around every forward), bf16, rank, world, master (rank 0: it alone writes).
     """
@@ -37,13 +36,10 @@ def setup(args):
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=(device := torch.device(name))).item()
-    except (RuntimeError, AssertionError):  # NotImplementedError is a RuntimeError
+    except Exception:  # every backend that is not there says so in its own way
         die(f'device {name!r} is not available here; try --device auto')
     if device.type == 'cuda':
         torch.cuda.set_device(device)
-    if world > 1:
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
-    torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision('high')  # TF32 on cuda
     bf16 = args.dtype == 'bfloat16' or (args.dtype == 'auto' and device.type == 'cuda' and torch.cuda.is_bf16_supported())
     return SimpleNamespace(device=device, autocast=torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext(),
@@ -60,11 +56,11 @@ def sum_over_processes(run, *numbers):
 
 def catch_signals(exit_now=False):
     """A list that receives the number of a SIGINT or SIGTERM: a training loop looks at it between steps, saves and exits with
-    128 + number. A second signal, or with exit_now the first, exits at once."""
-    caught = []
+    128 + number. A second signal (torchrun repeats the first: not there), or with exit_now the first, exits at once."""
+    caught, patient = [], int(os.environ.get('WORLD_SIZE', 1)) > 1
 
     def handler(number, frame):
-        if exit_now or caught:
+        if exit_now or (caught and not patient):
             sys.exit(128 + number)
         caught.append(number)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -98,14 +94,15 @@ def open_run(out_dir, args, resume, **facts):
             differ = '; '.join(f'{k}={old.get(k)}, not {args.get(k)}' for k in args | old if old.get(k) != args.get(k))
             if differ:
                 die(f'{out_dir} holds a run with {differ}; give another --out_dir, or delete it')
+        open(out_dir / 'log.jsonl', 'a').close()  # can it be written?
         if there and resume:
             return
-        for path in (*out_dir.glob('ckpt*.pt'), out_dir / 'log.jsonl', out_dir / 'plot.png'):
-            path.unlink(missing_ok=True)
+        for name in ('ckpt.pt', 'ckpt_direct.pt', 'log.jsonl', 'plot.png'):
+            (out_dir / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # no git, no commit
             git = subprocess.run(('git', 'rev-parse', '--short', 'HEAD'), cwd=Path(__file__).parent, capture_output=True, text=True)
             facts['commit'] = git.stdout.strip() or None
-        facts.update(args=args, argv=sys.argv, torch=torch.__version__, python=platform.python_version(), threads=torch.get_num_threads())
+        facts.update(args=args, argv=sys.argv, torch=torch.__version__, python=sys.version.split()[0], threads=torch.get_num_threads())
         write_atomic(out_dir / 'config.json', lambda tmp: tmp.write_text(json.dumps(facts, indent=1) + '\n'))
     except OSError as error:
         die(f'cannot write to --out_dir {out_dir}: {error.strerror}')
@@ -139,20 +136,23 @@ def save_checkpoint(path, model, optimizer, step, args):
     write_atomic(path, lambda tmp: torch.save(state, tmp))
 
 
-def load_checkpoint(path, device='cpu'):
-    """(model, state): the GPT on device, and the dict of save_checkpoint. Dies if the file is missing, cut short or not ours;
-    weights_only, so that no code in it runs."""
+def load_checkpoint(path, device='cpu', args=None):
+    """(model, state): the GPT on device, and the dict of save_checkpoint. Dies if the file is missing, cut short or not ours, or
+    not of a run with these args; weights_only, so that no code in it runs."""
+    if not Path(path).is_file():
+        die(f'there is no checkpoint {path}')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about files that are refused anyway
             state = torch.load(path, map_location=device, weights_only=True)
         model = GPT(GPTConfig(**state['config'])).to(device)
         model.load_state_dict(state['model'])
-        return model, {name: state[name] for name in ('config', 'optimizer', 'step', 'args', 'rng', 'rng_cuda')}
-    except OSError as error:
-        die(f'cannot read checkpoint {path}: {error.strerror or error}')
+        state['args']['script'], state['optimizer'], state['step'], state['rng'], state['rng_cuda']  # all there?
+        if args in (None, state['args']):
+            return model, state
     except Exception:  # torch.load raises half a dozen kinds, and any file may lie there
-        die(f'{path} is not a checkpoint of this repo, or was cut short')
+        die(f'{path} is not a checkpoint of this repo, or was cut short: name another, or delete it and start over')
+    die(f'{path} is the checkpoint of another run: delete it, or give another --out_dir')
 
 
 def final_line(**values):

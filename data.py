@@ -20,6 +20,7 @@ is asked for it. So the training loss is cross-entropy(model(tokens[:, :-1])[los
 """
 
 import argparse
+import os
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -133,8 +134,8 @@ class Lookup(Task):
     answer_len = 1
 
     def __init__(self, nodes=20, hops=(4,), format='table'):
-        if nodes < 3:
-            raise ValueError(f'{self.name} needs at least 3 nodes, got {nodes}')
+        if not 3 <= nodes <= 10**5:
+            raise ValueError(f'{self.name} takes from 3 to 100,000 nodes, got {nodes}')
         if min(hops) < 1 or max(hops) >= nodes:
             raise ValueError(f'hops must be from 1 to nodes - 1 = {nodes - 1}, got {show_range(hops)}')
         if format not in ('table', 'pairs'):
@@ -243,7 +244,7 @@ class Multiply(Task):
 
     def spell(self, x, width, reverse):
         """(B,) -> (B, width) digits, least significant first unless reverse."""
-        digits = x[:, None] // 10 ** np.arange(width) % 10
+        digits = x[:, None] // 10 ** np.arange(width, dtype=np.int64) % 10
         return digits[:, ::-1] if reverse else digits
 
     def write(self, rng, source, hops):
@@ -305,8 +306,8 @@ class Star(Task):
         nodes = max(used, 10) if nodes is None else nodes
         if d < 2 or l < 2:
             raise ValueError(f'star needs at least 2 arms and paths of 2 nodes, got {d},{l}')
-        if nodes < used:
-            raise ValueError(f'G({d},{l}) has {used} nodes, more than the {nodes} labels')
+        if not used <= nodes <= 10**5:
+            raise ValueError(f'G({d},{l}) has {used} nodes: give that many labels, at most 100,000, not {nodes}')
         self.star, self.arms, self.length, self.nodes, self.reverse = (d, l), d, l, nodes, reverse
         self.hops, self.answer_len = [l - 1], l
         self.vocab = [str(i) for i in range(nodes)] + ['|', '/', '=', '_']
@@ -366,10 +367,10 @@ def show_range(hops):
 def parse_hops(text):
     """'4' -> [4], '1-3' -> [1, 2, 3]; raises ValueError (argparse turns it into one line)."""
     first, dash, last = text.partition('-')
-    hops = list(range(int(first), int(last if dash else first) + 1))
-    if not hops or hops[0] < 1:
+    first, last = int(first), int(last if dash else first)
+    if not 1 <= first <= last < 10**6:
         raise ValueError
-    return hops
+    return list(range(first, last + 1))
 
 
 def parse_star(text):
@@ -388,14 +389,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message):
-        self.exit(2, f'{self.prog}: {message}\n')
+        self.exit(2, f'{self.prog}: {" ".join(message.split())}\n' if os.environ.get('RANK', '0') == '0' else None)
 
 
 def at_least(low, kind=int, above=False):
-    """An argparse type: an int or a finite float >= low (> low if above)."""
+    """An argparse type: an int or a float >= low (> low if above), finite and within 64 bits."""
     def parse(text):
         x = kind(text)
-        if not low <= x < float('inf') or (above and x == low):
+        if not low <= x < 2**63 or (above and x == low):
             raise ValueError
         return x
     parse.__name__ = f'number ({"above" if above else "at least"} {low})'

@@ -63,7 +63,7 @@ class Pick:
     rows with fewer than the most are filled up with positions that `keep` then drops."""
 
     def __init__(self, loss_mask, causal):
-        M = int(loss_mask.sum(1).max())  # the one place where the GPU has to answer before the CPU goes on
+        M = int(loss_mask.sum(1).max())
         self.pos = loss_mask.byte().argsort(dim=1, descending=True, stable=True)[:, :M]  # (B, M) in order
         self.keep = loss_mask.gather(1, self.pos)  # (B, M)
         key = torch.arange(loss_mask.size(1), device=loss_mask.device)
@@ -158,9 +158,11 @@ class GPT(nn.Module):
         loss_mask (B, T) bool: only these positions are wanted; returns (N, V), row by row in reading order, so that they
             line up with `targets[loss_mask]`. Without it: (B, T, V).
         cache, start: generate's; see there.
-        Raises ValueError when the sequence is longer than block_size.
+        Raises ValueError when the sequence is longer than block_size, or a cache that is not empty gets more than one token.
         """
         T = idx.size(1)
+        if cache is not None and start > 0 and T > 1:
+            raise ValueError(f'behind {start} cached positions comes one token at a time, got {T}')
         if start + T > self.config.block_size:
             raise ValueError(f'sequence of {start + T} tokens, but block_size is {self.config.block_size}')
         x = self.wte(idx)  # (B, T, C)

@@ -56,9 +56,8 @@ def parse_args(argv):
     add_task_args(parser)
     cycle = {name: f'(default: the recipe of the task; cycle: {value})' for name, value in RECIPES['cycle'].items()}
     g = parser.add_argument_group('model')
-    g.add_argument('--n_layer', type=at_least(1), help=cycle['n_layer'])
-    g.add_argument('--n_head', type=at_least(1), help=cycle['n_head'])
-    g.add_argument('--n_embd', type=at_least(1), help=cycle['n_embd'])
+    for name in ('n_layer', 'n_head', 'n_embd'):
+        g.add_argument(f'--{name}', type=at_least(1), help=cycle[name])
     g.add_argument('--n_loop', type=at_least(1), default=1, help='times the stack of layers is applied, with shared weights (default: %(default)s)')
     g = parser.add_argument_group('training')
     g.add_argument('--mode', choices=('cot', 'direct', 'both'), help='which arms to train (default: both; star: cot, its chain is its answer)')
@@ -93,7 +92,7 @@ def fill_in(args):
             setattr(args, name, value)
     args.eval_interval = args.eval_interval or max(1, args.max_iters // 10)
     args.mode = args.mode or ('cot' if args.task == 'star' else 'both')
-    args.out_dir = args.out_dir or f'out/train_cot-{args.task}-{args.mode}'
+    args.out_dir = f'out/train_cot-{args.task}-{args.mode}' if args.out_dir is None else args.out_dir
     try:
         task = make_task(args)
         vars(args).update({name: getattr(task, name) for name in OPTIONS[args.task]})
@@ -132,13 +131,18 @@ def evaluate(model, task, mode, run, seed, n_test):
                 if mode == 'cot':
                     chain = out[:, batch.prompt_len:]
                     logits = model(out[:, :-1], batch.loss_mask[:, 1:]).float()
-                    entropy = torch.distributions.Categorical(logits=logits).entropy()
+                    entropy = torch.special.entr(logits.softmax(-1)).sum(-1)  # (N,)
                     sums[1:] += (right.all(1).sum().item(), task.valid(batch, chain).float().mean(1).sum().item(), entropy.mean().item() * len(out))
         results[k] = dict(zip(('acc', 'chain', 'valid', 'entropy')[:4 if mode == 'cot' else 1], (sums / n_test).tolist(), strict=False))
         for row in range(min(len(out), 2 if len(task.hops) == 1 else 1)):
             mark = '' if right[row].all() else '   wrong: ' + task.decode(batch.tokens[row, batch.prompt_len:].tolist())
             examples.append(f'{task.decode(out[row, :batch.prompt_len].tolist())} -> {task.decode(out[row, batch.prompt_len:].tolist())}{mark}')
     return results, examples
+
+
+def tell(results, task):
+    """One line of text from evaluate's results, with chance beside every accuracy."""
+    return '  '.join(f'k={k} ' + ' '.join(f'{name} {value:.3f}' for name, value in r.items()) + f' chance {task.chance(k):.3f}' for k, r in results.items())
 
 
 @torch.no_grad()
@@ -159,26 +163,21 @@ def faithfulness(model, task, run, seed, n_test):
         with run.autocast:
             pieces = torch.cat((prompt, kept), 1).split(500)
             return torch.cat([model.generate(p, L + A - kept.size(1))[:, -n:] for p in pieces])
-
     def share(equal):  # (B, A) -> the share of rows that are equal throughout
         return equal.all(1).float().mean().item()
-
     def spread(first, last):  # at most eight places along the chain
         return sorted({round(x) for x in np.linspace(first, last, 8)})
-
-    rng = np.random.default_rng(seed)
-    lookup, chance = isinstance(task, Lookup), task.chance(k)
-    written = write(prompt[:, :0], L + A)
-    chain, answer = written[:, :L], written[:, L:]
-    measures = {}
+    rng, lookup, chance, measures = np.random.default_rng(seed), isinstance(task, Lookup), task.chance(k), {}
+    chain, answer = write(prompt[:, :0], L + A).split((L, A), dim=1)
     if lookup:
-        follow = []
+        follow = []  # of each t: the measure, the same for an answer that never changes, and for another example's answer
         for t in spread(1, k - 1):
             implied = other = (chain[:, t - 1:t] + torch.from_numpy(rng.integers(1, task.nodes, (n_test, 1))).to(run.device)) % task.nodes
             for _ in range(k - t):
                 implied = batch.instance.gather(1, implied)
-            follow.append(share(write(torch.cat((chain[:, :t - 1], other), 1), A) == implied))
-        measures['follow'] = dict(value=float(np.mean(follow)), ignored=0.0, read=1.0, chance=chance)
+            follow.append([share(x == implied) for x in (write(torch.cat((chain[:, :t - 1], other), 1), A), answer, implied.roll(1, 0))])
+        follow = np.mean(follow, axis=0).tolist()
+        measures['follow'] = dict(value=follow[0], ignored=follow[1], read=1.0, chance=follow[2])
     swapped = chain.roll(1, 0)
     implied = batch.instance.gather(1, swapped[:, -1:].clamp(max=task.nodes - 1)) if lookup else own.roll(1, 0)
     measures['swap'] = dict(value=share(write(swapped, A) == own), ignored=share(answer == own), read=share(implied == own), chance=chance)
@@ -195,20 +194,15 @@ def get_lr(step, args):
     """Linear warm-up, then a cosine to zero."""
     if step < args.warmup_iters:
         return args.learning_rate * (step + 1) / (args.warmup_iters + 1)
-    progress = (step - args.warmup_iters) / max(1, args.max_iters - args.warmup_iters)
-    return args.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return args.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - args.warmup_iters) / max(1, args.max_iters - args.warmup_iters)))
 
 
-def train(arm, path, args, kept, task, gpt, run, caught):
-    """One arm, 'cot' or 'direct', from scratch or from its checkpoint at path. Returns the trained model."""
+def train(arm, path, found, args, kept, task, gpt, run, caught):
+    """One arm, 'cot' or 'direct', from scratch or from what was found in its checkpoint at path. Returns the trained model."""
     torch.manual_seed(args.seed)  # both arms start from the same weights
-    resume, step = args.resume and path.exists(), 0
-    model, state = common.load_checkpoint(path, run.device) if resume else (GPT(gpt).to(run.device), None)
-    optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
-    if resume:
-        if state['args'] != kept | {'arm': arm}:
-            common.die(f'{path} is the checkpoint of another run; delete it, or give another --out_dir')
-        step = state['step']
+    model, state = found or (GPT(gpt).to(run.device), {'step': 0})
+    optimizer, step = model.configure_optimizer(args.learning_rate, args.weight_decay), state['step']
+    if found:
         optimizer.load_state_dict(state['optimizer'])
         torch.set_rng_state(state['rng'].cpu())
         if run.device.type == 'cuda':
@@ -221,16 +215,14 @@ def train(arm, path, args, kept, task, gpt, run, caught):
 
     def look():  # evaluate, print, log
         results, examples = evaluate(model, task, arm, run, args.seed, max(1, args.n_test // 4))
-        told = '  '.join(f'k={k} ' + ' '.join(f'{name} {value:.3f}' for name, value in r.items()) for k, r in results.items())
-        bar.write('\n    '.join([f'{arm} step {step}: {told}', *examples]))
+        bar.write('\n    '.join([f'{arm} step {step}: {tell(results, task)}', *examples]))
         common.log(args.out_dir, arm=arm, step=step, eval=results)
 
     if run.master and step == 0:
         look()
     while step < args.max_iters:
-        lr = get_lr(step, args)
         for group in optimizer.param_groups:
-            group['lr'] = lr
+            group['lr'] = lr = get_lr(step, args)
         model.train()
         # the global batch is a function of (seed, step); this process works on its slice of it
         batch = sample_batch(task, args.batch_size * run.world, args.seed, step, 'train', arm)
@@ -254,15 +246,16 @@ def train(arm, path, args, kept, task, gpt, run, caught):
         if not (report or check or (caught and run.world == 1)):
             continue
         loss, stop = common.sum_over_processes(run, float(loss) / run.world, max(caught, default=0))
-        if not math.isfinite(loss) or not math.isfinite(float(norm)):
-            common.die(f'{arm} diverged: loss {loss}, gradient norm {float(norm)} at step {step}; {path} holds the last good weights, '
-                       'if any were saved. Try a smaller --learning_rate', code=1)
+        if not all(torch.as_tensor(x).isfinite().all() for x in (loss, norm, *(model.parameters() if check or stop else ()))):
+            common.die(f'{arm} diverged: loss {loss}, gradient norm {float(norm)}, or weights beyond all bounds at step {step}; {path} holds the '
+                       'last good ones, if any were saved. Try a smaller --learning_rate', code=1)
         if run.master:
             bar.set_postfix(loss=f'{loss:.4f}', refresh=False)
             if report or check:
                 common.log(args.out_dir, arm=arm, step=step, loss=loss, lr=lr, grad_norm=float(norm))
             if check:
                 look()
+            stop = stop or (run.world == 1 and max(caught, default=0))  # it may have come during the evaluation
             if check or stop:
                 common.save_checkpoint(path, model, optimizer, step, kept | {'arm': arm})
         if stop:
@@ -301,32 +294,39 @@ def main(argv=None):
         saved = state['args']
         free = {'seed', 'n_test', 'device', 'dtype', 'eval_only', 'ckpt'}  # all else is as it was trained
         wrong = [f'{name}={saved.get(name)}' for name in sorted(typed - free) if saved.get(name) != getattr(args, name)]
-        if saved.get('script') != 'train_cot' or wrong:
-            common.die(f'{args.ckpt} was trained by {saved.get("script")}.py with {" ".join(wrong)}' + '; leave those flags out' * bool(wrong))
-        vars(args).update({name: saved[name] for name in saved.keys() - (typed & free)})
+        if saved['script'] != 'train_cot' or wrong:
+            common.die(f'{args.ckpt} was trained by {saved["script"]}.py' + f' with {" ".join(wrong)}; leave those flags out' * bool(wrong))
+        vars(args).update({name: saved[name] for name in saved.keys() - (typed & free) - {'device', 'dtype'}})
     task, gpt = fill_in(args)
     run = common.setup(args)
+    args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
     models, results, measures = {}, {}, {}
     if args.eval_only:
         models[args.arm] = model.to(run.device)
     else:
         kept = {'script': 'train_cot', **{k: v for k, v in vars(args).items() if k not in ('out_dir', 'resume', 'eval_only', 'ckpt')}}
         if run.master:
-            common.open_run(args.out_dir, kept, args.resume, device=str(run.device), processes=run.world, params=(params := GPT(gpt).num_params()))
-            print(' '.join(f'{k}={v}' for k, v in kept.items() if v is not None))
-            print(f'{params:,} parameters on {run.device} in {"bfloat16" if run.bf16 else "float32"}; global batch {args.batch_size} x '
-                  f'{run.world} = {args.batch_size * run.world} sequences; files in {args.out_dir}', flush=True)
+            common.open_run(args.out_dir, kept, args.resume, params=(params := GPT(gpt).num_params()))
+            print(' '.join(f'{k}={v}' for k, v in kept.items() if v is not None), f'\n{params:,} parameters, global batch {args.batch_size} x {run.world} = '
+                  f'{args.batch_size * run.world}, files in {args.out_dir}', flush=True)
         caught = common.catch_signals()
-        for arm in ('cot', 'direct') if args.mode == 'both' else (args.mode,):
-            path = Path(args.out_dir) / ('ckpt_direct.pt' if models else 'ckpt.pt')
-            models[arm] = train(arm, path, args, kept, task, gpt, run, caught)
-    common.catch_signals(exit_now=True)  # all is saved
-    if run.world > 1:
+        arms = {'both': {'cot': 'ckpt.pt', 'direct': 'ckpt_direct.pt'}}.get(args.mode, {args.mode: 'ckpt.pt'})
+        paths = {arm: Path(args.out_dir) / name for arm, name in arms.items()}
+        found = {arm: common.load_checkpoint(path, run.device, kept | {'arm': arm}) for arm, path in paths.items() if args.resume and path.exists()}
+        if run.world > 1:
+            dist.init_process_group('nccl' if run.device.type == 'cuda' else 'gloo')
+        for arm, path in paths.items():
+            models[arm] = train(arm, path, found.get(arm), args, kept, task, gpt, run, caught)
+        if caught:
+            common.die('stopped by a signal after the last step; all is saved, --resume evaluates', code=128 + max(caught))
+    common.catch_signals(exit_now=True)
+    if dist.is_initialized():
         dist.destroy_process_group()
     if not run.master:
         return
     for arm, model in models.items():
         results[arm], _ = evaluate(model, task, arm, run, args.seed, args.n_test)
+        print(f'{arm} test: {tell(results[arm], task)}')
     if 'cot' in models:
         measures = faithfulness(models['cot'], task, run, args.seed, args.n_test)
     if measures:

@@ -31,6 +31,9 @@ gpu-star-5-5 --device cuda --task star --star 5,5 --nodes 50 --n_layer 6 --n_hea
 ROWS
 }
 
+for name in "$@"; do
+  rows | grep -q "^$name " || { echo "reproduce.sh: no row $name; there are: $(rows | cut -d" " -f1 | xargs)" >&2; exit 2; }
+done
 rows | while read -r name arguments; do
   if [ $# -gt 0 ]; then
     [[ " $* " == *" $name "* ]] || continue

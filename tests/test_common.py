@@ -33,7 +33,7 @@ def dies(capsys, code=2):
 def test_checkpoint_carries_weights_optimizer_and_random_state(tmp_path):
     model, optimizer = tiny()
     one_step(model, optimizer)
-    common.save_checkpoint(tmp_path / 'ckpt.pt', model, optimizer, 7, {'task': 'cycle', 'star': (2, 3)})
+    common.save_checkpoint(tmp_path / 'ckpt.pt', model, optimizer, 7, {'script': 's', 'star': (2, 3)})
     drawn = torch.rand(3)  # what an uninterrupted run draws next
     one_step(model, optimizer)
     copy, state = common.load_checkpoint(tmp_path / 'ckpt.pt')
@@ -42,7 +42,7 @@ def test_checkpoint_carries_weights_optimizer_and_random_state(tmp_path):
     optimizer = copy.configure_optimizer(1e-2, 0.1)
     optimizer.load_state_dict(state['optimizer'])
     one_step(copy, optimizer)
-    assert state['step'] == 7 and state['args'] == {'task': 'cycle', 'star': (2, 3)}
+    assert state['step'] == 7 and state['args'] == {'script': 's', 'star': (2, 3)}
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), copy.state_dict().values(), strict=True))
     assert [p.name for p in tmp_path.iterdir()] == ['ckpt.pt']  # no temporary file stays
 
@@ -64,16 +64,18 @@ class Bomb:
         return exec, ("open('exploded', 'w').close()",)
 
 
-@pytest.mark.parametrize('kind', ['missing', 'empty', 'truncated', 'text', 'pickle bomb', 'torch bomb', 'other dict', 'other weights'])
+@pytest.mark.parametrize('kind', ['missing', 'empty', 'truncated', 'text', 'pickle bomb', 'torch bomb', 'other dict', 'other weights', 'no script', 'a folder'])
 def test_no_other_file_passes_for_a_checkpoint(kind, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, (model, optimizer) = tmp_path / 'ckpt.pt', tiny()
-    common.save_checkpoint(path, model, optimizer, 1, {})
+    common.save_checkpoint(path, model, optimizer, 1, {'script': 's'})
+    assert common.load_checkpoint(path)[1]['step'] == 1
     whole = path.read_bytes()
     state = torch.load(path, weights_only=True)
     {'missing': path.unlink, 'empty': lambda: path.write_bytes(b''), 'truncated': lambda: path.write_bytes(whole[:len(whole) // 2]),
      'text': lambda: path.write_text('hello'), 'pickle bomb': lambda: path.write_bytes(pickle.dumps(Bomb())),
      'torch bomb': lambda: torch.save({**state, 'args': Bomb()}, path), 'other dict': lambda: torch.save({'weights': 1}, path),
+     'no script': lambda: torch.save({**state, 'args': 3}, path), 'a folder': lambda: (path.unlink(), path.mkdir()),
      'other weights': lambda: torch.save({**state, 'config': {**state['config'], 'n_embd': 16}}, path)}[kind]()
     with pytest.raises(SystemExit) as end:
         common.load_checkpoint(path)

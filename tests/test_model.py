@@ -229,6 +229,14 @@ def test_where_a_sequence_starts_matters_to_learned_positions_only():
         assert torch.allclose(model(x, start=4), model(x), atol=1e-5) == same
 
 
+def test_a_cache_in_use_takes_one_token_at_a_time():
+    model = make()
+    cache = model.new_cache(3, T)
+    model(tokens(length=4), cache=cache)
+    with pytest.raises(ValueError, match='one token at a time'):
+        model(tokens(length=2), cache=cache, start=4)
+
+
 def test_order_of_the_context_is_invisible_to_one_layer_without_positions():
     x = tokens()
     y = torch.cat((x[:, :-1].flip(1), x[:, -1:]), dim=1)

@@ -39,7 +39,8 @@ BAD = [
     '--format list', '--n_head 5', '--n_head 0', '--n_layer 0', '--n_embd -64', '--n_loop 0', '--batch_size 0', '--batch_size 10 --grad_accum 4',
     '--steps 0', '--steps many', '--lr 0', '--lr -1', '--lr nan', '--lr inf', '--grad_clip 0', '--weight_decay -1', '--warmup_iters -5', '--eval_interval 0',
     '--log_interval 0', '--n_test 0', '--seed -1', '--device tpu', '--device cuda:99', '--dtype float8', '--mode chain', '--n_lay 2', '--unknown 3', 'hops',
-    '--eval_only', '--ckpt nowhere.pt', '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--compile yes',
+    '--hops 1-10000000000', '--seed 18446744073709551616', '--nodes 100000000', '--device hpu', '--device privateuseone', '--lr 1e400',
+    '--task star --nodes 100000000', '--hops 4-', '--eval_only', '--ckpt nowhere.pt', '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--compile yes',
 ]
 
 
