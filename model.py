@@ -142,7 +142,7 @@ class GPT(nn.Module):
             angle = torch.outer(torch.arange(config.block_size).float(), freq)  # (block_size, D/2)
             self.register_buffer('rope', torch.stack((angle.cos(), angle.sin())), persistent=False)
         # GPT-2 initialisation, with its 0.02 read as a number for its 768 channels: the same variance per channel at our width.
-        # (At 64 channels the literal 0.02 leaves attention logits near zero, and lookups wait thousands of steps to be found.)
+        # (With the literal 0.02 a 64-wide model finds the default task's lookup after 500 to over 1,000 steps instead of 150.)
         std = 0.02 * math.sqrt(768 / config.n_embd)
         for name, p in self.named_parameters():
             if p.dim() == 2:  # what writes to the residual stream starts smaller with depth
