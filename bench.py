@@ -11,7 +11,7 @@ What is compared is timed in turns, A B A B ..., and the ratio is the median ove
     python bench.py                        # the default run of train_cot.py
     python bench.py --config star-50 --device cuda
 
-The last line:  final config=cycle-20 tokens_per_s=... skip_1=... skip_2=... cache=... peak_share=...
+The last line:  final config=cycle-20 device=cpu skip_1=... tokens_per_s=... peak_share=... skip_2=... cache_1=... data_share=...
 """
 
 import statistics
@@ -25,7 +25,7 @@ from data import CVPR, TASKS, Cycle, Multiply, Parser, Star, at_least, sample_ba
 from model import GPT, GPTConfig
 
 CONFIGS = {
-    'cycle-20': (Cycle(), dict(n_layer=1, n_head=1, n_embd=64), 256),  # the defaults of train_cot.py
+    'cycle-20': (Cycle(), dict(n_layer=1, n_head=1, n_embd=64), 512),  # the defaults of train_cot.py
     'cvpr-100': (CVPR(nodes=100, hops=(30,)), dict(n_layer=1, n_head=1, n_embd=64), 64),
     'multiply-4': (Multiply(digits=4), dict(n_layer=2, n_head=4, n_embd=128), 64),
     'star-50': (Star(star=(5, 5), nodes=50), dict(n_layer=6, n_head=6, n_embd=384), 256),  # Bachmann & Nagarajan's size
@@ -125,12 +125,14 @@ def main(argv=None):
             step_time = ours
             final.update(tokens_per_s=tokens / ours, peak_share=flops / ours / peak, gradient_gap=f'{gap:.1e}')
 
-    model = GPT(GPTConfig(len(task.vocab), 96, **shape)).to(device)
-    prompt = torch.randint(len(task.vocab), (batch_size, 64), device=device)
-    rows = turns(max(3, args.repeats // 6), device, *(lambda c=c: model.generate(prompt, 32, use_cache=c) for c in (True, False)))
-    final['cache'] = ratio(rows)
-    print(f'\ngeneration, 64 + 32 tokens, batch {batch_size}: cached {batch_size * 32 / median(rows, 0):,.0f} tok/s, '
-          f'uncached {batch_size * 32 / median(rows, 1):,.0f} tok/s, {ratio(rows):.1f} x')
+    print('\ngeneration, 64 + 32 tokens, batch 128    cached       uncached   uncached / cached')
+    prompt = torch.randint(len(task.vocab), (128, 64), device=device)
+    for n_layer in sorted({1, 2, 4, shape['n_layer']}):
+        model = GPT(GPTConfig(len(task.vocab), 96, **{**shape, 'n_layer': n_layer})).to(device)
+        rows = turns(max(3, args.repeats // 3), device, *(lambda c=c, m=model: m.generate(prompt, 32, use_cache=c) for c in (True, False)))
+        print(f'{n_layer} layer{"s" * (n_layer > 1):1} {128 * 32 / median(rows, 0):32,.0f} tok/s {128 * 32 / median(rows, 1):8,.0f} tok/s '
+              f'{ratio(rows):13.2f} x')
+        final[f'cache_{n_layer}'] = ratio(rows)
 
     print(f'\ndata, batches of {batch_size} a second (and the share of the training step above that drawing one takes)')
     tasks = {'cycle': Cycle(), 'cvpr': CVPR(nodes=100, hops=(30,)), 'multiply': Multiply(), 'star': Star(star=(5, 5), nodes=50)}

@@ -58,14 +58,23 @@ def rotate(x, cos, sin):
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).type_as(x)
 
 
+def attend(q, k, v, mask, causal, dropout):
+    """softmax(q k^T / sqrt(D)) v for q (B, H, M, D), k and v (B, H, T, D), bool mask (B, 1, M, T) or None -> (B, H, M, D)."""
+    if mask is None or q.size(2) >= 16 or dropout:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+    # A few queries under a mask are quicker by hand than in the fused kernel: 12% of the default training step on two cores
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.size(-1))
+    return scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
+
+
 class Pick:
     """The masked positions of a batch, laid out so that attention still sees a rectangle: row b's loss positions come first,
     rows with fewer than the most are filled up with positions that `keep` then drops."""
 
     def __init__(self, loss_mask, causal):
-        M = int(loss_mask.sum(1).max())
+        fewest, M = torch.stack(loss_mask.sum(1).aminmax()).tolist()
         self.pos = loss_mask.byte().argsort(dim=1, descending=True, stable=True)[:, :M]  # (B, M) in order
-        self.keep = loss_mask.gather(1, self.pos)  # (B, M)
+        self.keep = loss_mask.gather(1, self.pos) if fewest < M else None  # (B, M)
         key = torch.arange(loss_mask.size(1), device=loss_mask.device)
         self.attn_mask = (key <= self.pos[..., None])[:, None] if causal else None  # (B, 1, M, T)
 
@@ -117,11 +126,10 @@ class Block(nn.Module):
             k, v = cache[0, :, :, :end], cache[1, :, :, :end]
         # a query at position p may look at keys 0 .. p; a lone decoded token looks at all that is cached
         causal = self.causal and pick is None and q.size(2) > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if pick is None else pick.attn_mask, is_causal=causal,
-                                           dropout_p=self.dropout if self.training else 0.0)
+        y = attend(q, k, v, None if pick is None else pick.attn_mask, causal, self.dropout if self.training else 0.0)
         x = x + self.drop(self.proj(y.transpose(1, 2).flatten(2)))
         if pick is not None:
-            x = x[pick.keep]  # (N, C): the MLP sees loss positions and nothing else
+            x = x.flatten(0, 1) if pick.keep is None else x[pick.keep]  # (N, C): the MLP sees loss positions and nothing else
         return x + self.drop(self.out(F.gelu(self.fc(self.ln_2(x)))))
 
 
@@ -192,7 +200,27 @@ class GPT(nn.Module):
         dtype = torch.get_autocast_dtype(w.device.type) if torch.is_autocast_enabled(w.device.type) else w.dtype
         return torch.empty(c.n_layer * c.n_loop, 2, batch_size, c.n_head, length, c.n_embd // c.n_head, dtype=dtype, device=w.device)
 
-    @torch.no_grad()
+    @torch.inference_mode()  # a tenth faster than no_grad: these are many small operations
+    def _decode(self, idx, max_new_tokens, temperature, top_k, generator, use_cache):
+        B, T = idx.shape
+        out = torch.cat((idx, idx.new_zeros(B, max_new_tokens)), dim=1)
+        cache = self.new_cache(B, T + max_new_tokens) if use_cache else None
+        last = torch.zeros(B, T + max_new_tokens, dtype=torch.bool, device=idx.device)
+        for t in range(T, T + max_new_tokens):
+            start = t - 1 if use_cache and t > T else 0  # cached: the prompt once, then one token at a time
+            last[:, t - 1] = True  # only the newest position's logits are needed
+            logits = self(out[:, start:t], last[:, start:t] if start == 0 else None, cache, start).view(B, -1)
+            last[:, t - 1] = False
+            if temperature == 0:
+                out[:, t] = logits.argmax(-1)
+                continue
+            logits = logits.float() / temperature
+            if top_k is not None:
+                kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
+                logits = logits.masked_fill(logits < kth, -math.inf)
+            out[:, t] = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+        return out
+
     def generate(self, idx, max_new_tokens, temperature=0.0, top_k=None, generator=None, use_cache=True):
         """Continue each row of idx (B, T) by max_new_tokens tokens; returns (B, T + max_new_tokens).
 
@@ -210,21 +238,6 @@ class GPT(nn.Module):
             raise ValueError(f'{T} + {max_new_tokens} tokens do not fit in block_size {self.config.block_size}')
         was_training = self.training
         self.eval()  # no dropout while decoding
-        out = torch.cat((idx, idx.new_zeros(B, max_new_tokens)), dim=1)
-        cache = self.new_cache(B, T + max_new_tokens) if use_cache else None
-        last = torch.zeros(B, T + max_new_tokens, dtype=torch.bool, device=idx.device)
-        for t in range(T, T + max_new_tokens):
-            start = t - 1 if use_cache and t > T else 0  # cached: the prompt once, then one token at a time
-            last[:, t - 1] = True  # only the newest position's logits are needed
-            logits = self(out[:, start:t], last[:, start:t] if start == 0 else None, cache, start).view(B, -1)
-            last[:, t - 1] = False
-            if temperature == 0:
-                out[:, t] = logits.argmax(-1)
-                continue
-            logits = logits.float() / temperature
-            if top_k is not None:
-                kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
-                logits = logits.masked_fill(logits < kth, -math.inf)
-            out[:, t] = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+        out = self._decode(idx, max_new_tokens, temperature, top_k, generator, use_cache)
         self.train(was_training)
-        return out
+        return out.clone()  # an ordinary tensor: what inference_mode makes could not be trained on

@@ -42,7 +42,7 @@ from model import GPT, GPTConfig
 
 # What a task needs to be learned on two CPU cores in minutes; every one of these is a flag.
 RECIPES = {
-    'cycle': dict(n_layer=1, n_head=1, n_embd=64, batch_size=256, learning_rate=3e-3, max_iters=500),
+    'cycle': dict(n_layer=1, n_head=1, n_embd=64, batch_size=512, learning_rate=3e-3, max_iters=300),
     'cvpr': dict(n_layer=1, n_head=1, n_embd=64, batch_size=64, learning_rate=3e-3, max_iters=1000),
     'pairs': dict(n_layer=2, n_head=1, n_embd=64, batch_size=128, learning_rate=2e-3, max_iters=3000),  # an induction circuit takes two layers
     'multiply': dict(n_layer=2, n_head=4, n_embd=128, batch_size=64, learning_rate=3e-3, max_iters=1500),
