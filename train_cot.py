@@ -40,9 +40,9 @@ import common
 from data import OPTIONS, Lookup, Parser, add_task_args, at_least, make_task, sample_batch, show_range
 from model import GPT, GPTConfig
 
-# What a task needs to be learned on two CPU cores in minutes; every one of these is a flag.
-RECIPES = {
+RECIPES = {  # what a task needs to be learned on two CPU cores in minutes; every one of these is a flag
     'cycle': dict(n_layer=1, n_head=1, n_embd=64, batch_size=512, learning_rate=3e-3, max_iters=300),
+    'large': dict(n_layer=1, n_head=1, n_embd=64, batch_size=128, learning_rate=3e-3, max_iters=2000),  # cycle over more than 20 nodes
     'cvpr': dict(n_layer=1, n_head=1, n_embd=64, batch_size=64, learning_rate=3e-3, max_iters=1000),
     'pairs': dict(n_layer=2, n_head=1, n_embd=64, batch_size=128, learning_rate=2e-3, max_iters=3000),  # an induction circuit takes two layers
     'multiply': dict(n_layer=2, n_head=4, n_embd=128, batch_size=64, learning_rate=3e-3, max_iters=1500),
@@ -87,7 +87,8 @@ def parse_args(argv):
 
 def fill_in(args):
     """Give what was left out the recipe's value; die on what makes no sense together. Returns the task, the model's shape."""
-    for name, value in RECIPES['pairs' if args.format == 'pairs' else args.task].items():
+    kind = 'pairs' if args.format == 'pairs' else 'large' if args.task == 'cycle' and (args.nodes or 0) > 20 else args.task
+    for name, value in RECIPES[kind].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.eval_interval = args.eval_interval or max(1, args.max_iters // 10)
@@ -310,8 +311,8 @@ def main(argv=None):
             print(' '.join(f'{k}={v}' for k, v in kept.items() if v is not None), f'\n{params:,} parameters, global batch {args.batch_size} x {run.world} = '
                   f'{args.batch_size * run.world}, files in {args.out_dir}', flush=True)
         caught = common.catch_signals()
-        arms = {'both': {'cot': 'ckpt.pt', 'direct': 'ckpt_direct.pt'}}.get(args.mode, {args.mode: 'ckpt.pt'})
-        paths = {arm: Path(args.out_dir) / name for arm, name in arms.items()}
+        arms = ('cot', 'direct') if args.mode == 'both' else (args.mode,)
+        paths = {arm: Path(args.out_dir) / ('ckpt_direct.pt' if i else 'ckpt.pt') for i, arm in enumerate(arms)}
         found = {arm: common.load_checkpoint(path, run.device, kept | {'arm': arm}) for arm, path in paths.items() if args.resume and path.exists()}
         if run.world > 1:
             dist.init_process_group('nccl' if run.device.type == 'cuda' else 'gloo')
@@ -325,7 +326,7 @@ def main(argv=None):
     if not run.master:
         return
     for arm, model in models.items():
-        results[arm], _ = evaluate(model, task, arm, run, args.seed, args.n_test)
+        results[arm] = evaluate(model, task, arm, run, args.seed, args.n_test)[0]
         print(f'{arm} test: {tell(results[arm], task)}')
     if 'cot' in models:
         measures = faithfulness(models['cot'], task, run, args.seed, args.n_test)

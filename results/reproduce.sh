@@ -10,7 +10,7 @@ rows() { # name, then the arguments of train_cot.py
   cat <<'ROWS'
 cycle-20 --hops 4
 cycle-20-deep --hops 4 --mode direct --n_layer 6 --batch_size 128 --steps 10000
-cycle-40 --nodes 40 --hops 1-5 --batch_size 128 --steps 2000
+cycle-40 --nodes 40 --hops 1-5
 cvpr-100 --task cvpr --nodes 100 --hops 30
 pairs-16 --format pairs --nodes 16 --hops 4
 multiply-3 --task multiply --digits 3

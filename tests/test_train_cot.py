@@ -284,7 +284,7 @@ def test_three_kills_and_resumes_are_the_uninterrupted_run(tmp_path):
 
 HEADLINES = [  # README rows: command, what must hold
     ('--hops 4', dict(acc=(0.99, 1), acc_direct=(0, 0.153), valid=(0.99, 1), follow=(0.95, 1), swap=(0, 0.105), params=(0, 100_000), seconds=(0, 60))),
-    ('--nodes 40 --hops 1-5 --batch_size 128 --steps 2000 --mode cot', dict(acc_min=(0.995, 1), params=(0, 200_000), seconds=(0, 180))),
+    ('--nodes 40 --hops 1-5 --mode cot', dict(acc_min=(0.995, 1), params=(0, 200_000), seconds=(0, 180))),
     ('--task cvpr --nodes 100 --hops 30 --mode cot', dict(acc=(0.99, 1), params=(0, 300_000), seconds=(0, 600))),
     ('--format pairs --nodes 16 --hops 4 --mode cot', dict(acc=(0.99, 1), seconds=(0, 600))),
     ('--task multiply --digits 3 --mode cot', dict(acc=(0.995, 1), seconds=(0, 300))),
