@@ -14,7 +14,6 @@ Accuracy is exact match of the answer on instances that training never shows, be
 Departures: FactorExe has an encoder, a chain module and four vocabularies; here is one causal GPT and one vocabulary.
 
     python train_cot.py --hops 4                                                      # both arms, a minute on a laptop
-    python train_cot.py --mode direct --hops 1-2 --nodes 10 --n_layer 3 --steps 3000  # depth instead of a chain
     python train_cot.py --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_cot.py --hops 4
 
