@@ -15,7 +15,7 @@ ARMS = {  # row of reproduce.sh: label, colour, line style
     'hops-loop-4': ('direct, 1 layer looped 4 x', 'tab:orange', '-'),
 }
 
-figure = Figure(figsize=(6.4, 3.8), layout='constrained')
+figure = Figure(figsize=(8.6, 3.8), layout='constrained')
 axes = figure.subplots()
 for row, (label, colour, line) in ARMS.items():
     finals = [[r for r in map(json.loads, open(log)) if r['arm'] == 'final'][-1] for log in sorted((HERE / row).glob('seed*/log.jsonl'))]
@@ -28,5 +28,5 @@ for row, (label, colour, line) in ARMS.items():
 axes.axhline(finals[0]['chance'], color='grey', linestyle=':', lw=1)
 axes.text(hops[-1], finals[0]['chance'] - 0.02, 'chance', color='grey', ha='right', va='top', fontsize=8)
 axes.set(xlabel='hops', ylabel='answer accuracy, held-out', ylim=(-0.03, 1.05), xticks=hops, title='10 nodes, one model for 1 to 6 hops (parameters)')
-axes.legend(fontsize=8, loc='center right')
+axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
 figure.savefig(HERE / 'hops.png', dpi=140)
