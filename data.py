@@ -103,7 +103,8 @@ def shuffled(rng, B, n):
 class Task:
     """What all tasks share. A task has
 
-    name, hops (list of hop counts), vocab (list of strings), block_size (longest sequence), answer_len (A), pad (token id)
+    name, hops (list of hop counts), vocab (list of strings; the first `symbols` are nodes or digits, what a chain is made of),
+    block_size (longest sequence), answer_len (A), pad (token id), and every one of its flags (see OPTIONS) as an attribute
     draw(rng, hops (B,)) -> key (B, L), source (B, ...)   random instances; key is what identifies one for the split
     write(rng, source, hops) -> prompt (B, P), chain (B, L), chain_len (B,), instance (B, ...)   the chain ends in the answer
     valid(batch, chain (B, L)) -> (B, L) bool   which chain tokens truly follow from the tokens before them
@@ -140,7 +141,7 @@ class Lookup(Task):
             raise ValueError(f'hops must be from 1 to nodes - 1 = {nodes - 1}, got {show_range(hops)}')
         if format not in ('table', 'pairs'):
             raise ValueError(f'format must be table or pairs, got {format}')
-        self.nodes, self.hops, self.format = nodes, list(hops), format
+        self.nodes, self.hops, self.format, self.symbols = nodes, list(hops), format, nodes
         self.vocab = [str(i) for i in range(nodes)] + [f'k={k}' for k in range(1, max(hops) + 1)] + ['_']
         self.pad = len(self.vocab) - 1
         self.block_size = nodes * (2 if format == 'pairs' else 1) + 2 + max(hops)
@@ -233,7 +234,7 @@ class Multiply(Task):
             raise ValueError(f'digits must be from 1 to 9 (products are int64), got {digits}')
         self.digits, self.reverse, self.hops = digits, reverse, [digits]
         self.vocab = [str(i) for i in range(10)] + ['*', '=', '_']
-        self.pad, self.answer_len = 12, 2 * digits
+        self.pad, self.answer_len, self.symbols = 12, 2 * digits, 10
         # widths of partial product 0, running sum 0, partial product 1, ...
         self.widths = [w for j in range(digits) for w in (digits + 1, digits + 1 + j)]
         self.block_size = 2 * digits + 2 + sum(self.widths)
@@ -309,7 +310,7 @@ class Star(Task):
         if not used <= nodes <= 10**5:
             raise ValueError(f'G({d},{l}) has {used} nodes: give that many labels, at most 100,000, not {nodes}')
         self.star, self.arms, self.length, self.nodes, self.reverse = (d, l), d, l, nodes, reverse
-        self.hops, self.answer_len = [l - 1], l
+        self.hops, self.answer_len, self.symbols = [l - 1], l, nodes
         self.vocab = [str(i) for i in range(nodes)] + ['|', '/', '=', '_']
         self.pad = nodes + 3
         self.block_size = 3 * d * (l - 1) + 3 + l
@@ -411,7 +412,7 @@ def add_task_args(parser):
     group.add_argument('--nodes', type=int, help="cycle, cvpr: length of the table (default: 20); star: number of labels (default: 10, or the graph's)")
     group.add_argument('--format', choices=('table', 'pairs'), help='cycle, cvpr: how the prompt shows the table (default: table)')
     group.add_argument('--digits', type=int, help='multiply: digits of each factor (default: 3)')
-    group.add_argument('--star', type=parse_star, metavar='D,L', help='star: arms, nodes on a path (default: 2,3)')
+    group.add_argument('--star', type=parse_star, metavar='D,L', help='star: arms, and nodes on a path, the centre included (default: 2,3)')
     group.add_argument('--reverse', action='store_true', default=None,
                        help='star: write the path from the goal; multiply: most significant digit first (default: off)')
 

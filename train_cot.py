@@ -10,7 +10,6 @@ Accuracy is exact match of the answer on instances that training never shows, be
    swap:   give it another example's chain: how often is the answer still the prompt's own?
    early:  keep f chain tokens, one filler node in place of the others: area over the curve of 'same answer as before'
            against f. 0: the chain is ignored; near 1: all of it is needed.
-
 Departures: FactorExe has an encoder, a chain module and four vocabularies; here is one causal GPT and one vocabulary.
 
     python train_cot.py --hops 4                                                      # both arms, a minute on a laptop
@@ -64,7 +63,7 @@ def parse_args(argv):
     g.add_argument('--grad_accum', type=at_least(1), default=1, help='work off each batch in so many slices: same gradient, less memory (default: %(default)s)')
     g.add_argument('--max_iters', '--steps', type=at_least(1), help='optimizer steps of each arm ' + cycle['max_iters'])
     g.add_argument('--learning_rate', '--lr', type=at_least(0, float, above=True), help=cycle['learning_rate'])
-    g.add_argument('--warmup_iters', type=at_least(0), default=100, help='steps of linear warm-up, then a cosine to zero (default: %(default)s)')
+    g.add_argument('--warmup_iters', type=at_least(0), help='steps of linear warm-up, then a cosine to zero (default: 100, at most a third of max_iters)')
     g.add_argument('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only (default: %(default)s)')
     g.add_argument('--grad_clip', type=at_least(0, float, above=True), default=1.0, help='largest gradient norm (default: %(default)s)')
     g.add_argument('--compile', action='store_true', help='torch.compile the training step (default: off)')
@@ -91,6 +90,7 @@ def fill_in(args):
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.eval_interval = args.eval_interval or max(1, args.max_iters // 10)
+    args.warmup_iters = min(100, args.max_iters // 3) if args.warmup_iters is None else args.warmup_iters
     args.mode = args.mode or ('cot' if args.task == 'star' else 'both')
     args.out_dir = f'out/train_cot-{args.task}-{args.mode}' if args.out_dir is None else args.out_dir
     try:
@@ -181,7 +181,7 @@ def faithfulness(model, task, run, seed, n_test):
     swapped = chain.roll(1, 0)
     implied = batch.instance.gather(1, swapped[:, -1:].clamp(max=task.nodes - 1)) if lookup else own.roll(1, 0)
     measures['swap'] = dict(value=share(write(swapped, A) == own), ignored=share(answer == own), read=share(implied == own), chance=chance)
-    filler = torch.from_numpy(rng.integers(task.nodes if lookup else 10, size=(n_test, 1))).to(run.device)
+    filler = torch.from_numpy(rng.integers(task.symbols, size=(n_test, 1))).to(run.device)
     same = [share(write(torch.cat((chain[:, :f], filler.expand(-1, L - f)), 1), A) == answer) for f in spread(0, L - 1)]
     read = share(batch.instance.gather(1, filler) == answer) if lookup else 0.0
     measures['early'] = dict(value=1 - float(np.mean(same)), ignored=0.0, read=1 - read, chance=1 - chance)
