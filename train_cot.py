@@ -308,7 +308,7 @@ def main(argv=None):
         if run.master:
             common.open_run(args.out_dir, kept, args.resume, params=(params := GPT(gpt).num_params()))
             print(' '.join(f'{k}={v}' for k, v in kept.items() if v is not None), f'\n{params:,} parameters, global batch {args.batch_size} x {run.world} = '
-                  f'{args.batch_size * run.world}, files in {args.out_dir}', flush=True)
+                  f'{args.batch_size * run.world}, files in {args.out_dir}', sep='', flush=True)
         caught = common.catch_signals()
         arms = ('cot', 'direct') if args.mode == 'both' else (args.mode,)
         paths = {arm: Path(args.out_dir) / ('ckpt_direct.pt' if i else 'ckpt.pt') for i, arm in enumerate(arms)}
