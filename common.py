@@ -94,8 +94,8 @@ def open_run(out_dir, args, resume, **facts):
             differ = '; '.join(f'{k}={old.get(k)}, not {args.get(k)}' for k in args | old if old.get(k) != args.get(k))
             if differ:
                 die(f'{out_dir} holds a run with {differ}; give another --out_dir, or delete it')
-        open(out_dir / 'log.jsonl', 'a').close()  # can it be written?
         if there and resume:
+            open(out_dir / 'log.jsonl', 'a').close()  # can it be written?
             return
         for name in ('ckpt.pt', 'ckpt_direct.pt', 'log.jsonl', 'plot.png'):
             (out_dir / name).unlink(missing_ok=True)
