@@ -129,9 +129,9 @@ def cut_log(out_dir, keep):
     write_atomic(Path(out_dir) / 'log.jsonl', lambda tmp: tmp.write_text(''.join(kept)))
 
 
-def save_checkpoint(path, model, optimizer, step, args):
-    """A plain dict: weights, model config, optimizer, step, random states, arguments. Moved into place when complete."""
-    state = {'model': model.state_dict(), 'config': vars(model.config), 'optimizer': optimizer.state_dict(), 'step': step, 'args': args,
+def save_checkpoint(path, model, optimizer, step, args, **more):
+    """A plain dict: weights, model config, optimizer, step, random states, arguments, and more. Moved into place when complete."""
+    state = more | {'model': model.state_dict(), 'config': vars(model.config), 'optimizer': optimizer.state_dict(), 'step': step, 'args': args,
              'rng': torch.get_rng_state(), 'rng_cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
     write_atomic(path, lambda tmp: torch.save(state, tmp))
 

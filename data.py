@@ -62,10 +62,10 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
     """The batch of this (seed, split, step).
 
     mode: 'cot' writes the chain and puts loss on it and on the answer, 'direct' leaves it out.
-    hops: every row has this hop count; by default a uniform draw from task.hops for each row.
+    hops: every row has this hop count; or, for each row, a uniform draw from this list, by default task.hops.
     Raises ValueError for a hop count the task was not made for, or if it has (almost) no instances in this split.
     """
-    if hops is not None and hops not in task.hops:
+    if not set([hops] if isinstance(hops, int) else hops or ()) <= set(task.hops):
         raise ValueError(f'{task.name} was made for hops {show_range(task.hops)}, not {hops}')
     rng = np.random.default_rng([seed, SPLITS.index(split), step])
     want, drawn = [], 0
@@ -75,7 +75,7 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
             break
         # draw a few more than needed, keep those of this split
         size = int(missing * (1.2 if split == 'train' else 11)) + 16
-        k = rng.choice(task.hops, size) if hops is None else np.full(size, hops)
+        k = np.full(size, hops) if isinstance(hops, int) else rng.choice(hops or task.hops, size)
         key, source = task.draw(rng, k)
         mine = held_out(key) == (split == 'test')
         want.append((k[mine][:missing], source[mine][:missing]))
@@ -389,6 +389,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
+    def parse_typed(self, argv):
+        """The arguments, and the names of those that were typed: argparse leaves alone what a namespace already has."""
+        unset = object()
+        typed = vars(self.parse_args(argv, argparse.Namespace(**{action.dest: unset for action in self._actions})))
+        return self.parse_args(argv), {name for name, value in typed.items() if value is not unset}
+
     def error(self, message):
         self.exit(2, f'{self.prog}: {" ".join(message.split())}\n' if os.environ.get('RANK', '0') == '0' else None)
 
@@ -404,12 +410,13 @@ def at_least(low, kind=int, above=False):
     return parse
 
 
-def add_task_args(parser):
-    """The flags that say which task and how large. What is left out is None here and gets the task's own default."""
+def add_task_args(parser, hops='4', nodes=20):
+    """The flags that say which task and how large. What is left out is None here and gets the task's own default, or the
+    script's, which says so with hops and nodes, for the help."""
     group = parser.add_argument_group('task')
     group.add_argument('--task', choices=TASKS, default='cycle', help='what to compute (default: cycle)')
-    group.add_argument('--hops', type=parse_hops, help='cycle, cvpr: lookups to the answer; 4, or 1-4 for a uniform mixture (default: 4)')
-    group.add_argument('--nodes', type=int, help="cycle, cvpr: length of the table (default: 20); star: number of labels (default: 10, or the graph's)")
+    group.add_argument('--hops', type=parse_hops, help=f'cycle, cvpr: lookups to the answer; 4, or 1-4 for a uniform mixture (default: {hops})')
+    group.add_argument('--nodes', type=int, help=f"cycle, cvpr: length of the table (default: {nodes}); star: number of labels (default: 10, or the graph's)")
     group.add_argument('--format', choices=('table', 'pairs'), help='cycle, cvpr: how the prompt shows the table (default: table)')
     group.add_argument('--digits', type=int, help='multiply: digits of each factor (default: 3)')
     group.add_argument('--star', type=parse_star, metavar='D,L', help='star: arms, and nodes on a path, the centre included (default: 2,3)')

@@ -4,6 +4,7 @@ What differs from nanoGPT, and why:
 1. `forward(idx, loss_mask)` computes only what the loss needs. The last block turns every position into keys and
    values, but computes queries, attention output and MLP at the masked positions alone, and so does the head. On a task
    with a long prompt and a short chain most of a small model's work is skipped; gradients are the same to rounding.
+   Rows that share a prompt can be worked through with one copy of it (`shared`).
 2. `n_loop` runs the same stack of blocks several times (Universal Transformer, Dehghani et al. 2018, without its halting):
    FactorExe's question whether a deep model can be factorized into a small one, repeated.
 3. `generate` prefills the prompt once and then decodes one token at a time from a key/value cache.
@@ -71,15 +72,33 @@ class Pick:
     """The masked positions of a batch, laid out so that attention still sees a rectangle: row b's loss positions come first,
     rows with fewer than the most are filled up with positions that `keep` then drops."""
 
-    def __init__(self, loss_mask, causal):
+    def __init__(self, loss_mask, causal, mask=None):
         fewest, M = torch.stack(loss_mask.sum(1).aminmax()).tolist()
         self.pos = loss_mask.byte().argsort(dim=1, descending=True, stable=True)[:, :M]  # (B, M) in order
         self.keep = loss_mask.gather(1, self.pos) if fewest < M else None  # (B, M)
         key = torch.arange(loss_mask.size(1), device=loss_mask.device)
-        self.attn_mask = (key <= self.pos[..., None])[:, None] if causal else None  # (B, 1, M, T)
+        mask = mask[self.pos] if mask is not None else key <= self.pos[..., None] if causal else None  # (B, M, T)
+        self.attn_mask = None if mask is None else mask[:, None]  # (B, 1, M, T)
 
     def rows(self, x):  # (B, T, C) -> (B, M, C)
         return x.gather(1, self.pos[..., None].expand(-1, -1, x.size(-1)))
+
+
+def pack(idx, loss_mask, S, G):
+    """Rows that share their first S tokens by G, as one row each: the shared tokens, then all that follow them, G times.
+
+    idx, loss_mask (P * G, T) -> the same packed, (P, S + G * (T - S)); pos, the position each token had; mask, who may look at whom:
+    at what came before it, and not at another continuation; where, for each masked token of idx its place among the packed ones.
+    """
+    (B, T), tokens = idx.shape, torch.arange(S + G * (idx.size(1) - S), device=idx.device)
+    P, C, inside = B // G, T - S, tokens < S
+    own = torch.where(inside, -1, (tokens - S) // max(C, 1))  # which continuation a token belongs to
+    pos = torch.where(inside, tokens, S + (tokens - S) % max(C, 1))
+    mask = ((own[:, None] == own) | inside) & (tokens[:, None] >= tokens)
+    wanted = torch.cat((loss_mask[:, :S].view(P, G, S).any(1), loss_mask[:, S:].reshape(P, G * C)), 1)
+    where = wanted.flatten().cumsum(0).view_as(wanted) - 1
+    where = torch.cat((where[:, None, :S].expand(P, G, S), where[:, S:].view(P, G, C)), 2).reshape(B, T)[loss_mask]
+    return torch.cat((idx[::G, :S], idx[:, S:].reshape(P, G * C)), 1), wanted, pos, mask, where
 
 
 class Block(nn.Module):
@@ -103,11 +122,12 @@ class Block(nn.Module):
     def heads(self, x):  # (B, T, C) -> (B, H, T, D)
         return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
 
-    def forward(self, x, angles=None, cache=None, start=0, pick=None):
+    def forward(self, x, angles=None, cache=None, start=0, pick=None, mask=None):
         """x (B, T, C) -> (B, T, C), or (N, C), the masked positions in reading order, when `pick` is given.
 
         angles: rope's (cos, sin), each (T, D/2), of the positions of x; None otherwise.
         cache:  (2, B, H, S, D), keys and values of the positions before `start`; those of x are written behind them.
+        mask:   (T, T) bool, which keys each query may look at, in place of the causal mask.
         """
         h = self.ln_1(x)
         k, v = self.heads(self.k(h)), self.heads(self.v(h))  # (B, H, T, D)
@@ -125,8 +145,9 @@ class Block(nn.Module):
             cache[0, :, :, start:end], cache[1, :, :, start:end] = k, v
             k, v = cache[0, :, :, :end], cache[1, :, :, :end]
         # a query at position p may look at keys 0 .. p; a lone decoded token looks at all that is cached
-        causal = self.causal and pick is None and q.size(2) > 1
-        y = attend(q, k, v, None if pick is None else pick.attn_mask, causal, self.dropout if self.training else 0.0)
+        mask = mask if pick is None else pick.attn_mask
+        causal = self.causal and pick is None and mask is None and q.size(2) > 1
+        y = attend(q, k, v, mask, causal, self.dropout if self.training else 0.0)
         x = x + self.drop(self.proj(y.transpose(1, 2).flatten(2)))
         if pick is not None:
             x = x.flatten(0, 1) if pick.keep is None else x[pick.keep]  # (N, C): the MLP sees loss positions and nothing else
@@ -160,12 +181,14 @@ class GPT(nn.Module):
         """Parameters, position embeddings included; the head is the token embedding and counts once."""
         return sum(p.numel() for p in self.parameters())
 
-    def forward(self, idx, loss_mask=None, cache=None, start=0):
+    def forward(self, idx, loss_mask=None, cache=None, start=0, shared=None):
         """Logits for the token that follows each position of idx (B, T), an integer tensor.
 
         loss_mask (B, T) bool: only these positions are wanted; returns (N, V), row by row in reading order, so that they
             line up with `targets[loss_mask]`. Without it: (B, T, V).
         cache, start: generate's; see there.
+        shared (S, G): every G rows have their first S tokens in common, as samples of one prompt do. They are worked through
+            once for the G rows: less work, the same logits and gradients to rounding. Needs a loss_mask and a causal model.
         Raises ValueError when the sequence is longer than block_size, or a cache that is not empty gets more than one token.
         """
         T = idx.size(1)
@@ -173,17 +196,21 @@ class GPT(nn.Module):
             raise ValueError(f'behind {start} cached positions comes one token at a time, got {T}')
         if start + T > self.config.block_size:
             raise ValueError(f'sequence of {start + T} tokens, but block_size is {self.config.block_size}')
+        pos, mask = slice(start, start + T), None
+        if shared is not None:
+            idx, loss_mask, pos, mask, where = pack(idx, loss_mask, *shared)
         x = self.wte(idx)  # (B, T, C)
         if self.wpe is not None:
-            x = x + self.wpe.weight[start:start + T]
+            x = x + self.wpe.weight[pos]
         x = self.drop(x)
-        angles = self.rope[:, start:start + T] if self.config.pos == 'rope' else None
-        pick = Pick(loss_mask, self.config.causal) if loss_mask is not None else None
+        angles = self.rope[:, pos] if self.config.pos == 'rope' else None
+        pick = Pick(loss_mask, self.config.causal, mask) if loss_mask is not None else None
         depth = self.config.n_layer * self.config.n_loop
         for i in range(depth):
             block = self.blocks[i % self.config.n_layer]  # n_loop times through the same blocks
-            x = block(x, angles, cache[i] if cache is not None else None, start, pick if i == depth - 1 else None)
-        return F.linear(self.ln_f(x), self.wte.weight)
+            x = block(x, angles, cache[i] if cache is not None else None, start, pick if i == depth - 1 else None, mask)
+        logits = F.linear(self.ln_f(x), self.wte.weight)
+        return logits if shared is None else logits[where]
 
     def configure_optimizer(self, learning_rate, weight_decay, betas=(0.9, 0.95)):
         """AdamW (Loshchilov & Hutter 2017); matrices decay, LayerNorm gains do not."""
@@ -201,43 +228,59 @@ class GPT(nn.Module):
         return torch.empty(c.n_layer * c.n_loop, 2, batch_size, c.n_head, length, c.n_embd // c.n_head, dtype=dtype, device=w.device)
 
     @torch.inference_mode()  # a tenth faster than no_grad: these are many small operations
-    def _decode(self, idx, max_new_tokens, temperature, top_k, generator, use_cache):
-        B, T = idx.shape
-        out = torch.cat((idx, idx.new_zeros(B, max_new_tokens)), dim=1)
+    def _decode(self, idx, max_new_tokens, temperature, top_k, uniform, use_cache, samples, return_logp):
+        (B, T), rows = idx.shape, idx.size(0) * samples
+        out = torch.cat((idx.repeat_interleave(samples, 0), idx.new_zeros(rows, max_new_tokens)), dim=1)
+        logp = torch.zeros(rows, max_new_tokens, device=idx.device) if return_logp else None
         cache = self.new_cache(B, T + max_new_tokens) if use_cache else None
-        last = torch.zeros(B, T + max_new_tokens, dtype=torch.bool, device=idx.device)
+        last = torch.zeros(rows, T + max_new_tokens, dtype=torch.bool, device=idx.device)
         for t in range(T, T + max_new_tokens):
-            start = t - 1 if use_cache and t > T else 0  # cached: the prompt once, then one token at a time
             last[:, t - 1] = True  # only the newest position's logits are needed
-            logits = self(out[:, start:t], last[:, start:t] if start == 0 else None, cache, start).view(B, -1)
+            if not use_cache:
+                logits = self(out[:, :t], last[:, :t])
+            elif t > T:  # one token at a time behind the cache
+                logits = self(out[:, t - 1:t], None, cache, t - 1)[:, 0]
+            else:  # the prompt once, however many samples continue it
+                logits = self(idx, last[:B, :T], cache).repeat_interleave(samples, 0)
+                cache = cache if samples == 1 else cache.repeat_interleave(samples, 2)
             last[:, t - 1] = False
-            if temperature == 0:
-                out[:, t] = logits.argmax(-1)
-                continue
-            logits = logits.float() / temperature
+            logits = logits.float() / (temperature or 1.0)  # (rows, V)
             if top_k is not None:
                 kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
                 logits = logits.masked_fill(logits < kth, -math.inf)
-            out[:, t] = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
-        return out
+            if temperature == 0:
+                token = logits.argmax(-1, keepdim=True)
+            else:  # the first token at which the cumulative distribution exceeds the random number
+                cdf = logits.softmax(-1).cumsum(-1)
+                token = (cdf <= uniform[:, t - T, None] * cdf[:, -1:]).sum(-1, keepdim=True)
+            out[:, t:t + 1] = token
+            if logp is not None:
+                logp[:, t - T:t - T + 1] = logits.gather(1, token) - logits.logsumexp(-1, keepdim=True)
+        return out, logp
 
-    def generate(self, idx, max_new_tokens, temperature=0.0, top_k=None, generator=None, use_cache=True):
-        """Continue each row of idx (B, T) by max_new_tokens tokens; returns (B, T + max_new_tokens).
+    def generate(self, idx, max_new_tokens, temperature=0.0, top_k=None, generator=None, use_cache=True, samples=1, uniform=None, return_logp=False):
+        """Continue each row of idx (B, T) by max_new_tokens tokens; returns (B * samples, T + max_new_tokens).
 
         temperature 0 is greedy (argmax); otherwise sample from softmax(logits / temperature), among the top_k most likely
-        tokens if top_k is given, with `generator` if given. use_cache=False runs the whole sequence again for every token:
-        the same tokens, slowly. Raises ValueError when the result would not fit in block_size, the model is not causal, the
-        temperature is negative or top_k is below 1.
+        tokens if top_k is given. samples: continue every row so many times, its continuations one below the other; the row
+        itself is worked through once. Random numbers come from `generator`, or are given: uniform (B * samples, max_new_tokens)
+        in [0, 1), so that what is sampled does not depend on how a batch is dealt to processes. use_cache=False runs the whole
+        sequence again for every token: the same tokens, slowly. return_logp: also the log-probability of every new token
+        under the distribution it was sampled from (greedy: temperature 1), (B * samples, max_new_tokens) float32.
+        Raises ValueError when the result would not fit in block_size, the model is not causal, the temperature is negative,
+        or top_k or samples is below 1.
         """
         B, T = idx.shape
         if not self.config.causal:
             raise ValueError('generate needs a causal model')
-        if temperature < 0 or (top_k is not None and top_k < 1):
-            raise ValueError(f'temperature must be at least 0 and top_k at least 1, got {temperature} and {top_k}')
+        if temperature < 0 or (top_k is not None and top_k < 1) or samples < 1:
+            raise ValueError(f'temperature must be at least 0, top_k and samples at least 1, got {temperature}, {top_k} and {samples}')
         if T + max_new_tokens > self.config.block_size:
             raise ValueError(f'{T} + {max_new_tokens} tokens do not fit in block_size {self.config.block_size}')
+        if temperature > 0 and uniform is None:
+            uniform = torch.rand(B * samples, max_new_tokens, generator=generator, device=idx.device)
         was_training = self.training
         self.eval()  # no dropout while decoding
-        out = self._decode(idx, max_new_tokens, temperature, top_k, generator, use_cache)
+        out, logp = self._decode(idx, max_new_tokens, temperature, top_k, uniform, use_cache, samples, return_logp)
         self.train(was_training)
-        return out.clone()  # an ordinary tensor: what inference_mode makes could not be trained on
+        return (out.clone(), logp.clone()) if return_logp else out.clone()  # ordinary tensors: what inference_mode makes could not be trained on

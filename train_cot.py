@@ -19,7 +19,6 @@ Departures: FactorExe has an encoder, a chain module and four vocabularies; here
 The last line:  final task=cycle hops=4 acc=1.000 ... acc_direct=0.0xx chance=0.053 ... valid=1.000 follow=1.000 ...
 """
 
-import argparse
 import contextlib
 import math
 import sys
@@ -78,9 +77,7 @@ def parse_args(argv):
     g.add_argument('--resume', action='store_true', help='go on from the checkpoint in out_dir')
     g.add_argument('--eval_only', action='store_true', help='evaluate --ckpt, train nothing, write nothing')
     g.add_argument('--ckpt', help='checkpoint for --eval_only')
-    unset = object()  # argparse leaves alone what a namespace already has: this is how to know which flags were typed
-    typed = vars(parser.parse_args(argv, argparse.Namespace(**{action.dest: unset for action in parser._actions})))
-    return parser.parse_args(argv), {name for name, value in typed.items() if value is not unset}
+    return parser.parse_typed(argv)
 
 
 def fill_in(args):

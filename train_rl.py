@@ -1,0 +1,362 @@
+"""Can a transformer discover the chain of thought when only its answer is rewarded?
+
+FactorExe's open question: "can the results of these intermediate computations be discovered, i.e. only using supervision from
+the final output?" Nobody shows this model a chain:
+1. For each question the policy, one causal GPT, samples a group of chains. The k-th sampled token of a k-hop question is its
+   answer, so that an easy question asks for the prefix of a hard one's chain.
+2. The reward is 1 if that token is right, else 0. The tokens before it are never looked at.
+3. On-policy REINFORCE (Williams 1992): one step up the mean over chains of A * sum_{t <= k} log pi(token t). The advantage A is
+   the reward minus a baseline that does not depend on the token it judges, so that the gradient stays unbiased:
+   none  nothing                                    ema     a running mean of all rewards
+   loo   the mean reward of the group's other chains
+   prefix  the step advantage of VinePPO (Kazemnejad et al. 2024, 2410.01679): the Monte-Carlo value of the prefix that ends in the
+         token, minus that of the prefix before it (FactorExe's "state baseline" is the reward minus the latter: noisier, see README)
+4. --objective passk ascends pass@k, the chance that one of k chains is right (PKPO, Walder & Karkhanis 2025, 2505.15201), with a
+   leave-one-out baseline; at k = group_size only a chain that alone is right counts: POPPY (Grinsztajn et al. 2022, 2210.03475).
+Relatives: loo is RLOO (Ahmadian et al. 2024, 2402.14740) without its KL term. Subtracting the mean of the whole group instead is
+(G-1)/G times that: Dr. GRPO (2503.20783). GRPO (2402.03300) also divides by the group's standard deviation and by the length, clips
+ratios and adds a KL term. Here: no KL, no division, and nothing to clip, since with one step a batch every ratio is 1.
+Departures from FactorExe: the answer is the chain's last token, not a second network's output, and every layer acts.
+
+    python train_rl.py                                   # 10 nodes, 1 to 4 hops, under two minutes on a laptop
+    python train_rl.py --hops 4                          # the control that must fail: no easy questions
+    python train_rl.py --nodes 20 --hops 1-6 --curriculum
+    python train_rl.py --nodes 32 --hops 1-8 --curriculum --device cuda
+    torchrun --standalone --nproc_per_node=2 train_rl.py
+
+The last line:  final task=cycle hops=1-4 baseline=loo acc=1.000 valid=1.000 reward=0.9xx samples=... chance=0.111 params=51328 ...
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from matplotlib.figure import Figure
+from torch.nn.parallel import DistributedDataParallel as DDP
+from tqdm import tqdm
+
+import common
+from data import OPTIONS, Lookup, Parser, add_task_args, at_least, make_task, parse_hops, sample_batch, show_range
+from model import GPT, GPTConfig
+
+SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')
+
+
+def parse_args(argv):
+    """The arguments, and the names of those that were typed."""
+    parser = Parser(prog='train_rl.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
+    add_task_args(parser, hops='1-4', nodes=10)
+    g = parser.add_argument_group('model')
+    g.add_argument('--n_layer', type=at_least(1), help='(default: 1; --format pairs: 2)')
+    g.add_argument('--n_head', type=at_least(1), default=1, help='attention heads (default: %(default)s)')
+    g.add_argument('--n_embd', type=at_least(1), default=64, help='width (default: %(default)s)')
+    g.add_argument('--n_loop', type=at_least(1), default=1, help='times the stack of layers is applied, with shared weights (default: %(default)s)')
+    g.add_argument('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding (default: %(default)s)')
+    g.add_argument('--init_from', metavar='CKPT', help='start from this checkpoint of the same task, of train_cot.py for example (default: from scratch)')
+    g = parser.add_argument_group('reinforcement learning')
+    g.add_argument('--baseline', choices=('none', 'ema', 'loo', 'prefix'), default='loo', help='what is subtracted from a reward (default: %(default)s)')
+    g.add_argument('--objective', choices=('mean', 'passk'), default='mean', help='expected reward, or pass@k (default: %(default)s)')
+    g.add_argument('--k', type=at_least(1), help='the k of --objective passk (default: group_size)')
+    g.add_argument('--rollouts', type=at_least(1), default=4, help='fresh rollouts from each prefix for --baseline prefix (default: %(default)s)')
+    g.add_argument('--group_size', type=at_least(1), default=8, help='chains sampled for each question (default: %(default)s)')
+    g.add_argument('--temperature', type=at_least(0, float, above=True), default=1.0, help='of the policy that is sampled and trained (default: %(default)s)')
+    g.add_argument('--entropy', type=at_least(0, float), default=0.01, help='bonus for each nat of entropy of a chain (default: %(default)s)')
+    g.add_argument('--curriculum', action='store_true', help='fewest hops first, one more whenever over 0.9 of the chains for the most are right')
+    g = parser.add_argument_group('training')
+    g.add_argument('--batch_size', type=at_least(1), default=128, help='questions a step and process (default: %(default)s)')
+    g.add_argument('--max_iters', '--steps', type=at_least(1), default=1000, help='optimizer steps (default: %(default)s)')
+    g.add_argument('--learning_rate', '--lr', type=at_least(0, float, above=True), default=1e-3, help='constant after the warm-up (default: %(default)s)')
+    g.add_argument('--warmup_iters', type=at_least(0), default=50, help='steps of linear warm-up (default: %(default)s)')
+    g.add_argument('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only (default: %(default)s)')
+    g.add_argument('--grad_clip', type=at_least(0, float, above=True), default=1.0, help='largest gradient norm (default: %(default)s)')
+    g = parser.add_argument_group('evaluation and run')
+    g.add_argument('--log_interval', '--eval_interval', type=at_least(1), help='steps between evaluations and checkpoints (default: max_iters / 30)')
+    g.add_argument('--n_test', type=at_least(1), default=2000, help='test instances a hop count at the end; a quarter of it on the way (default: %(default)s)')
+    g.add_argument('--test_hops', type=parse_hops, help='at the end also test these longer chains, the hop token held at the largest trained (default: none)')
+    g.add_argument('--device', default='auto', help='auto (cuda, then mps, then cpu), or a name (default: %(default)s)')
+    g.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='auto: bfloat16 autocast on cuda (default: %(default)s)')
+    g.add_argument('--seed', type=at_least(0), default=1337, help='decides initialisation, every batch and every sample (default: %(default)s)')
+    g.add_argument('--out_dir', help='where the run leaves its files (default: out/train_rl-<task>)')
+    g.add_argument('--resume', action='store_true', help='go on from the checkpoint in out_dir')
+    g.add_argument('--eval_only', action='store_true', help='evaluate --ckpt, train nothing, write nothing')
+    g.add_argument('--ckpt', help='checkpoint for --eval_only')
+    return parser.parse_typed(argv)
+
+
+def fill_in(args):
+    """Give what was left out its value; die on what makes no sense together. Returns the task, that of --test_hops, the model's shape."""
+    if args.task in ('cycle', 'cvpr'):
+        args.nodes, args.hops = args.nodes or 10, args.hops or [1, 2, 3, 4]
+    args.n_layer = args.n_layer or (2 if args.format == 'pairs' else 1)  # an induction circuit takes two layers
+    args.k = args.k or (args.group_size if args.objective == 'passk' else None)
+    args.log_interval = args.log_interval or max(1, args.max_iters // 30)
+    args.out_dir = f'out/train_rl-{args.task}' if args.out_dir is None else args.out_dir
+    try:
+        task = make_task(args)
+        if not isinstance(task, Lookup):
+            raise ValueError(f'one token must be the answer, which {args.task} does not have; use --task cycle or cvpr')
+        vars(args).update({name: getattr(task, name) for name in OPTIONS[args.task]})
+        longer = type(task)(args.nodes, args.test_hops, args.format) if args.test_hops else None
+        block_size = max(task.block_size, longer.block_size if longer else 0)
+        gpt = GPTConfig(len(task.vocab), block_size, args.n_layer, args.n_head, args.n_embd, args.n_loop, pos=args.pos)
+        sample_batch(task, 1, args.seed, 0, split='test')  # are there instances to hold out?
+        if args.objective == 'mean' and args.k:
+            raise ValueError('--k belongs to --objective passk')
+        if args.objective == 'passk' and (args.baseline in ('ema', 'prefix') or args.k > args.group_size):
+            raise ValueError('--objective passk takes --baseline none or loo, and a --k of at most group_size')
+        if args.baseline in ('loo', 'prefix') and args.group_size < 2:
+            raise ValueError(f'--baseline {args.baseline} needs a --group_size of at least 2')
+    except ValueError as error:
+        common.die(str(error))
+    return task, longer, gpt
+
+
+# ----------------------------------------------------------------------------- reward and advantage
+
+def verify(batch, chain):
+    """The reward: is the k-th token of chain (B, L) the answer of the k-hop question? (B,) bool. All other tokens are ignored."""
+    return (chain.gather(1, batch.answer - batch.prompt_len) == batch.tokens.gather(1, batch.answer)).all(1)
+
+
+def some_right(n, c, k):
+    """Chance that k of n chains, drawn without replacement, hold one of the c (a tensor) right ones: 1 - C(n-c, k) / C(n, k), the
+    unbiased estimate of pass@k (Chen et al. 2021, 2107.03374). 0 for k = 0."""
+    i = torch.arange(k, device=c.device)
+    return 1 - ((n - c[..., None] - i).clamp(min=0) / (n - i)).prod(-1)
+
+
+def advantage(reward, baseline, objective='mean', k=None, mean=0.0, value=None):
+    """What multiplies each chain token's grad log pi: reward (P, G) of 0 and 1 -> (P, G, 1), or (P, G, L) for prefix.
+
+    The mean over a group of advantage * sum_t grad log pi is an unbiased estimate of the gradient of the expected reward or, for
+    passk, of pass@k: k for a right chain, for a wrong one k times the chance that one of k - 1 others is right (PKPO, theorem 2);
+    loo subtracts k times that chance for all, so that wrong chains get 0 and right ones k times the chance to be needed.
+    mean: ema's running mean. value (P, G, L + 1): prefix_values for prefix, where the value of the question itself, before any
+    token, is the mean of the group's other chains, which are rollouts from it.
+    """
+    G, r = reward.size(1), reward[..., None]  # (P, G, 1)
+    right = reward.sum(1, keepdim=True)[..., None]
+    if objective == 'passk':
+        others = some_right(G - 1, right - r, k - 1)
+        return k * (r + (1 - r) * others - (others if baseline == 'loo' else 0))
+    if baseline == 'prefix':
+        return torch.cat(((right - r) / (G - 1), value[..., 1:]), dim=-1).diff(dim=-1)
+    return r - {'none': 0, 'ema': mean, 'loo': (right - r) / max(1, G - 1)}[baseline]
+
+
+def prefix_values(model, batch, tokens, reward, rollouts, temperature=1.0, uniform=None):
+    """The value of each prefix of each chain: (B, L + 1), at i the mean reward of fresh rollouts from the first i tokens, from the
+    answer on the chain's own reward (B,).
+
+    batch, tokens (B, T): the questions, one row a chain, and the prompts with the chains sampled. uniform(n, m): random numbers
+    for m continuations of every row by n tokens, (B * m, n).
+    """
+    P, L = batch.prompt_len, tokens.size(1) - batch.prompt_len
+    value = reward[:, None].repeat(1, L + 1)
+    for i in range(1, L):
+        rows = (batch.hops > i).nonzero()[:, 0]
+        u = uniform(L - i, rollouts).view(len(tokens), rollouts, -1)[rows].flatten(0, 1) if uniform else None
+        if len(rows):
+            out = model.generate(tokens[rows, :P + i], L - i, temperature, samples=rollouts, uniform=u)
+            value[rows, i] = verify(batch[rows.repeat_interleave(rollouts)], out[:, P:]).float().view(-1, rollouts).mean(1)
+    return value
+
+
+def log_probs(model, tokens, mask, temperature=1.0, shared=None):
+    """Log-probability of each masked token of tokens (B, T), and the entropy of the distribution it was drawn from: (N,), (N,)."""
+    log_p = (model(tokens[:, :-1], mask[:, 1:], shared=shared).float() / temperature).log_softmax(-1)  # (N, V)
+    return log_p.gather(1, tokens[mask][:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+
+
+# ----------------------------------------------------------------------------- evaluation
+
+@torch.no_grad()
+def evaluate(model, task, run, seed, n_test, hop_token=None):
+    """Greedy decoding on n_test held-out instances of each hop count, its token replaced by hop_token if given: {hops: dict(acc, valid)},
+    exact match of the answer and share of chain tokens that truly follow from the token before; and decoded examples beside the truth."""
+    results, examples = {}, []
+    for k in task.hops:
+        acc = valid = 0.0
+        for first in range(0, n_test, 500):  # in pieces, so that a long prompt fits in memory
+            batch = sample_batch(task, min(500, n_test - first), seed, k * 10**6 + first, 'test', hops=k).to(run.device)
+            prompt = batch.tokens[:, :batch.prompt_len].clone()
+            prompt[:, -2] = hop_token or prompt[:, -2]
+            with run.autocast:
+                chain = model.generate(prompt, k)[:, batch.prompt_len:]
+            acc, valid = acc + verify(batch, chain).sum().item(), valid + task.valid(batch, chain).float().mean(1).sum().item()
+        results[k] = dict(acc=acc / n_test, valid=valid / n_test)
+        true = task.decode(batch.tokens[0, batch.prompt_len:].tolist())
+        examples.append(f'{task.decode(batch.tokens[0, :batch.prompt_len].tolist())} -> {task.decode(chain[0].tolist())}   true: {true}')
+    return results, examples
+
+
+def tell(results, task):
+    """One line of text from evaluate's results, with chance beside every accuracy."""
+    return '  '.join(f'k={k} acc {r["acc"]:.3f} valid {r["valid"]:.3f} chance {task.chance(k):.3f}' for k, r in results.items())
+
+
+# ----------------------------------------------------------------------------- training
+
+def train(path, found, model, args, kept, task, run, caught):
+    """From the model, or from what was found in its checkpoint at path. Returns the progress made."""
+    optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
+    progress = {'step': 0, 'stage': 1 if args.curriculum else len(task.hops), 'mean': 0.0, 'reward': 0.0, 'samples': 0, 'tokens': 0}
+    if found:
+        progress = {name: found[name] for name in progress}
+        optimizer.load_state_dict(found['optimizer'])
+    step, P, G = progress['step'], args.batch_size, args.group_size
+    if args.resume and run.master:  # drop what was logged after the checkpoint
+        common.cut_log(args.out_dir, lambda r: r['arm'] != 'final' and 0 < step >= r['step'])
+    ddp = DDP(model, device_ids=[run.device] if run.device.type == 'cuda' else None) if run.world > 1 else model
+    bar = tqdm(total=args.max_iters, initial=step, disable=not (run.master and sys.stderr.isatty()), leave=False)
+
+    def record(**measures):  # evaluate, print, log
+        results, examples = evaluate(model, task, run, args.seed, max(1, args.n_test // 4))
+        head = f'step {progress["step"]}  samples {progress["samples"]:,}  hops {show_range(task.hops[:progress["stage"]])}  reward {progress["reward"]:.3f}'
+        bar.write('\n    '.join([head + ''.join(f'  {name} {x:.3f}' for name, x in measures.items()), tell(results, task), *examples]))
+        common.log(args.out_dir, arm='rl', **progress, **measures, eval=results, examples=examples)
+
+    if run.master and step == 0:
+        record()
+    while step < args.max_iters:
+        for group in optimizer.param_groups:
+            group['lr'] = args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1))
+        # the questions and random numbers of the global batch are a function of (seed, step); this process works on its slice
+        hops, rng = task.hops[:progress['stage']], np.random.default_rng([args.seed, 2, step])
+        def uniform(n, m=1, rng=rng):  # to continue each of this process's chains m times by n tokens
+            return torch.from_numpy(rng.random((run.world, P * G * m, n), dtype=np.float32)[run.rank]).to(run.device)
+        asked = sample_batch(task, P * run.world, args.seed, step, hops=hops)
+        rollouts = (asked.hops - 1) * args.rollouts * (args.baseline == 'prefix')  # of a chain's prefixes: so many, each half the chain on average
+        progress['samples'] += G * int((1 + rollouts).sum())
+        progress['tokens'] += G * int((asked.hops + rollouts * asked.hops // 2).sum())
+        asked = asked[run.rank * P:][:P].to(run.device)
+        start, L = asked.prompt_len, asked.tokens.size(1) - asked.prompt_len
+        batch = asked[torch.arange(P, device=run.device).repeat_interleave(G)]  # one row a chain
+        mask = batch.loss_mask  # the tokens up to the answer: what comes after it is neither rewarded nor trained
+        with run.autocast:
+            tokens = model.generate(asked.tokens[:, :start], L, args.temperature, samples=G, uniform=uniform(L))
+            right, value = verify(batch, tokens[:, start:]).float(), None
+            if args.baseline == 'prefix':
+                value = prefix_values(model, batch, tokens, right, args.rollouts, args.temperature, uniform).view(P, G, L + 1)
+            logp, entropy = log_probs(ddp, tokens, mask, args.temperature, shared=(start, G))  # (N,)
+        right = right.view(P, G)
+        A = advantage(right, args.baseline, args.objective, args.k, progress['mean'], value).flatten(0, 1).expand(-1, L)[mask[:, start:]]  # (N,)
+        # a mean over chains of sums over tokens; DDP's mean over processes makes it that of the global batch
+        loss = -(A * logp + args.entropy * entropy).sum() / (P * G)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        bar.update()
+        hardest, group = batch.hops.view(P, G) == hops[-1], right.mean(1)
+        loss, reward, top, n_top, uncertain, n_tokens, same, solved, stop = common.sum_over_processes(run, *map(float, (
+            loss.detach(), right.sum(), right[hardest].sum(), hardest.sum(), entropy.detach().sum(), len(entropy), (group % 1 == 0).sum(), (group > 0).sum(),
+            max(caught, default=0))))
+        reward, n, stop = reward / (P * G * run.world), P * run.world, stop or (run.world == 1 and max(caught, default=0))
+        progress.update(step=step, mean=0.95 * progress['mean'] + 0.05 * reward if step > 1 else reward, reward=reward)
+        progress['stage'] += args.curriculum and len(hops) < len(task.hops) and top > 0.9 * n_top
+        if step % args.log_interval and step < args.max_iters and not stop:
+            continue
+        if not all(torch.as_tensor(x).isfinite().all() for x in (loss, norm, *model.parameters())):
+            common.die(f'diverged: loss {loss}, gradient norm {float(norm)}, or weights beyond all bounds at step {step}; {path} holds the last good ones, '
+                       'if any were saved. Try a smaller --learning_rate', code=1)
+        if run.master:
+            bar.set_postfix(reward=f'{reward:.3f}', refresh=False)
+            if step % args.log_interval == 0 or step == args.max_iters:
+                record(entropy=uncertain / n_tokens, grad_norm=float(norm), zero_variance=same / n, pass_at_group=solved / n)
+            common.save_checkpoint(path, model, optimizer, step, kept, **{k: v for k, v in progress.items() if k != 'step'})
+        if stop:
+            bar.close()
+            common.die(f'stopped by a signal at step {step}, saved in {path}; --resume goes on from there', code=128 + max(caught, default=15))
+    bar.close()
+    return progress
+
+
+# ----------------------------------------------------------------------------- the figure, and everything in order
+
+def plot(out_dir, task):
+    """Greedy accuracy of each hop count against samples; validity against accuracy at the largest: discovery, or a shortcut?"""
+    left, right = (figure := Figure(figsize=(9, 3.6), layout='constrained')).subplots(1, 2, width_ratios=(3, 2))
+    log = [r for r in common.read_log(out_dir) if r['arm'] == 'rl']
+    for i, k in enumerate(task.hops):
+        left.plot([r['samples'] for r in log], [r['eval'][str(k)]['acc'] for r in log], color=f'C{i}', label=f'{k} hop' + 's' * (k > 1))
+        left.axhline(task.chance(k), color='black', lw=1, linestyle=':')
+    last = [r['eval'][str(task.hops[-1])] for r in log]
+    right.plot([r['valid'] for r in last], [r['acc'] for r in last], color=f'C{len(task.hops) - 1}', marker='o', ms=3)
+    right.axhline(task.chance(task.hops[-1]), color='black', lw=1, linestyle=':')
+    left.set(xlabel='chains sampled', ylabel='greedy accuracy, held-out', title=f'{task.name}, {task.nodes} nodes', ylim=(0, 1.04))
+    right.set(xlabel='validity of the chain', title=f'{task.hops[-1]} hops, over training', xlim=(-0.02, 1.04), ylim=(0, 1.04))
+    left.legend()
+    common.write_atomic(Path(out_dir) / 'plot.png', lambda tmp: figure.savefig(tmp, dpi=120, format='png'))
+
+
+def main(argv=None):
+    begin = time.time()
+    args, typed = parse_args(argv)
+    if bool(args.ckpt) != args.eval_only:
+        common.die('--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
+    if args.eval_only:
+        model, state = common.load_checkpoint(args.ckpt)
+        saved = state['args']
+        free = {'seed', 'n_test', 'test_hops', 'device', 'dtype', 'eval_only', 'ckpt'}  # all else is as it was trained
+        wrong = [f'{name}={saved.get(name)}' for name in sorted(typed - free) if saved.get(name) != getattr(args, name)]
+        if saved['script'] != 'train_rl' or wrong:
+            common.die(f'{args.ckpt} was trained by {saved["script"]}.py' + f' with {" ".join(wrong)}; leave those flags out' * bool(wrong))
+        vars(args).update({name: saved[name] for name in saved.keys() - (typed & free) - {'device', 'dtype'}})
+    elif args.init_from:
+        model, state = common.load_checkpoint(args.init_from)
+        vars(args).update({name: getattr(model.config, name) for name in SHAPE if name not in typed})
+    task, longer, gpt = fill_in(args)
+    if args.init_from and not args.eval_only:
+        ours, theirs = vars(args) | vars(gpt), state['args'] | vars(model.config)
+        wrong = '; '.join(f'{k} {theirs.get(k)}, not {ours[k]}' for k in ('task', 'nodes', 'format', *vars(gpt)) if theirs.get(k) != ours[k])
+        if wrong:
+            common.die(f'--init_from {args.init_from} is of another kind: {wrong}')
+    run = common.setup(args)
+    args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
+    if args.eval_only:
+        model = model.to(run.device)
+    else:
+        kept = {'script': 'train_rl', **{k: v for k, v in vars(args).items() if k not in ('out_dir', 'resume', 'eval_only', 'ckpt')}}
+        torch.manual_seed(args.seed)
+        model = (model if args.init_from else GPT(gpt)).to(run.device)
+        if run.master:
+            common.open_run(args.out_dir, kept, args.resume, params=model.num_params())
+            print(' '.join(f'{k}={v}' for k, v in kept.items() if v is not None), f'\n{model.num_params():,} parameters, each step {args.batch_size} x '
+                  f'{run.world} questions, {args.group_size} chains each, files in {args.out_dir}', sep='', flush=True)
+        caught, path, found = common.catch_signals(), Path(args.out_dir) / 'ckpt.pt', None
+        if args.resume and path.exists():
+            model, found = common.load_checkpoint(path, run.device, kept)
+        if run.world > 1:
+            dist.init_process_group('nccl' if run.device.type == 'cuda' else 'gloo')
+        state = train(path, found, model, args, kept, task, run, caught)
+        if caught:
+            common.die('stopped by a signal after the last step; all is saved, --resume evaluates', code=128 + max(caught))
+    common.catch_signals(exit_now=True)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if not run.master:
+        return
+    results, K = evaluate(model, task, run, args.seed, args.n_test)[0], task.hops[-1]
+    print(f'test: {tell(results, task)}')
+    beyond = evaluate(model, longer, run, args.seed, args.n_test, hop_token=task.nodes + K - 1)[0] if longer else {}
+    if longer:
+        print(f'longer chains than trained, with the hop token k={K}: {tell(beyond, longer)}')
+    log = [] if args.eval_only else [r for r in common.read_log(args.out_dir) if r['arm'] == 'rl']
+    final = dict(
+        task=task.name, hops=show_range(task.hops), baseline=args.baseline, objective=args.objective, **results[K], reward=state['reward'],
+        samples=state['samples'], samples_95=next((r['samples'] for r in log if r['eval'][str(K)]['acc'] >= 0.95), None), tokens=state['tokens'],
+        seconds=time.time() - begin, params=model.num_params(), chance=task.chance(K), acc_min=min(r['acc'] for r in results.values()),
+        **{f'acc_h{k}': r['acc'] for k, r in (results | beyond).items()}, steps=state['step'], n_test=args.n_test, seed=args.seed)
+    if not args.eval_only:
+        common.log(args.out_dir, arm='final', step=args.max_iters, **final, by_hops=results, beyond=beyond)
+        plot(args.out_dir, task)
+    print(common.final_line(**final))
+
+
+if __name__ == '__main__':
+    main()
