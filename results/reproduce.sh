@@ -6,42 +6,53 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rows() { # name, then the arguments of train_cot.py
+rows() { # name, script, its arguments
   cat <<'ROWS'
-cycle-20 --hops 4
-cycle-20-deep --hops 4 --mode direct --n_layer 6 --batch_size 128 --steps 10000
-cycle-40 --nodes 40 --hops 1-5
-cvpr-100 --task cvpr --nodes 100 --hops 30
-pairs-16 --format pairs --nodes 16 --hops 4
-multiply-3 --task multiply --digits 3
-multiply-4 --task multiply --digits 4
-star --task star --star 2,3
-star-reverse --task star --star 2,3 --reverse
-direct-1-2 --mode direct --hops 1-2 --nodes 10 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000
-hops-chain --mode cot --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
-hops-direct-1 --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
-hops-direct-2 --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 2 --n_embd 90
-hops-direct-4 --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 4 --n_embd 64
-hops-loop-2 --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128 --n_loop 2
-hops-loop-4 --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128 --n_loop 4
-gpu-cycle-20 --device cuda --hops 4
-gpu-multiply-5 --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
-gpu-star-2-5 --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
-gpu-star-5-5 --device cuda --task star --star 5,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
+cycle-20 train_cot.py --hops 4
+cycle-20-deep train_cot.py --hops 4 --mode direct --n_layer 6 --batch_size 128 --steps 10000
+cycle-40 train_cot.py --nodes 40 --hops 1-5
+cvpr-100 train_cot.py --task cvpr --nodes 100 --hops 30
+pairs-16 train_cot.py --format pairs --nodes 16 --hops 4
+multiply-3 train_cot.py --task multiply --digits 3
+multiply-4 train_cot.py --task multiply --digits 4
+star train_cot.py --task star --star 2,3
+star-reverse train_cot.py --task star --star 2,3 --reverse
+direct-1-2 train_cot.py --mode direct --hops 1-2 --nodes 10 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000
+hops-chain train_cot.py --mode cot --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
+hops-direct-1 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
+hops-direct-2 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 2 --n_embd 90
+hops-direct-4 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 4 --n_embd 64
+hops-loop-2 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128 --n_loop 2
+hops-loop-4 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128 --n_loop 4
+rl-loo train_rl.py
+rl-hops-4 train_rl.py --hops 4
+rl-none train_rl.py --baseline none
+rl-ema train_rl.py --baseline ema
+rl-prefix train_rl.py --baseline prefix
+rl-passk train_rl.py --objective passk
+rl-cot train_cot.py --mode cot --nodes 10 --hops 1-4 --eval_interval 5 --steps 200
+rl-20 train_rl.py --nodes 20 --hops 1-6 --curriculum
+rl-20-uniform train_rl.py --nodes 20 --hops 1-6
+rl-32 train_rl.py --nodes 32 --hops 1-8 --curriculum
+gpu-cycle-20 train_cot.py --device cuda --hops 4
+gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
+gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
+gpu-star-5-5 train_cot.py --device cuda --task star --star 5,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
+gpu-rl-32 train_rl.py --device cuda --nodes 32 --hops 1-8 --curriculum
 ROWS
 }
 
 for name in "$@"; do
   rows | grep -q "^$name " || { echo "reproduce.sh: no row $name; there are: $(rows | cut -d" " -f1 | xargs)" >&2; exit 2; }
 done
-rows | while read -r name arguments; do
+rows | while read -r name command; do
   if [ $# -gt 0 ]; then
     [[ " $* " == *" $name "* ]] || continue
   elif [[ $name == gpu-* ]]; then
     continue
   fi
   for seed in ${ROW_SEEDS:-1337 1338 1339}; do
-    echo "$name/seed$seed python train_cot.py $arguments --seed $seed"
+    echo "$name/seed$seed python $command --seed $seed"
   done
 done | xargs -P "${ROW_JOBS:-1}" -L1 bash -c 'set -euo pipefail
   "${@:1}" --out_dir "out/results/$0" | tail -n 1
