@@ -16,7 +16,6 @@ the final output?" Nobody shows this model a chain:
 Relatives: loo is RLOO (Ahmadian et al. 2024, 2402.14740) without its KL term. Subtracting the mean of the whole group instead is
 (G-1)/G times that: Dr. GRPO (2503.20783). GRPO (2402.03300) also divides by the group's standard deviation and by the length, clips
 ratios and adds a KL term. Here: no KL, no division, and nothing to clip, since with one step a batch every ratio is 1.
-Departures from FactorExe: the answer is the chain's last token, not a second network's output, and every layer acts.
 
     python train_rl.py                                   # 10 nodes, 1 to 4 hops, under two minutes on a laptop
     python train_rl.py --hops 4                          # the control that must fail: no easy questions
@@ -42,8 +41,6 @@ import common
 from data import OPTIONS, Lookup, Parser, add_task_args, at_least, make_task, parse_hops, sample_batch, show_range
 from model import GPT, GPTConfig
 
-SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')
-
 
 def parse_args(argv):
     """The arguments, and the names of those that were typed."""
@@ -51,9 +48,8 @@ def parse_args(argv):
     add_task_args(parser, hops='1-4', nodes=10)
     g = parser.add_argument_group('model')
     g.add_argument('--n_layer', type=at_least(1), help='(default: 1; --format pairs: 2)')
-    g.add_argument('--n_head', type=at_least(1), default=1, help='attention heads (default: %(default)s)')
-    g.add_argument('--n_embd', type=at_least(1), default=64, help='width (default: %(default)s)')
-    g.add_argument('--n_loop', type=at_least(1), default=1, help='times the stack of layers is applied, with shared weights (default: %(default)s)')
+    for name, value, text in (('n_head', 1, 'attention heads'), ('n_embd', 64, 'width'), ('n_loop', 1, 'times the layers are applied, with shared weights')):
+        g.add_argument(f'--{name}', type=at_least(1), default=value, help=text + ' (default: %(default)s)')
     g.add_argument('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding (default: %(default)s)')
     g.add_argument('--init_from', metavar='CKPT', help='start from this checkpoint of the same task, of train_cot.py for example (default: from scratch)')
     g = parser.add_argument_group('reinforcement learning')
@@ -89,7 +85,7 @@ def parse_args(argv):
 def fill_in(args):
     """Give what was left out its value; die on what makes no sense together. Returns the task, that of --test_hops, the model's shape."""
     if args.task in ('cycle', 'cvpr'):
-        args.nodes, args.hops = args.nodes or 10, args.hops or [1, 2, 3, 4]
+        args.nodes, args.hops = 10 if args.nodes is None else args.nodes, args.hops or [1, 2, 3, 4]
     args.n_layer = args.n_layer or (2 if args.format == 'pairs' else 1)  # an induction circuit takes two layers
     args.k = args.k or (args.group_size if args.objective == 'passk' else None)
     args.log_interval = args.log_interval or max(1, args.max_iters // 30)
@@ -100,8 +96,7 @@ def fill_in(args):
             raise ValueError(f'one token must be the answer, which {args.task} does not have; use --task cycle or cvpr')
         vars(args).update({name: getattr(task, name) for name in OPTIONS[args.task]})
         longer = type(task)(args.nodes, args.test_hops, args.format) if args.test_hops else None
-        block_size = max(task.block_size, longer.block_size if longer else 0)
-        gpt = GPTConfig(len(task.vocab), block_size, args.n_layer, args.n_head, args.n_embd, args.n_loop, pos=args.pos)
+        gpt = GPTConfig(len(task.vocab), max(t.block_size for t in (task, longer) if t), args.n_layer, args.n_head, args.n_embd, args.n_loop, pos=args.pos)
         sample_batch(task, 1, args.seed, 0, split='test')  # are there instances to hold out?
         if args.objective == 'mean' and args.k:
             raise ValueError('--k belongs to --objective passk')
@@ -134,8 +129,7 @@ def advantage(reward, baseline, objective='mean', k=None, mean=0.0, value=None):
     The mean over a group of advantage * sum_t grad log pi is an unbiased estimate of the gradient of the expected reward or, for
     passk, of pass@k: k for a right chain, for a wrong one k times the chance that one of k - 1 others is right (PKPO, theorem 2);
     loo subtracts k times that chance for all, so that wrong chains get 0 and right ones k times the chance to be needed.
-    mean: ema's running mean. value (P, G, L + 1): prefix_values for prefix, where the value of the question itself, before any
-    token, is the mean of the group's other chains, which are rollouts from it.
+    mean: ema's. value (P, G, L + 1): prefix_values; the value of the question itself is the mean of the group's other chains.
     """
     G, r = reward.size(1), reward[..., None]  # (P, G, 1)
     right = reward.sum(1, keepdim=True)[..., None]
@@ -149,11 +143,8 @@ def advantage(reward, baseline, objective='mean', k=None, mean=0.0, value=None):
 
 def prefix_values(model, batch, tokens, reward, rollouts, temperature=1.0, uniform=None):
     """The value of each prefix of each chain: (B, L + 1), at i the mean reward of fresh rollouts from the first i tokens, from the
-    answer on the chain's own reward (B,).
-
-    batch, tokens (B, T): the questions, one row a chain, and the prompts with the chains sampled. uniform(n, m): random numbers
-    for m continuations of every row by n tokens, (B * m, n).
-    """
+    answer on the chain's own reward (B,). batch, tokens (B, T): the questions, one row a chain, and the prompts with their chains.
+    uniform(n, m): random numbers for m continuations of every row by n tokens, (B * m, n)."""
     P, L = batch.prompt_len, tokens.size(1) - batch.prompt_len
     value = reward[:, None].repeat(1, L + 1)
     for i in range(1, L):
@@ -175,8 +166,11 @@ def log_probs(model, tokens, mask, temperature=1.0, shared=None):
 
 @torch.no_grad()
 def evaluate(model, task, run, seed, n_test, hop_token=None):
-    """Greedy decoding on n_test held-out instances of each hop count, its token replaced by hop_token if given: {hops: dict(acc, valid)},
-    exact match of the answer and share of chain tokens that truly follow from the token before; and decoded examples beside the truth."""
+    """Greedy decoding on n_test held-out instances of each hop count, its token replaced by hop_token if given.
+
+    Returns {hops: dict(acc, valid)}, exact match of the answer and share of chain tokens that truly follow from the token before, and
+    lines that say so, with chance, and show a decoded example of each hop count beside the truth.
+    """
     results, examples = {}, []
     for k in task.hops:
         acc = valid = 0.0
@@ -190,12 +184,8 @@ def evaluate(model, task, run, seed, n_test, hop_token=None):
         results[k] = dict(acc=acc / n_test, valid=valid / n_test)
         true = task.decode(batch.tokens[0, batch.prompt_len:].tolist())
         examples.append(f'{task.decode(batch.tokens[0, :batch.prompt_len].tolist())} -> {task.decode(chain[0].tolist())}   true: {true}')
-    return results, examples
-
-
-def tell(results, task):
-    """One line of text from evaluate's results, with chance beside every accuracy."""
-    return '  '.join(f'k={k} acc {r["acc"]:.3f} valid {r["valid"]:.3f} chance {task.chance(k):.3f}' for k, r in results.items())
+    told = '  '.join(f'k={k} acc {r["acc"]:.3f} valid {r["valid"]:.3f} chance {task.chance(k):.3f}' for k, r in results.items())
+    return results, [told, *examples]
 
 
 # ----------------------------------------------------------------------------- training
@@ -214,10 +204,10 @@ def train(path, found, model, args, kept, task, run, caught):
     bar = tqdm(total=args.max_iters, initial=step, disable=not (run.master and sys.stderr.isatty()), leave=False)
 
     def record(**measures):  # evaluate, print, log
-        results, examples = evaluate(model, task, run, args.seed, max(1, args.n_test // 4))
+        results, told = evaluate(model, task, run, args.seed, max(1, args.n_test // 4))
         head = f'step {progress["step"]}  samples {progress["samples"]:,}  hops {show_range(task.hops[:progress["stage"]])}  reward {progress["reward"]:.3f}'
-        bar.write('\n    '.join([head + ''.join(f'  {name} {x:.3f}' for name, x in measures.items()), tell(results, task), *examples]))
-        common.log(args.out_dir, arm='rl', **progress, **measures, eval=results, examples=examples)
+        bar.write('\n    '.join([head + ''.join(f'  {name} {x:.3f}' for name, x in measures.items()), *told]))
+        common.log(args.out_dir, arm='rl', **progress, **measures, eval=results, examples=told[1:])
 
     if run.master and step == 0:
         record()
@@ -225,7 +215,7 @@ def train(path, found, model, args, kept, task, run, caught):
         for group in optimizer.param_groups:
             group['lr'] = args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1))
         # the questions and random numbers of the global batch are a function of (seed, step); this process works on its slice
-        hops, rng = task.hops[:progress['stage']], np.random.default_rng([args.seed, 2, step])
+        hops, rng = task.hops[:progress['stage']], np.random.default_rng([args.seed, 2, step])  # 0 and 1 are the questions' splits
         def uniform(n, m=1, rng=rng):  # to continue each of this process's chains m times by n tokens
             return torch.from_numpy(rng.random((run.world, P * G * m, n), dtype=np.float32)[run.rank]).to(run.device)
         asked = sample_batch(task, P * run.world, args.seed, step, hops=hops)
@@ -252,18 +242,17 @@ def train(path, found, model, args, kept, task, run, caught):
         optimizer.zero_grad(set_to_none=True)
         step += 1
         bar.update()
-        hardest, group = batch.hops.view(P, G) == hops[-1], right.mean(1)
+        hardest, by_group = batch.hops.view(P, G) == hops[-1], right.mean(1)
         loss, reward, top, n_top, uncertain, n_tokens, same, solved, stop = common.sum_over_processes(run, *map(float, (
-            loss.detach(), right.sum(), right[hardest].sum(), hardest.sum(), entropy.detach().sum(), len(entropy), (group % 1 == 0).sum(), (group > 0).sum(),
-            max(caught, default=0))))
+            loss.detach(), right.sum(), right[hardest].sum(), hardest.sum(), entropy.detach().sum(), len(entropy), (by_group % 1 == 0).sum(),
+            (by_group > 0).sum(), max(caught, default=0))))
         reward, n, stop = reward / (P * G * run.world), P * run.world, stop or (run.world == 1 and max(caught, default=0))
         progress.update(step=step, mean=0.95 * progress['mean'] + 0.05 * reward if step > 1 else reward, reward=reward)
         progress['stage'] += args.curriculum and len(hops) < len(task.hops) and top > 0.9 * n_top
         if step % args.log_interval and step < args.max_iters and not stop:
             continue
         if not all(torch.as_tensor(x).isfinite().all() for x in (loss, norm, *model.parameters())):
-            common.die(f'diverged: loss {loss}, gradient norm {float(norm)}, or weights beyond all bounds at step {step}; {path} holds the last good ones, '
-                       'if any were saved. Try a smaller --learning_rate', code=1)
+            common.die(f'diverged by step {step}: loss {loss}, gradient norm {float(norm)}, or the weights; try a smaller --learning_rate', code=1)
         if run.master:
             bar.set_postfix(reward=f'{reward:.3f}', refresh=False)
             if step % args.log_interval == 0 or step == args.max_iters:
@@ -285,11 +274,9 @@ def plot(out_dir, task):
     for i, k in enumerate(task.hops):
         left.plot([r['samples'] for r in log], [r['eval'][str(k)]['acc'] for r in log], color=f'C{i}', label=f'{k} hop' + 's' * (k > 1))
         left.axhline(task.chance(k), color='black', lw=1, linestyle=':')
-    last = [r['eval'][str(task.hops[-1])] for r in log]
-    right.plot([r['valid'] for r in last], [r['acc'] for r in last], color=f'C{len(task.hops) - 1}', marker='o', ms=3)
-    right.axhline(task.chance(task.hops[-1]), color='black', lw=1, linestyle=':')
+    right.plot(*zip(*((r['eval'][str(k)]['valid'], r['eval'][str(k)]['acc']) for r in log), strict=True), color=f'C{i}', marker='o', ms=3)
     left.set(xlabel='chains sampled', ylabel='greedy accuracy, held-out', title=f'{task.name}, {task.nodes} nodes', ylim=(0, 1.04))
-    right.set(xlabel='validity of the chain', title=f'{task.hops[-1]} hops, over training', xlim=(-0.02, 1.04), ylim=(0, 1.04))
+    right.set(xlabel='validity of the chain', title=f'{k} hops, over training', xlim=(-0.02, 1.04), ylim=(0, 1.04))
     left.legend()
     common.write_atomic(Path(out_dir) / 'plot.png', lambda tmp: figure.savefig(tmp, dpi=120, format='png'))
 
@@ -309,13 +296,14 @@ def main(argv=None):
         vars(args).update({name: saved[name] for name in saved.keys() - (typed & free) - {'device', 'dtype'}})
     elif args.init_from:
         model, state = common.load_checkpoint(args.init_from)
-        vars(args).update({name: getattr(model.config, name) for name in SHAPE if name not in typed})
+        vars(args).update({name: getattr(model.config, name) for name in ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos') if name not in typed})
     task, longer, gpt = fill_in(args)
-    if args.init_from and not args.eval_only:
+    if args.eval_only or args.init_from:
         ours, theirs = vars(args) | vars(gpt), state['args'] | vars(model.config)
-        wrong = '; '.join(f'{k} {theirs.get(k)}, not {ours[k]}' for k in ('task', 'nodes', 'format', *vars(gpt)) if theirs.get(k) != ours[k])
+        wrong = [f'{k} {theirs.get(k)}, not {ours[k]}' for k in ('task', 'nodes', 'format', *vars(gpt)) if ours[k] != theirs.get(k)
+                 and (k != 'block_size' or ours[k] > theirs[k])]
         if wrong:
-            common.die(f'--init_from {args.init_from} is of another kind: {wrong}')
+            common.die(f'{args.ckpt or args.init_from} does not fit: ' + '; '.join(wrong))
     run = common.setup(args)
     args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
     if args.eval_only:
@@ -326,8 +314,8 @@ def main(argv=None):
         model = (model if args.init_from else GPT(gpt)).to(run.device)
         if run.master:
             common.open_run(args.out_dir, kept, args.resume, params=model.num_params())
-            print(' '.join(f'{k}={v}' for k, v in kept.items() if v is not None), f'\n{model.num_params():,} parameters, each step {args.batch_size} x '
-                  f'{run.world} questions, {args.group_size} chains each, files in {args.out_dir}', sep='', flush=True)
+            print(' '.join(f'{k}={v}' for k, v in kept.items() if v is not None), f'\n{model.num_params():,} parameters, {args.batch_size} x {run.world} '
+                  f'questions a step, {args.group_size} chains each, files in {args.out_dir}', sep='', flush=True)
         caught, path, found = common.catch_signals(), Path(args.out_dir) / 'ckpt.pt', None
         if args.resume and path.exists():
             model, found = common.load_checkpoint(path, run.device, kept)
@@ -341,11 +329,11 @@ def main(argv=None):
         dist.destroy_process_group()
     if not run.master:
         return
-    results, K = evaluate(model, task, run, args.seed, args.n_test)[0], task.hops[-1]
-    print(f'test: {tell(results, task)}')
-    beyond = evaluate(model, longer, run, args.seed, args.n_test, hop_token=task.nodes + K - 1)[0] if longer else {}
+    (results, told), K, beyond = evaluate(model, task, run, args.seed, args.n_test), task.hops[-1], {}
+    print('test:', told[0])
     if longer:
-        print(f'longer chains than trained, with the hop token k={K}: {tell(beyond, longer)}')
+        beyond, told = evaluate(model, longer, run, args.seed, args.n_test, hop_token=task.nodes + K - 1)
+        print(f'longer chains than trained, with the hop token k={K}:', told[0])
     log = [] if args.eval_only else [r for r in common.read_log(args.out_dir) if r['arm'] == 'rl']
     final = dict(
         task=task.name, hops=show_range(task.hops), baseline=args.baseline, objective=args.objective, **results[K], reward=state['reward'],
