@@ -5,7 +5,9 @@ One run measures, for a named configuration, on this machine, at this moment:
 2. a training step (forward, backward, clip, AdamW): tokens per second, the share of that peak, and the same step computing
    logits at every position, for 1, 2 and 4 layers, with the largest difference between the two gradients;
 3. generation: 32 new tokens after a prompt of 64, with and without the key/value cache;
-4. batches per second of every task, and how much of a training step drawing one takes.
+4. reinforcement learning, the default of train_rl.py: sampling 8 chains for each of 128 questions, against the gradient step on them,
+   each prompt worked through once (`shared`) or eight times;
+5. batches per second of every task, and how much of a training step drawing one takes.
 What is compared is timed in turns, A B A B ..., and the ratio is the median over turns, so that a noisy machine does not matter.
 
     python bench.py                        # the default run of train_cot.py
@@ -57,12 +59,21 @@ def ratio(rows, slow=1, fast=0):
     return statistics.median(row[slow] / row[fast] for row in rows)
 
 
-def train_step(model, optimizer, batch, run, skip):
-    """One step as in train_cot.py; without skip, logits are computed everywhere and most are thrown away."""
-    x, mask = batch.tokens[:, :-1], batch.loss_mask[:, 1:]
+def skipping(model, x, mask, **options):
+    return model(x, mask, **options)
+
+
+def everything(model, x, mask):
+    """Logits everywhere, most of which are thrown away."""
+    return model(x)[mask]
+
+
+def train_step(model, optimizer, tokens, loss_mask, run, forward=skipping, **options):
+    """One step as in the training scripts."""
+    mask = loss_mask[:, 1:]
     with run.autocast:
-        logits = model(x, mask) if skip else model(x)[mask]
-    loss = F.cross_entropy(logits.float(), batch.tokens[:, 1:][mask])
+        logits = forward(model, tokens[:, :-1], mask, **options)
+    loss = F.cross_entropy(logits.float(), tokens[:, 1:][mask])
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -116,7 +127,8 @@ def main(argv=None):
         gap = gradient_gap(model, batch)
         optimizer = model.configure_optimizer(1e-3, 0.01)
         flops = step_flops(model.config, batch)
-        rows = turns(args.repeats, device, *(lambda skip=skip, m=model, o=optimizer: train_step(m, o, batch, run, skip) for skip in (True, False)))
+        rows = turns(args.repeats, device, *(
+            lambda f=f, m=model, o=optimizer: train_step(m, o, batch.tokens, batch.loss_mask, run, f) for f in (skipping, everything)))
         ours, full = median(rows, 0), median(rows, 1)
         print(f'{n_layer} layer{"s" * (n_layer > 1):1} {tokens / ours:22,.0f} tok/s {tokens / full:10,.0f} tok/s {ratio(rows):21.2f} x {gap:17.1e} '
               f'{flops / 1e9:7.2f} {flops / ours / peak:13.1%}')
@@ -133,6 +145,20 @@ def main(argv=None):
         print(f'{n_layer} layer{"s" * (n_layer > 1):1} {128 * 32 / median(rows, 0):32,.0f} tok/s {128 * 32 / median(rows, 1):8,.0f} tok/s '
               f'{ratio(rows):13.2f} x')
         final[f'cache_{n_layer}'] = ratio(rows)
+
+    print('\nreinforcement learning, 128 x 8 chains   sampling   gradient step   sampling / gradient   prompts repeated / shared')
+    asked = sample_batch(Cycle(nodes=10, hops=(1, 2, 3, 4)), 128, args.seed, 0).to(device)
+    mask, start = asked.loss_mask.repeat_interleave(8, 0), asked.prompt_len
+    for n_layer in (1, 2):
+        model = GPT(GPTConfig(15, asked.tokens.size(1), **{**CONFIGS['cycle-20'][1], 'n_layer': n_layer})).to(device)
+        optimizer = model.configure_optimizer(1e-3, 0.01)
+        chains = model.generate(asked.tokens[:, :start], 4, 1.0, samples=8)
+        rows = turns(args.repeats, device, lambda m=model: m.generate(asked.tokens[:, :start], 4, 1.0, samples=8), *(
+            lambda s=shared, m=model, o=optimizer, c=chains: train_step(m, o, c, mask, run, shared=s) for shared in ((start, 8), None)))
+        by_part = ratio(rows, 0, 1), ratio(rows, 2, 1)
+        print(f'{n_layer} layer{"s" * (n_layer > 1):1} {median(rows, 0) * 1e3:38.1f} ms {median(rows, 1) * 1e3:12.1f} ms {by_part[0]:20.2f} x '
+              f'{by_part[1]:25.2f} x')
+        final[f'sampling_{n_layer}'], final[f'shared_{n_layer}'] = by_part
 
     print(f'\ndata, batches of {batch_size} a second (and the share of the training step above that drawing one takes)')
     tasks = {'cycle': Cycle(), 'cvpr': CVPR(nodes=100, hops=(30,)), 'multiply': Multiply(), 'star': Star(star=(5, 5), nodes=50)}

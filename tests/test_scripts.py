@@ -14,9 +14,10 @@ import pytest
 import bench
 import data
 import train_cot
+import train_rl
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = {'train_cot.py': train_cot, 'data.py': data, 'bench.py': bench}
+SCRIPTS = {'train_cot.py': train_cot, 'train_rl.py': train_rl, 'data.py': data, 'bench.py': bench}
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
@@ -44,10 +45,19 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize('argv', BAD)
-def test_bad_command_line(argv, tmp_path, monkeypatch):
+BAD_RL = [
+    '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task star', '--task multiply', '--task countdown', '--star 2,3', '--baseline critic', '--objective max',
+    '--k 4', '--objective passk --k 9', '--objective passk --k 0', '--objective passk --baseline ema', '--objective passk --baseline prefix', '--group_size 0',
+    '--group_size 1', '--group_size 1 --baseline prefix', '--rollouts 0', '--temperature 0', '--temperature -1', '--entropy -1', '--entropy nan', '--pos sine',
+    '--pos rope --n_embd 9', '--n_head 5', '--curriculum yes', '--batch_size 0', '--steps 0', '--lr 0', '--log_interval 0', '--test_hops 10', '--test_hops 0',
+    '--init_from nowhere.pt', '--init_from .', '--eval_only', '--ckpt x.pt', '--eval_only --ckpt nowhere.pt', '--device tpu', '--grad_accum 2', '--hop 3',
+]
+
+
+@pytest.mark.parametrize('script, argv', [(train_cot, argv) for argv in BAD] + [(train_rl, argv) for argv in BAD_RL])
+def test_bad_command_line(script, argv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = call(train_cot, argv.split())
+    code, out, err = call(script, argv.split())
     assert code == 2 and err.count('\n') == 1 and len(err) > 20 and out == '' and 'Traceback' not in err
     assert list(tmp_path.iterdir()) == []  # nothing was written
 
@@ -88,17 +98,17 @@ def test_the_same_arguments_start_over(tmp_path):
 def test_help_names_every_default_and_the_commands(name):
     code, out, _ = call(SCRIPTS[name], ['--help'])
     assert code == 0
-    if name == 'train_cot.py':
+    if name.startswith('train'):
         assert 'torchrun' in out and '--device cuda' in out
         flags = re.findall(r'^  (--\w+)', out, re.M)
-        assert {'--task', '--hops', '--n_layer', '--n_loop', '--batch_size', '--grad_accum', '--learning_rate', '--max_iters', '--resume'} <= set(flags)
+        assert {'--task', '--hops', '--n_layer', '--n_loop', '--batch_size', '--learning_rate', '--max_iters', '--resume'} <= set(flags)
 
 
 def test_bench_compares_like_with_like():
     code, out, _ = call(bench, ['--repeats', '1', '--device', 'cpu'])
     final = dict(re.findall(r'(\S+)=(\S+)', out.strip().split('\n')[-1]))
     assert code == 0 and float(final['gradient_gap']) < 1e-5
-    assert {'tokens_per_s', 'peak_share', 'skip_1', 'skip_2', 'cache_1', 'cache_2', 'data_share'} < final.keys() and 0 < float(final['peak_share']) < 1.2
+    assert {'tokens_per_s', 'peak_share', 'skip_1', 'skip_2', 'cache_1', 'cache_2', 'sampling_1', 'shared_1', 'data_share'} < final.keys() and 0 < float(final['peak_share']) < 1.2
 
 
 @pytest.mark.slow
@@ -106,6 +116,7 @@ def test_bench_reaches_its_bars():
     out = subprocess.run([sys.executable, 'bench.py', '--device', 'cpu'], cwd=ROOT, text=True, capture_output=True).stdout
     final = {k: v for k, v in re.findall(r'(\S+)=(\S+)', out.strip().split('\n')[-1])}
     assert float(final['skip_1']) >= 2.5 and float(final['skip_2']) >= 1.3 and float(final['cache_1']) >= 3 and float(final['cache_2']) >= 3, final
+    assert max(float(final['sampling_1']), float(final['sampling_2'])) <= 1, final  # sampling costs at most as much as the gradient step
 
 
 # ----------------------------------------------------------------------------- README and house
@@ -114,16 +125,19 @@ def test_readme_commands_parse():
     """Every command in a code block or in backticks, and the arguments in the results tables, are ones the scripts take."""
     text = README.replace('`', '\n')
     commands = re.findall(r'(?:^|&& |nproc_per_node=\d )(?:python )?(\w+\.py)((?: [^\n#&]*)?)$', text, re.M)
-    commands += [('train_cot.py', argv) for argv in re.findall(r'^\|[^|]*\| `(--[^`]*)` \|', README, re.M)]
+    name = None
+    for line in README.split('\n'):  # a table's head names the script, its rows the arguments
+        name = found[1] if (found := re.search(r'command: `python (\w+\.py)', line)) else name
+        commands += [(name, argv) for argv in re.findall(r'^\|[^|]*\| `(--[^`]*)` \|', line)]
     assert len(commands) > 20
     for name, argv in commands:
         argv = argv.split()
-        if name != 'train_cot.py' or '--help' in argv or not argv:
+        if not name.startswith('train') or '--help' in argv or not argv:
             assert name in SCRIPTS or (ROOT / name).exists(), name
             continue
-        args, _ = train_cot.parse_args(argv)
-        if not args.eval_only:
-            train_cot.fill_in(args)
+        args, _ = SCRIPTS[name].parse_args(argv)
+        if not args.eval_only and not getattr(args, 'init_from', None):
+            SCRIPTS[name].fill_in(args)
 
 
 def test_readme_points_at_files_that_are_there():
@@ -146,7 +160,7 @@ def test_every_row_of_the_table_has_the_logs_behind_its_mean():
             assert len(values) == int(n) and abs(m - float(mean)) < 6e-4 and abs(s - float(sd)) < 6e-4, (link[1], name, m, s)
 
 
-LIMITS = {'model.py': 330, 'data.py': 700, 'common.py': 160, 'train_cot.py': 350, 'README.md': 350}
+LIMITS = {'model.py': 330, 'data.py': 700, 'common.py': 160, 'train_cot.py': 350, 'train_rl.py': 350, 'README.md': 350}
 PACKAGES = {'numpy', 'torch', 'tqdm', 'matplotlib', 'pytest'}
 
 
