@@ -424,6 +424,29 @@ def add_task_args(parser, hops='4', nodes=20):
                        help='star: write the path from the goal; multiply: most significant digit first (default: off)')
 
 
+def add_run_args(parser, out_dir):
+    """The flags that every training script takes: on what, with which seed, into which folder (out_dir: its default, for the help)."""
+    group = parser.add_argument_group('run')
+    group.add_argument('--device', default='auto', help='auto (cuda, then mps, then cpu), or a name (default: %(default)s)')
+    group.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='auto: bfloat16 autocast on cuda (default: %(default)s)')
+    group.add_argument('--seed', type=at_least(0), default=1337, help='decides initialisation, every batch and every sample (default: %(default)s)')
+    group.add_argument('--out_dir', help=f'where the run leaves its files (default: {out_dir})')
+    group.add_argument('--resume', action='store_true', help='go on from the checkpoint in out_dir')
+    group.add_argument('--eval_only', action='store_true', help='evaluate --ckpt, train nothing, write nothing')
+    group.add_argument('--ckpt', help='checkpoint for --eval_only')
+
+
+def restore_args(args, typed, saved, script, free):
+    """For --eval_only: args get the values saved with a checkpoint, all but the typed ones among `free`.
+
+    Raises ValueError if another script saved them, or another flag was typed and differs.
+    """
+    wrong = [f'{name}={saved.get(name)}' for name in sorted(typed - free) if saved.get(name) != getattr(args, name)]
+    if saved['script'] != script or wrong:
+        raise ValueError(f'was trained by {saved["script"]}.py' + f' with {" ".join(wrong)}; leave those flags out' * bool(wrong))
+    vars(args).update({name: saved[name] for name in saved.keys() - (typed & free) - {'device', 'dtype'}})
+
+
 def make_task(args):
     """The task an argparse namespace asks for; raises ValueError for a size that makes no sense, or a flag of another task."""
     given = {k: v for names in OPTIONS.values() for k in names if (v := getattr(args, k)) is not None}

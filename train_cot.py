@@ -34,7 +34,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
 import common
-from data import OPTIONS, Lookup, Parser, add_task_args, at_least, make_task, sample_batch, show_range
+from data import OPTIONS, Lookup, Parser, add_run_args, add_task_args, at_least, make_task, restore_args, sample_batch, show_range
 from model import GPT, GPTConfig
 
 RECIPES = {  # what a task needs to be learned on two CPU cores in minutes; every one of these is a flag
@@ -66,17 +66,11 @@ def parse_args(argv):
     g.add_argument('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only (default: %(default)s)')
     g.add_argument('--grad_clip', type=at_least(0, float, above=True), default=1.0, help='largest gradient norm (default: %(default)s)')
     g.add_argument('--compile', action='store_true', help='torch.compile the training step (default: off)')
-    g = parser.add_argument_group('evaluation and run')
+    g = parser.add_argument_group('evaluation')
     g.add_argument('--eval_interval', type=at_least(1), help='steps between evaluations and checkpoints (default: a tenth of max_iters)')
     g.add_argument('--log_interval', type=at_least(1), default=10, help='steps between loss records (default: %(default)s)')
     g.add_argument('--n_test', type=at_least(1), default=2000, help='test instances a hop count at the end; a quarter of it on the way (default: %(default)s)')
-    g.add_argument('--device', default='auto', help='auto (cuda, then mps, then cpu), or a name (default: %(default)s)')
-    g.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='auto: bfloat16 autocast on cuda (default: %(default)s)')
-    g.add_argument('--seed', type=at_least(0), default=1337, help='decides initialisation and every batch (default: %(default)s)')
-    g.add_argument('--out_dir', help='where the run leaves its files (default: out/train_cot-<task>-<mode>)')
-    g.add_argument('--resume', action='store_true', help='go on from the checkpoint in out_dir')
-    g.add_argument('--eval_only', action='store_true', help='evaluate --ckpt, train nothing, write nothing')
-    g.add_argument('--ckpt', help='checkpoint for --eval_only')
+    add_run_args(parser, 'out/train_cot-<task>-<mode>')
     return parser.parse_typed(argv)
 
 
@@ -288,12 +282,10 @@ def main(argv=None):
         common.die('--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
     if args.eval_only:
         model, state = common.load_checkpoint(args.ckpt)
-        saved = state['args']
-        free = {'seed', 'n_test', 'device', 'dtype', 'eval_only', 'ckpt'}  # all else is as it was trained
-        wrong = [f'{name}={saved.get(name)}' for name in sorted(typed - free) if saved.get(name) != getattr(args, name)]
-        if saved['script'] != 'train_cot' or wrong:
-            common.die(f'{args.ckpt} was trained by {saved["script"]}.py' + f' with {" ".join(wrong)}; leave those flags out' * bool(wrong))
-        vars(args).update({name: saved[name] for name in saved.keys() - (typed & free) - {'device', 'dtype'}})
+        try:  # all but these is as it was trained
+            restore_args(args, typed, state['args'], 'train_cot', {'seed', 'n_test', 'device', 'dtype', 'eval_only', 'ckpt'})
+        except ValueError as error:
+            common.die(f'{args.ckpt} {error}')
     task, gpt = fill_in(args)
     run = common.setup(args)
     args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world

@@ -38,7 +38,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
 import common
-from data import OPTIONS, Lookup, Parser, add_task_args, at_least, make_task, parse_hops, sample_batch, show_range
+from data import OPTIONS, Lookup, Parser, add_run_args, add_task_args, at_least, make_task, parse_hops, restore_args, sample_batch, show_range
 from model import GPT, GPTConfig
 
 
@@ -68,17 +68,11 @@ def parse_args(argv):
     g.add_argument('--warmup_iters', type=at_least(0), default=50, help='steps of linear warm-up (default: %(default)s)')
     g.add_argument('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only (default: %(default)s)')
     g.add_argument('--grad_clip', type=at_least(0, float, above=True), default=1.0, help='largest gradient norm (default: %(default)s)')
-    g = parser.add_argument_group('evaluation and run')
+    g = parser.add_argument_group('evaluation')
     g.add_argument('--log_interval', '--eval_interval', type=at_least(1), help='steps between evaluations and checkpoints (default: max_iters / 30)')
     g.add_argument('--n_test', type=at_least(1), default=2000, help='test instances a hop count at the end; a quarter of it on the way (default: %(default)s)')
     g.add_argument('--test_hops', type=parse_hops, help='at the end also test these longer chains, the hop token held at the largest trained (default: none)')
-    g.add_argument('--device', default='auto', help='auto (cuda, then mps, then cpu), or a name (default: %(default)s)')
-    g.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='auto: bfloat16 autocast on cuda (default: %(default)s)')
-    g.add_argument('--seed', type=at_least(0), default=1337, help='decides initialisation, every batch and every sample (default: %(default)s)')
-    g.add_argument('--out_dir', help='where the run leaves its files (default: out/train_rl-<task>)')
-    g.add_argument('--resume', action='store_true', help='go on from the checkpoint in out_dir')
-    g.add_argument('--eval_only', action='store_true', help='evaluate --ckpt, train nothing, write nothing')
-    g.add_argument('--ckpt', help='checkpoint for --eval_only')
+    add_run_args(parser, 'out/train_rl-<task>')
     return parser.parse_typed(argv)
 
 
@@ -288,19 +282,17 @@ def main(argv=None):
         common.die('--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
     if args.eval_only:
         model, state = common.load_checkpoint(args.ckpt)
-        saved = state['args']
-        free = {'seed', 'n_test', 'test_hops', 'device', 'dtype', 'eval_only', 'ckpt'}  # all else is as it was trained
-        wrong = [f'{name}={saved.get(name)}' for name in sorted(typed - free) if saved.get(name) != getattr(args, name)]
-        if saved['script'] != 'train_rl' or wrong:
-            common.die(f'{args.ckpt} was trained by {saved["script"]}.py' + f' with {" ".join(wrong)}; leave those flags out' * bool(wrong))
-        vars(args).update({name: saved[name] for name in saved.keys() - (typed & free) - {'device', 'dtype'}})
+        try:  # all but these is as it was trained
+            restore_args(args, typed, state['args'], 'train_rl', {'seed', 'n_test', 'test_hops', 'device', 'dtype', 'eval_only', 'ckpt'})
+        except ValueError as error:
+            common.die(f'{args.ckpt} {error}')
     elif args.init_from:
         model, state = common.load_checkpoint(args.init_from)
         vars(args).update({name: getattr(model.config, name) for name in ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos') if name not in typed})
     task, longer, gpt = fill_in(args)
     if args.eval_only or args.init_from:
         ours, theirs = vars(args) | vars(gpt), state['args'] | vars(model.config)
-        wrong = [f'{k} {theirs.get(k)}, not {ours[k]}' for k in ('task', 'nodes', 'format', *vars(gpt)) if ours[k] != theirs.get(k)
+        wrong = [f'{k} is {theirs.get(k)}, this run needs {ours[k]}' for k in ('task', 'nodes', 'format', *vars(gpt)) if ours[k] != theirs.get(k)
                  and (k != 'block_size' or ours[k] > theirs[k])]
         if wrong:
             common.die(f'{args.ckpt or args.init_from} does not fit: ' + '; '.join(wrong))

@@ -73,28 +73,127 @@ def test_masked_forward_in_float32_and_with_nothing_masked():
     assert model(x, torch.zeros_like(mask)).shape == (0, V)
 
 
+def pick(p, u):
+    """The first token at which the cumulative distribution exceeds u: a plain loop."""
+    total = 0.0
+    for token, x in enumerate(p.tolist()):
+        total += x
+        if total > u:
+            return token
+    return max(i for i, x in enumerate(p.tolist()) if x > 0)  # u above the sum, by rounding
+
+
+def distribution(model, x, temperature=1.0, top_k=None):
+    """What the next token of each row of x is drawn from, (B, V), by an uncached forward."""
+    logits = model(x)[:, -1].detach() / temperature
+    for row in logits:
+        row[row.argsort(descending=True)[top_k or V:]] = -math.inf
+    return logits.softmax(-1)
+
+
 @pytest.mark.parametrize('length', [1, 5])
 @every_kind
 def test_generate_is_the_loop_anyone_would_write(pos, n_loop, length):
-    """Greedy, and sampled with the same generator seed; from the cache and without it."""
+    """Greedy, and by inverse CDF from the generator's numbers, drawn at once; from the cache and without it."""
     model, x = make(pos=pos, n_loop=n_loop), tokens(5, length)
     for temperature, top_k in ((0.0, None), (1.0, None), (0.7, 3), (1.0, 99)):
-        want, generator = x, torch.Generator().manual_seed(4)
-        for _ in range(T - length):
-            logits = model(want)[:, -1].detach().float()  # float32 is what gets sampled from
+        want, uniform = x, torch.rand(5, T - length, generator=torch.Generator().manual_seed(4))
+        for t in range(T - length):
             if temperature:
-                logits = logits / temperature
-                for b in range(5):
-                    logits[b, logits[b].argsort(descending=True)[top_k or V:]] = -math.inf
-                new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+                p = distribution(model, want, temperature, top_k)
+                new = torch.tensor([[pick(p[b], uniform[b, t].item())] for b in range(5)])
             else:
-                new = logits.argmax(-1, keepdim=True)
+                new = model(want)[:, -1:].argmax(-1)
             want = torch.cat((want, new), dim=1)
         for use_cache in (True, False):
             got = model.generate(x, T - length, temperature, top_k, torch.Generator().manual_seed(4), use_cache)
             assert torch.equal(got, want), (temperature, top_k, use_cache)
     assert torch.equal(model.generate(x, 0), x)
     assert torch.equal(model.generate(x, 3, 1.0, top_k=1), model.generate(x, 3))
+
+
+@pytest.mark.parametrize('length', [1, 5])
+@every_kind
+def test_many_samples_of_a_prompt_are_samples_of_many_copies_of_it(pos, n_loop, length):
+    model, x, G = make(pos=pos, n_loop=n_loop), tokens(3, length), 4
+    copies = torch.stack([row for row in x for _ in range(G)])
+    uniform = torch.rand(3 * G, T - length, generator=torch.Generator().manual_seed(6))
+    for temperature, use_cache in ((1.0, True), (1.0, False), (0.0, True), (0.0, False)):
+        want, want_logp = model.generate(copies, T - length, temperature, uniform=uniform, use_cache=False, return_logp=True)
+        got, logp = model.generate(x, T - length, temperature, uniform=uniform, use_cache=use_cache, samples=G, return_logp=True)
+        assert torch.equal(got, want) and torch.allclose(logp, want_logp, atol=1e-5)
+        assert len({tuple(row) for row in got.tolist()}) == (3 * G if temperature else 3)
+    assert torch.equal(model.generate(x, 0, samples=G), copies)
+
+
+def test_a_grid_of_random_numbers_meets_every_token_as_often_as_its_probability():
+    """Of n evenly spaced numbers an interval of length p holds p * n, give or take one. And no number, 0 or the largest below 1
+    included, meets a token of probability 0, whether it was cut off (top_k) or underflowed."""
+    model, x, n = make(), tokens(1, 5), 5000
+    grid = ((torch.arange(n) + 0.5) / n)[:, None]
+    for temperature, top_k in ((1.0, None), (3.0, None), (1.0, 4), (0.02, None)):
+        p = distribution(model, x, temperature, top_k)[0].float()
+        count = model.generate(x, 1, temperature, top_k, samples=n, uniform=grid)[:, -1].bincount(minlength=V)
+        assert ((count / n - p).abs() < 1.01 / n).all() and (p > 0.01).sum() > 1, (temperature, top_k)
+        possible = p.nonzero()[:, 0]
+        assert len(possible) == (top_k or V) or temperature == 0.02
+        ends = model.generate(x, 1, temperature, top_k, samples=2, uniform=torch.tensor([[0.0], [1 - 2**-24]]))[:, -1]
+        assert ends[0] == possible[0] and p[ends[1]] > 0 and ends[1] == max(t for t in possible.tolist() if p[t] > 1e-6)
+    assert possible[0] > 0 or possible[-1] < V - 1  # in the last case there was something to avoid at an end
+
+
+def test_return_logp_is_what_each_token_was_drawn_with():
+    """Greedy tokens count as drawn at temperature 1; among top_k the probabilities are those of the k alone."""
+    model, x, G = make(), tokens(3, 4), 2
+    for temperature, top_k, use_cache in ((1.0, None, True), (0.7, None, False), (0.7, 3, True), (0.0, None, True), (0.0, 3, False)):
+        out, logp = model.generate(x, T - 4, temperature, top_k, torch.Generator().manual_seed(7), use_cache, G, return_logp=True)
+        assert logp.shape == (3 * G, T - 4) and logp.dtype == torch.float32 and out.shape == (3 * G, T)
+        for t in range(4, T):
+            p = distribution(model, out[:, :t], temperature or 1.0, top_k)
+            want = torch.stack([p[b, out[b, t]].log() for b in range(3 * G)])
+            assert torch.allclose(logp[:, t - 4], want.float(), atol=1e-5), (temperature, top_k, t)
+
+
+def siblings(P=3, G=4, S=5):
+    """P prompts of S tokens, each continued G times, and masks with every, none, one and some positions, inside the prompt too."""
+    x = tokens(P, S, seed=8).repeat_interleave(G, 0)
+    mask = torch.rand(P * G, T, generator=torch.Generator().manual_seed(9)) < 0.4
+    mask[0], mask[1], mask[2], mask[3] = True, False, torch.arange(T) == S - 1, torch.arange(T) == 1
+    return torch.cat((x, tokens(P * G, T - S, seed=10)), 1), mask
+
+
+@pytest.mark.parametrize('n_layer', [1, 2])
+@every_kind
+def test_rows_that_share_a_prompt_give_the_logits_and_gradients_of_rows_that_do_not(pos, n_loop, n_layer):
+    """Down to S = T, where nothing follows the prompt, and up to masks that fill the packed row."""
+    model = make(pos=pos, n_loop=n_loop, n_layer=n_layer)
+    for P, G, S in ((3, 4, 5), (2, 3, T), (2, 3, T - 1), (5, 1, 3), (1, 6, 1)):
+        x, ragged = siblings(P, max(G, 4), S)
+        x, ragged = (z.view(P, -1, T)[:, :G].reshape(P * G, T) for z in (x, ragged))
+        for mask in (ragged, torch.ones_like(ragged), (torch.arange(T) >= S - 1).expand_as(x)):
+            y = tokens(P * G, seed=11)[mask]
+            plain, shared = model(x)[mask], model(x, mask, shared=(S, G))
+            assert torch.allclose(plain, shared, atol=1e-10), (P, G, S)
+            grads = [torch.autograd.grad(F.cross_entropy(z, y, reduction='sum'), list(model.parameters())) for z in (plain, shared)]
+            for (name, _), a, b in zip(model.named_parameters(), *grads, strict=True):
+                assert torch.allclose(a, b, atol=1e-10), (name, P, G, S)
+
+
+@pytest.mark.parametrize('n_layer', [1, 2])
+@every_kind
+def test_a_continuation_cannot_see_its_siblings(pos, n_loop, n_layer):
+    P, G, S = 3, 4, 5
+    model, (x, _) = make(pos=pos, n_loop=n_loop, n_layer=n_layer), siblings(P, G, S)
+    mask = torch.ones_like(x, dtype=torch.bool)
+    before = model(x, mask, shared=(S, G)).view(P * G, T, V)
+    for row in (0, 2, 3, 5, 11):
+        for t in (S, T - 2):
+            y = x.clone()
+            y[row, t:] = (y[row, t:] + 1) % V
+            change = (model(y, mask, shared=(S, G)).view(P * G, T, V) - before).abs().amax(-1)
+            assert (change[row, t:] > 1e-6).all() and change[row, :t].max() < 1e-12
+            change[row] = 0
+            assert change.max() < 1e-12
 
 
 def test_generate_works_under_autocast():
