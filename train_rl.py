@@ -19,8 +19,8 @@ ratios and adds a KL term. Here: no KL, no division, and nothing to clip, since 
 
     python train_rl.py                                   # 10 nodes, 1 to 4 hops, under two minutes on a laptop
     python train_rl.py --hops 4                          # the control that must fail: no easy questions
-    python train_rl.py --nodes 20 --hops 1-6 --curriculum
-    python train_rl.py --nodes 32 --hops 1-8 --curriculum --device cuda
+    python train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
+    python train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 3000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_rl.py
 
 The last line:  final task=cycle hops=1-4 baseline=loo acc=1.000 valid=1.000 reward=0.9xx samples=... chance=0.111 params=51328 ...
@@ -121,7 +121,7 @@ def advantage(reward, baseline, objective='mean', k=None, mean=0.0, value=None):
     """What multiplies each chain token's grad log pi: reward (P, G) of 0 and 1 -> (P, G, 1), or (P, G, L) for prefix.
 
     The mean over a group of advantage * sum_t grad log pi is an unbiased estimate of the gradient of the expected reward or, for
-    passk, of pass@k: k for a right chain, for a wrong one k times the chance that one of k - 1 others is right (PKPO, theorem 2);
+    passk, of pass@k: k for a right chain, for a wrong one k times the chance that one of k - 1 others is right (PKPO);
     loo subtracts k times that chance for all, so that wrong chains get 0 and right ones k times the chance to be needed.
     mean: ema's. value (P, G, L + 1): prefix_values; the value of the question itself is the mean of the group's other chains.
     """

@@ -34,14 +34,17 @@ rl-cot train_cot.py --mode cot --nodes 10 --hops 1-4 --eval_interval 5 --steps 2
 rl-collapse train_rl.py --lr 4e-3 --entropy 0
 rl-warm train_cot.py --mode cot --nodes 10 --hops 4 --steps 60
 rl-hops-4-warm train_rl.py --hops 4 --init_from out/results/rl-warm/seed1337/ckpt.pt
-rl-20 train_rl.py --nodes 20 --hops 1-6 --curriculum
+rl-20 train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
 rl-20-uniform train_rl.py --nodes 20 --hops 1-6
 rl-32 train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 3000 --log_interval 20
 rl-mix-1 train_rl.py --hops 1 --steps 600 --log_interval 20
 rl-mix-2 train_rl.py --hops 1-2 --steps 800 --log_interval 20
 rl-mix-3 train_rl.py --hops 1-3 --steps 1000 --log_interval 20
-rl-mix-5 train_rl.py --hops 1-5 --steps 2000 --log_interval 20
-rl-mix-6 train_rl.py --hops 1-6 --steps 3000 --log_interval 20
+rl-mix-5 train_rl.py --hops 1-5 --steps 1500 --log_interval 20
+rl-mix-6 train_rl.py --hops 1-6 --steps 2500 --log_interval 20
+rl-pairs-learned train_rl.py --format pairs --curriculum --entropy 0.05 --steps 2000 --test_hops 5-8
+rl-pairs-rope train_rl.py --format pairs --curriculum --entropy 0.05 --steps 2000 --test_hops 5-8 --pos rope
+rl-pairs-none train_rl.py --format pairs --curriculum --entropy 0.05 --steps 2000 --test_hops 5-8 --pos none
 gpu-cycle-20 train_cot.py --device cuda --hops 4
 gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
 gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
