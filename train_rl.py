@@ -55,7 +55,7 @@ def parse_args(argv):
     g = parser.add_argument_group('reinforcement learning')
     g.add_argument('--baseline', choices=('none', 'ema', 'loo', 'prefix'), default='loo', help='what is subtracted from a reward (default: %(default)s)')
     g.add_argument('--objective', choices=('mean', 'passk'), default='mean', help='expected reward, or pass@k (default: %(default)s)')
-    g.add_argument('--k', type=at_least(1), help='the k of --objective passk (default: group_size)')
+    g.add_argument('--k', type=at_least(2), help='the k of --objective passk (default: group_size); k = 1 is --objective mean')
     g.add_argument('--rollouts', type=at_least(1), default=4, help='fresh rollouts from each prefix for --baseline prefix (default: %(default)s)')
     g.add_argument('--group_size', type=at_least(1), default=8, help='chains sampled for each question (default: %(default)s)')
     g.add_argument('--temperature', type=at_least(0, float, above=True), default=1.0, help='of the policy that is sampled and trained (default: %(default)s)')
@@ -146,7 +146,7 @@ def prefix_values(model, batch, tokens, reward, rollouts, temperature=1.0, unifo
         u = uniform(L - i, rollouts).view(len(tokens), rollouts, -1)[rows].flatten(0, 1) if uniform else None
         if len(rows):
             out = model.generate(tokens[rows, :P + i], L - i, temperature, samples=rollouts, uniform=u)
-            value[rows, i] = verify(batch[rows.repeat_interleave(rollouts)], out[:, P:]).float().view(-1, rollouts).mean(1)
+            value[rows, i] = verify(batch[rows.repeat_interleave(rollouts)], out[:, P:]).to(value.dtype).view(-1, rollouts).mean(1)
     return value
 
 
@@ -236,9 +236,9 @@ def train(path, found, model, args, kept, task, run, caught):
         optimizer.zero_grad(set_to_none=True)
         step += 1
         bar.update()
-        hardest, by_group = batch.hops.view(P, G) == hops[-1], right.mean(1)
+        hardest, by_group = batch.hops.view(P, G) == hops[-1], right.sum(1)
         loss, reward, top, n_top, uncertain, n_tokens, same, solved, stop = common.sum_over_processes(run, *map(float, (
-            loss.detach(), right.sum(), right[hardest].sum(), hardest.sum(), entropy.detach().sum(), len(entropy), (by_group % 1 == 0).sum(),
+            loss.detach(), right.sum(), right[hardest].sum(), hardest.sum(), entropy.detach().sum(), len(entropy), (by_group % G == 0).sum(),
             (by_group > 0).sum(), max(caught, default=0))))
         reward, n, stop = reward / (P * G * run.world), P * run.world, stop or (run.world == 1 and max(caught, default=0))
         progress.update(step=step, mean=0.95 * progress['mean'] + 0.05 * reward if step > 1 else reward, reward=reward)

@@ -32,7 +32,7 @@ rl-prefix train_rl.py --baseline prefix
 rl-passk train_rl.py --objective passk
 rl-cot train_cot.py --mode cot --nodes 10 --hops 1-4 --eval_interval 5 --steps 200
 rl-collapse train_rl.py --lr 4e-3 --entropy 0
-rl-warm train_cot.py --mode cot --nodes 10 --hops 4 --steps 60
+rl-warm train_cot.py --mode cot --nodes 10 --hops 4 --steps 40
 rl-hops-4-warm train_rl.py --hops 4 --init_from out/results/rl-warm/seed1337/ckpt.pt
 rl-20 train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
 rl-20-uniform train_rl.py --nodes 20 --hops 1-6

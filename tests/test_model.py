@@ -139,6 +139,10 @@ def test_a_grid_of_random_numbers_meets_every_token_as_often_as_its_probability(
         assert len(possible) == (top_k or V) and (p > 0.01).sum() > 1 or temperature == 0.02
         ends = model.generate(x, 1, temperature, top_k, samples=2, uniform=torch.tensor([[0.0], [1 - 2**-24]]))[:, -1]
         assert ends[0] == possible[0] and p[ends[1]] > 0 and ends[1] == max(t for t in possible.tolist() if p[t] > 1e-6)
+    x = tokens(200, 5)
+    for temperature in (1.0, 0.1):  # rounded sums below 1 are no trap either
+        last = model.generate(x, 1, temperature, uniform=torch.full((200, 1), 1 - 2**-24))[:, -1:]
+        assert last.max() < V and (distribution(model, x, temperature).float().gather(1, last) > 0).all()
     assert possible[0] > 0 and possible[-1] < V - 1  # in the last case there was something to avoid at both ends
 
 

@@ -307,10 +307,10 @@ def test_the_value_of_a_prefix_is_the_chance_that_it_ends_well():
 # ----------------------------------------------------------------------------- training
 
 class Spy:
-    """Takes down what train() asks, samples and judges, and the gradient of every step before it is clipped."""
+    """Takes down what train() asks, samples and judges, and the weights and the unclipped gradient of every step."""
 
     def __init__(self, monkeypatch):
-        self.asked, self.chains, self.sampled, self.judged, self.values, self.grads, self.before = [], [], 0, [], [], [], []
+        self.asked, self.drawn, self.temperatures, self.chains, self.judged, self.values, self.before, self.grads = ([] for _ in range(8))
         ask, generate, verify, values = train_rl.sample_batch, GPT.generate, train_rl.verify, train_rl.prefix_values
         clip = torch.nn.utils.clip_grad_norm_
 
@@ -323,7 +323,8 @@ class Spy:
         def spy_generate(model, idx, n, temperature=0.0, *rest, **kw):
             out = generate(model, idx, n, temperature, *rest, **kw)
             if temperature:
-                self.sampled += len(out)
+                self.drawn.append(kw['uniform'])
+                self.temperatures.append(temperature)
                 if len(self.chains) < len(self.asked):  # the first of a step; prefix_values' come later
                     self.chains.append(out)
             return out
@@ -348,23 +349,25 @@ class Spy:
             monkeypatch.setattr(where, name, spy)
 
 
-@pytest.mark.parametrize('argv', ['--baseline none', '--baseline loo --temperature 0.7 --pos rope', '--baseline ema', '--baseline prefix --rollouts 2',
-                                  '--objective passk --k 2', '--objective passk --baseline none'])
+@pytest.mark.parametrize('argv', ['--baseline none', '--baseline loo --temperature 0.7 --pos rope', '--baseline ema', '--objective passk --k 2',
+                                  '--baseline prefix --rollouts 2 --temperature 0.7', '--objective passk --baseline none'])
 def test_training_is_reinforce_written_out(argv, tmp_path, monkeypatch):
-    """Three steps, chain by chain and token by token: the gradient, and all that is logged."""
+    """Three steps, chain by chain and token by token: the gradient, the clipped and warmed-up AdamW step, and all that is logged."""
     spy, P, G, R = Spy(monkeypatch), 16, 3, 2
-    argv = [*argv.split(), '--entropy', '0.1', '--steps', '3', '--log_interval', '1', '--batch_size', str(P), '--group_size', str(G)]
+    argv += f' --entropy 0.1 --grad_clip 0.2 --warmup_iters 2 --steps 3 --log_interval 1 --batch_size {P} --group_size {G}'
+    argv = argv.split()
     run('--nodes', 4, '--hops', '1-3', '--n_embd', 8, '--n_test', 10, *argv, '--out_dir', tmp_path)
     args, _ = train_rl.parse_args(argv)
     task, k_of = Cycle(nodes=4, hops=[1, 2, 3]), args.k or G
+    torch.manual_seed(1337)
     model, log = GPT(GPTConfig(8, 9, n_embd=8, pos=args.pos)), records(tmp_path)
+    matrices, gains = ([p for p in model.parameters() if (p.dim() == 2) == x] for x in (True, False))
+    optimizer = torch.optim.AdamW([{'params': matrices, 'weight_decay': 0.01}, {'params': gains, 'weight_decay': 0}], betas=(0.9, 0.95))
     assert [r['step'] for r in log] == [0, 1, 2, 3] and log[0]['samples'] == log[0]['tokens'] == 0
     mean = samples = chain_tokens = 0
     for step in range(3):
         record, asked, tokens = log[step + 1], spy.asked[step], spy.chains[step]
-        with torch.no_grad():
-            for p, w in zip(model.parameters(), spy.before[step], strict=True):
-                p.copy_(w)
+        assert all(torch.allclose(p, w, atol=1e-6) for p, w in zip(model.parameters(), spy.before[step], strict=True))
         S, loss, entropies, groups = asked.prompt_len, 0.0, [], []
         for q in range(P):
             prompt = asked.tokens[q, :S].tolist()
@@ -393,16 +396,25 @@ def test_training_is_reinforce_written_out(argv, tmp_path, monkeypatch):
                 chain_tokens += k + (R * k * (k - 1) // 2 if args.baseline == 'prefix' else 0)
         want = torch.autograd.grad(loss, list(model.parameters()))
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(spy.grads[step], want, strict=True))
+        norm = sum(g.square().sum() for g in want).sqrt().item()
+        for p, g in zip(model.parameters(), spy.grads[step], strict=True):  # not `want`: AdamW's first step makes much of a rounding
+            p.grad = g * min(1, 0.2 / norm)
+        for group in optimizer.param_groups:
+            group['lr'] = 1e-3 * (step + 1) / 3
+        optimizer.step()
         reward = sum(map(sum, groups)) / (P * G)
         mean = reward if step == 0 else 0.95 * mean + 0.05 * reward
         assert 0 < reward < 1 and spy.judged[step].view(P, G).tolist() == [[x == 1 for x in r] for r in groups]
-        logged = dict(reward=reward, mean=mean, entropy=sum(entropies) / len(entropies), grad_norm=sum(g.square().sum() for g in want).sqrt().item(),
+        logged = dict(reward=reward, mean=mean, entropy=sum(entropies) / len(entropies), grad_norm=norm,
                       zero_variance=sum(len(set(r)) == 1 for r in groups) / P, pass_at_group=sum(max(r) for r in groups) / P)
         assert {name: record[name] for name in logged} == pytest.approx(logged, abs=1e-5)
         assert (record['samples'], record['tokens'], record['stage']) == (samples, chain_tokens, 3)
         assert list(record['eval']) == ['1', '2', '3'] and all(r.keys() == {'acc', 'valid'} for r in record['eval'].values())
         assert len(record['examples']) == 3 and all('true: ' in line for line in record['examples'])
-    assert spy.sampled == samples  # every chain that generate sampled is counted, and no other
+    assert all(torch.allclose(w, model.state_dict()[name], atol=1e-6) for name, w in weights(tmp_path).items())
+    assert sum(map(len, spy.drawn)) == samples and set(spy.temperatures) == {args.temperature}  # every chain that was sampled is counted
+    drawn = torch.cat([u.flatten() for u in spy.drawn])
+    assert len(drawn.unique()) > 0.99 * len(drawn) and abs(drawn.mean() - 0.5) < 4 * (12 * len(drawn)) ** -0.5  # fresh numbers at every step
 
 
 def test_a_run_leaves_config_log_checkpoint_and_plot(tmp_path, monkeypatch):
@@ -486,6 +498,13 @@ def test_init_from_refuses_what_does_not_fit(argv, supervised, tmp_path):
     base = dict(zip(('--nodes', '--hops'), ('6', '1-2'), strict=True)) | dict([argv.split()])
     code, out, err = call(train_rl, *(x for pair in base.items() for x in pair), '--init_from', supervised / 'ckpt.pt', '--out_dir', tmp_path / 'new')
     assert (code, out, err.count('\n')) == (2, '', 1) and 'does not fit' in err and not (tmp_path / 'new').exists()
+
+
+def test_init_from_refuses_another_format_of_the_same_vocabulary(tmp_path):
+    argv = '--nodes 6 --hops 1-2 --format pairs --n_layer 1 --batch_size 4 --steps 1 --n_test 4 --mode cot --out_dir'.split()
+    assert call(train_cot, *argv, tmp_path / 'pairs')[0] == 0
+    code, out, err = call(train_rl, *argv[:4], '--init_from', tmp_path / 'pairs' / 'ckpt.pt', '--out_dir', tmp_path / 'new')
+    assert (code, out, err.count('\n')) == (2, '', 1) and 'format' in err and not (tmp_path / 'new').exists()
 
 
 @pytest.mark.parametrize('argv', ['--k 2', '--objective passk --baseline ema', '--objective passk --baseline prefix', '--objective passk --k 9',
