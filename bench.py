@@ -152,8 +152,12 @@ def main(argv=None):
     for n_layer in (1, 2):
         model = GPT(GPTConfig(15, asked.tokens.size(1), **{**CONFIGS['cycle-20'][1], 'n_layer': n_layer})).to(device)
         optimizer = model.configure_optimizer(1e-3, 0.01)
-        chains = model.generate(asked.tokens[:, :start], 4, 1.0, samples=8)
-        rows = turns(args.repeats, device, lambda m=model: m.generate(asked.tokens[:, :start], 4, 1.0, samples=8), *(
+
+        def sample(m=model):
+            with run.autocast:
+                return m.generate(asked.tokens[:, :start], 4, 1.0, samples=8)
+        chains = sample()
+        rows = turns(args.repeats, device, sample, *(
             lambda s=shared, m=model, o=optimizer, c=chains: train_step(m, o, c, mask, run, shared=s) for shared in ((start, 8), None)))
         by_part = ratio(rows, 0, 1), ratio(rows, 2, 1)
         print(f'{n_layer} layer{"s" * (n_layer > 1):1} {median(rows, 0) * 1e3:38.1f} ms {median(rows, 1) * 1e3:12.1f} ms {by_part[0]:20.2f} x '

@@ -6,13 +6,13 @@ the final output?" Nobody shows this model a chain:
    answer, so that an easy question asks for the prefix of a hard one's chain.
 2. The reward is 1 if that token is right, else 0. The tokens before it are never looked at.
 3. On-policy REINFORCE (Williams 1992): one step up the mean over chains of A * sum_{t <= k} log pi(token t). The advantage A is
-   the reward minus a baseline that does not depend on the token it judges, so that the gradient stays unbiased:
-   none  nothing                                    ema     a running mean of all rewards
+   the reward minus a baseline that does not depend on the token it judges, so that the reward's gradient stays unbiased:
+   none  nothing                                    ema     an exponential running mean of all rewards (0.95)
    loo   the mean reward of the group's other chains
    prefix  the step advantage of VinePPO (Kazemnejad et al. 2024, 2410.01679): the Monte-Carlo value of the prefix that ends in the
          token, minus that of the prefix before it (FactorExe's "state baseline" is the reward minus the latter: noisier, see README)
-4. --objective passk ascends pass@k, the chance that one of k chains is right (PKPO, Walder & Karkhanis 2025, 2505.15201), with a
-   leave-one-out baseline; at k = group_size only a chain that alone is right counts: POPPY (Grinsztajn et al. 2022, 2210.03475).
+4. --objective passk ascends pass@k, the chance that one of k chains is right (PKPO, Walder & Karkhanis 2025, 2505.15201; loo is
+   its "leave one out minus one"); at k = group_size only a chain that alone is right counts: POPPY (Grinsztajn et al. 2022, 2210.03475).
 Relatives: loo is RLOO (Ahmadian et al. 2024, 2402.14740) without its KL term. Subtracting the mean of the whole group instead is
 (G-1)/G times that: Dr. GRPO (2503.20783). GRPO (2402.03300) also divides by the group's standard deviation and by the length, clips
 ratios and adds a KL term. Here: no KL, no division, and nothing to clip, since with one step a batch every ratio is 1.
@@ -51,15 +51,15 @@ def parse_args(argv):
     for name, value, text in (('n_head', 1, 'attention heads'), ('n_embd', 64, 'width'), ('n_loop', 1, 'times the layers are applied, with shared weights')):
         g.add_argument(f'--{name}', type=at_least(1), default=value, help=text + ' (default: %(default)s)')
     g.add_argument('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding (default: %(default)s)')
-    g.add_argument('--init_from', metavar='CKPT', help='start from this checkpoint of the same task, of train_cot.py for example (default: from scratch)')
+    g.add_argument('--init_from', metavar='CKPT', help='start from this checkpoint, train_cot.py makes one; --resume needs it again (default: none)')
     g = parser.add_argument_group('reinforcement learning')
     g.add_argument('--baseline', choices=('none', 'ema', 'loo', 'prefix'), default='loo', help='what is subtracted from a reward (default: %(default)s)')
     g.add_argument('--objective', choices=('mean', 'passk'), default='mean', help='expected reward, or pass@k (default: %(default)s)')
     g.add_argument('--k', type=at_least(2), help='the k of --objective passk (default: group_size); k = 1 is --objective mean')
     g.add_argument('--rollouts', type=at_least(1), default=4, help='fresh rollouts from each prefix for --baseline prefix (default: %(default)s)')
     g.add_argument('--group_size', type=at_least(1), default=8, help='chains sampled for each question (default: %(default)s)')
-    g.add_argument('--temperature', type=at_least(0, float, above=True), default=1.0, help='of the policy that is sampled and trained (default: %(default)s)')
-    g.add_argument('--entropy', type=at_least(0, float), default=0.01, help='bonus for each nat of entropy of a chain (default: %(default)s)')
+    g.add_argument('--temperature', type=at_least(0.01, float), default=1.0, help='of the policy that is sampled and trained (default: %(default)s)')
+    g.add_argument('--entropy', type=at_least(0, float), default=0.01, help="bonus for each nat of entropy of a token's distribution (default: %(default)s)")
     g.add_argument('--curriculum', action='store_true', help='fewest hops first, one more whenever over 0.9 of the chains for the most are right')
     g = parser.add_argument_group('training')
     g.add_argument('--batch_size', type=at_least(1), default=128, help='questions a step and process (default: %(default)s)')
@@ -71,7 +71,7 @@ def parse_args(argv):
     g = parser.add_argument_group('evaluation')
     g.add_argument('--log_interval', '--eval_interval', type=at_least(1), help='steps between evaluations and checkpoints (default: max_iters / 30)')
     g.add_argument('--n_test', type=at_least(1), default=2000, help='test instances a hop count at the end; a quarter of it on the way (default: %(default)s)')
-    g.add_argument('--test_hops', type=parse_hops, help='at the end also test these longer chains, the hop token held at the largest trained (default: none)')
+    g.add_argument('--test_hops', type=parse_hops, help='at the end test these, longer than trained, the hop token held at the largest trained (default: none)')
     add_run_args(parser, 'out/train_rl-<task>')
     return parser.parse_typed(argv)
 
@@ -89,6 +89,8 @@ def fill_in(args):
         if not isinstance(task, Lookup):
             raise ValueError(f'one token must be the answer, which {args.task} does not have; use --task cycle or cvpr')
         vars(args).update({name: getattr(task, name) for name in OPTIONS[args.task]})
+        if args.test_hops and args.test_hops[0] <= task.hops[-1]:
+            raise ValueError(f'--test_hops {show_range(args.test_hops)} is for longer chains than --hops {show_range(task.hops)}')
         longer = type(task)(args.nodes, args.test_hops, args.format) if args.test_hops else None
         gpt = GPTConfig(len(task.vocab), max(t.block_size for t in (task, longer) if t), args.n_layer, args.n_head, args.n_embd, args.n_loop, pos=args.pos)
         sample_batch(task, 1, args.seed, 0, split='test')  # are there instances to hold out?
@@ -96,8 +98,8 @@ def fill_in(args):
             raise ValueError('--k belongs to --objective passk')
         if args.objective == 'passk' and (args.baseline in ('ema', 'prefix') or args.k > args.group_size):
             raise ValueError('--objective passk takes --baseline none or loo, and a --k of at most group_size')
-        if args.baseline in ('loo', 'prefix') and args.group_size < 2:
-            raise ValueError(f'--baseline {args.baseline} needs a --group_size of at least 2')
+        if args.group_size < 2 and (args.baseline in ('loo', 'prefix') or args.objective == 'passk'):
+            raise ValueError(f'--objective {args.objective} with --baseline {args.baseline} needs a --group_size of at least 2')
     except ValueError as error:
         common.die(str(error))
     return task, longer, gpt
@@ -139,14 +141,14 @@ def prefix_values(model, batch, tokens, reward, rollouts, temperature=1.0, unifo
     """The value of each prefix of each chain: (B, L + 1), at i the mean reward of fresh rollouts from the first i tokens, from the
     answer on the chain's own reward (B,). batch, tokens (B, T): the questions, one row a chain, and the prompts with their chains.
     uniform(n, m): random numbers for m continuations of every row by n tokens, (B * m, n)."""
-    P, L = batch.prompt_len, tokens.size(1) - batch.prompt_len
+    S, L = batch.prompt_len, tokens.size(1) - batch.prompt_len
     value = reward[:, None].repeat(1, L + 1)
     for i in range(1, L):
         rows = (batch.hops > i).nonzero()[:, 0]
         u = uniform(L - i, rollouts).view(len(tokens), rollouts, -1)[rows].flatten(0, 1) if uniform else None
         if len(rows):
-            out = model.generate(tokens[rows, :P + i], L - i, temperature, samples=rollouts, uniform=u)
-            value[rows, i] = verify(batch[rows.repeat_interleave(rollouts)], out[:, P:]).to(value.dtype).view(-1, rollouts).mean(1)
+            out = model.generate(tokens[rows, :S + i], L - i, temperature, samples=rollouts, uniform=u)
+            value[rows, i] = verify(batch[rows.repeat_interleave(rollouts)], out[:, S:]).to(value.dtype).view(-1, rollouts).mean(1)
     return value
 
 
@@ -187,7 +189,8 @@ def evaluate(model, task, run, seed, n_test, hop_token=None):
 def train(path, found, model, args, kept, task, run, caught):
     """From the model, or from what was found in its checkpoint at path. Returns the progress made."""
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
-    progress = {'step': 0, 'stage': 1 if args.curriculum else len(task.hops), 'mean': 0.0, 'reward': 0.0, 'samples': 0, 'tokens': 0}
+    # what a checkpoint must remember. stage: how many of task.hops are in use; mean: ema's; the rest is for the record
+    progress = {'step': 0, 'stage': 1 if args.curriculum else len(task.hops), 'mean': 0.0, 'reward': 0.0, 'samples': 0, 'tokens': 0, 'samples_95': None}
     if found:
         progress = {name: found[name] for name in progress}
         optimizer.load_state_dict(found['optimizer'])
@@ -199,6 +202,8 @@ def train(path, found, model, args, kept, task, run, caught):
 
     def record(**measures):  # evaluate, print, log
         results, told = evaluate(model, task, run, args.seed, max(1, args.n_test // 4))
+        if progress['samples_95'] is None and results[task.hops[-1]]['acc'] >= 0.95:
+            progress['samples_95'] = progress['samples']
         head = f'step {progress["step"]}  samples {progress["samples"]:,}  hops {show_range(task.hops[:progress["stage"]])}  reward {progress["reward"]:.3f}'
         bar.write('\n    '.join([head + ''.join(f'  {name} {x:.3f}' for name, x in measures.items()), *told]))
         common.log(args.out_dir, arm='rl', **progress, **measures, eval=results, examples=told[1:])
@@ -210,24 +215,26 @@ def train(path, found, model, args, kept, task, run, caught):
             group['lr'] = args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1))
         # the questions and random numbers of the global batch are a function of (seed, step); this process works on its slice
         hops, rng = task.hops[:progress['stage']], np.random.default_rng([args.seed, 2, step])  # 0 and 1 are the questions' splits
-        def uniform(n, m=1, rng=rng):  # to continue each of this process's chains m times by n tokens
+        def uniform(n, m=1, rng=rng):  # the next random numbers of this step: to continue each of this process's chains m times by n tokens
             return torch.from_numpy(rng.random((run.world, P * G * m, n), dtype=np.float32)[run.rank]).to(run.device)
         asked = sample_batch(task, P * run.world, args.seed, step, hops=hops)
-        rollouts = (asked.hops - 1) * args.rollouts * (args.baseline == 'prefix')  # of a chain's prefixes: so many, each half the chain on average
-        progress['samples'] += G * int((1 + rollouts).sum())
-        progress['tokens'] += G * int((asked.hops + rollouts * asked.hops // 2).sum())
+        k, R = asked.hops, args.rollouts if args.baseline == 'prefix' else 0  # R rollouts of k - i tokens from prefixes i = 1 .. k - 1
+        progress['samples'] += G * int((1 + R * (k - 1)).sum())
+        progress['tokens'] += G * int((k + R * k * (k - 1) // 2).sum())
         asked = asked[run.rank * P:][:P].to(run.device)
         start, L = asked.prompt_len, asked.tokens.size(1) - asked.prompt_len
         batch = asked[torch.arange(P, device=run.device).repeat_interleave(G)]  # one row a chain
         mask = batch.loss_mask  # the tokens up to the answer: what comes after it is neither rewarded nor trained
         with run.autocast:
             tokens = model.generate(asked.tokens[:, :start], L, args.temperature, samples=G, uniform=uniform(L))
-            right, value = verify(batch, tokens[:, start:]).float(), None
+            reward, value = verify(batch, tokens[:, start:]).float(), None
             if args.baseline == 'prefix':
-                value = prefix_values(model, batch, tokens, right, args.rollouts, args.temperature, uniform).view(P, G, L + 1)
+                value = prefix_values(model, batch, tokens, reward, args.rollouts, args.temperature, uniform).view(P, G, L + 1)
+        with run.autocast:  # once more: casts cached while sampling could not be trained through
             logp, entropy = log_probs(ddp, tokens, mask, args.temperature, shared=(start, G))  # (N,)
-        right = right.view(P, G)
-        A = advantage(right, args.baseline, args.objective, args.k, progress['mean'], value).flatten(0, 1).expand(-1, L)[mask[:, start:]]  # (N,)
+        reward = reward.view(P, G)
+        A = advantage(reward, args.baseline, args.objective, args.k, progress['mean'], value)  # (P, G, 1 or L)
+        A = A.expand(P, G, L).flatten(0, 1)[mask[:, start:]]  # (N,)
         # a mean over chains of sums over tokens; DDP's mean over processes makes it that of the global batch
         loss = -(A * logp + args.entropy * entropy).sum() / (P * G)
         loss.backward()
@@ -236,11 +243,11 @@ def train(path, found, model, args, kept, task, run, caught):
         optimizer.zero_grad(set_to_none=True)
         step += 1
         bar.update()
-        hardest, by_group = batch.hops.view(P, G) == hops[-1], right.sum(1)
-        loss, reward, top, n_top, uncertain, n_tokens, same, solved, stop = common.sum_over_processes(run, *map(float, (
-            loss.detach(), right.sum(), right[hardest].sum(), hardest.sum(), entropy.detach().sum(), len(entropy), (by_group % G == 0).sum(),
-            (by_group > 0).sum(), max(caught, default=0))))
-        reward, n, stop = reward / (P * G * run.world), P * run.world, stop or (run.world == 1 and max(caught, default=0))
+        right, hardest = reward.sum(1), asked.hops == hops[-1]  # right chains of each question
+        counts = torch.stack((right.sum(), right[hardest].sum(), hardest.sum() * G, (right % G == 0).sum(), (right > 0).sum(), entropy.sum(), loss)).tolist()
+        right, top, n_top, same, solved, nats, loss, stop = common.sum_over_processes(run, *counts, max(caught, default=0))
+        n, n_tokens = P * run.world, int(k.sum()) * G
+        reward = right / (n * G)
         progress.update(step=step, mean=0.95 * progress['mean'] + 0.05 * reward if step > 1 else reward, reward=reward)
         progress['stage'] += args.curriculum and len(hops) < len(task.hops) and top > 0.9 * n_top
         if step % args.log_interval and step < args.max_iters and not stop:
@@ -250,7 +257,7 @@ def train(path, found, model, args, kept, task, run, caught):
         if run.master:
             bar.set_postfix(reward=f'{reward:.3f}', refresh=False)
             if step % args.log_interval == 0 or step == args.max_iters:
-                record(entropy=uncertain / n_tokens, grad_norm=float(norm), zero_variance=same / n, pass_at_group=solved / n)
+                record(entropy=nats / n_tokens, grad_norm=float(norm), zero_variance=same / n, pass_at_group=solved / n)
             common.save_checkpoint(path, model, optimizer, step, kept, **{k: v for k, v in progress.items() if k != 'step'})
         if stop:
             bar.close()
@@ -292,8 +299,10 @@ def main(argv=None):
     task, longer, gpt = fill_in(args)
     if args.eval_only or args.init_from:
         ours, theirs = vars(args) | vars(gpt), state['args'] | vars(model.config)
-        wrong = [f'{k} is {theirs.get(k)}, this run needs {ours[k]}' for k in ('task', 'nodes', 'format', *vars(gpt)) if ours[k] != theirs.get(k)
-                 and (k != 'block_size' or ours[k] > theirs[k])]
+        wrong = [f'{k} is {theirs.get(k)}, this run needs {ours[k]}' for k in ('task', 'nodes', 'format', *vars(gpt))
+                 if ours[k] != theirs.get(k) and k != 'block_size']
+        if not wrong and gpt.block_size > model.config.block_size:
+            wrong = [f'it was made for sequences of {model.config.block_size} tokens, --test_hops needs {gpt.block_size}']
         if wrong:
             common.die(f'{args.ckpt or args.init_from} does not fit: ' + '; '.join(wrong))
     run = common.setup(args)
@@ -326,10 +335,9 @@ def main(argv=None):
     if longer:
         beyond, told = evaluate(model, longer, run, args.seed, args.n_test, hop_token=task.nodes + K - 1)
         print(f'longer chains than trained, with the hop token k={K}:', told[0])
-    log = [] if args.eval_only else [r for r in common.read_log(args.out_dir) if r['arm'] == 'rl']
     final = dict(
         task=task.name, hops=show_range(task.hops), baseline=args.baseline, objective=args.objective, **results[K], reward=state['reward'],
-        samples=state['samples'], samples_95=next((r['samples'] for r in log if r['eval'][str(K)]['acc'] >= 0.95), None), tokens=state['tokens'],
+        samples=state['samples'], samples_95=state['samples_95'], tokens=state['tokens'],
         seconds=time.time() - begin, params=model.num_params(), chance=task.chance(K), acc_min=min(r['acc'] for r in results.values()),
         **{f'acc_h{k}': r['acc'] for k, r in (results | beyond).items()}, steps=state['step'], n_test=args.n_test, seed=args.seed)
     if not args.eval_only:

@@ -160,6 +160,11 @@ def test_every_row_of_the_table_has_the_logs_behind_its_mean():
             m = sum(values) / len(values)
             s = (sum((v - m) ** 2 for v in values) / max(1, len(values) - 1)) ** 0.5
             assert len(values) == int(n) and abs(m - float(mean)) < 6e-4 and abs(s - float(sd)) < 6e-4, (link[1], name, m, s)
+        for least, most in re.findall(r'95% after ([\d,]+) to ([\d,]+) chains', line):
+            reached = [f['samples_95'] for f in finals]
+            assert (f'{min(reached):,}', f'{max(reached):,}') == (least, most), link[1]
+        if 'never 95%' in line:
+            assert not any(f['samples_95'] for f in finals), link[1]
 
 
 LIMITS = {'model.py': 330, 'data.py': 700, 'common.py': 160, 'train_cot.py': 350, 'train_rl.py': 350, 'README.md': 350}

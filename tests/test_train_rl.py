@@ -559,6 +559,7 @@ def test_resume_after_any_stop_is_the_uninterrupted_run(extra, tmp_path, monkeyp
     assert len({r['mean'] for r in log}) == len(log) == 7 and log[-1]['stage'] == 2
 
 
+@pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='Windows has no SIGKILL')
 def test_a_kill_in_the_middle_of_a_checkpoint_loses_nothing(tmp_path):
     """A process that dies by SIGKILL with half of its third checkpoint written and the record of that step in the log."""
     argv = [*map(str, (*TINY, '--steps', 30, '--log_interval', 5, '--baseline', 'ema', '--curriculum', '--device', 'cpu', '--out_dir', tmp_path / 'killed'))]
