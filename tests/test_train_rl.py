@@ -605,13 +605,84 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
     assert max((a[k] - b[k]).abs().max() for k in a) < 1e-4
 
 
+# ----------------------------------------------------------------------------- evaluation, and what is reported
+
+@pytest.mark.parametrize('n_test', [300, 700])  # 700: more than one piece
+def test_evaluate_counts_every_instance_and_hides_the_hop_count(n_test):
+    """Against uncached decoding and the oracle, one instance at a time; longer chains are asked for with the hop token of the longest trained."""
+    trained, longer = Cycle(nodes=6, hops=(1, 2)), Cycle(nodes=6, hops=(3, 4))
+    model = policy(SimpleNamespace(vocab=trained.vocab, block_size=longer.block_size))
+    for task, hop_token in ((trained, None), (longer, 6 + 2 - 1)):
+        results, told = train_rl.evaluate(model, task, RUN, 5, n_test, hop_token)
+        for k in task.hops:
+            right = valid = 0
+            for first in range(0, n_test, 500):
+                batch = sample_batch(task, min(500, n_test - first), 5, k * 10**6 + first, 'test', hops=k)
+                x = batch.tokens[:, :batch.prompt_len].clone()
+                x[:, -2] = 6 + k - 1 if hop_token is None else hop_token
+                for _ in range(k):
+                    x = torch.cat((x, model(x)[:, -1].argmax(-1, keepdim=True)), 1)
+                for prompt, chain in zip(batch.tokens[:, :batch.prompt_len].tolist(), x[:, batch.prompt_len:].tolist(), strict=True):
+                    right += task.oracle(prompt)[-1] == chain[-1]
+                    before = [prompt[-1], *chain[:-1]]
+                    valid += sum(b < 6 and prompt[b] == c for b, c in zip(before, chain, strict=True)) / k
+            assert results[k]['acc'] == right / n_test and abs(results[k]['valid'] - valid / n_test) < 1e-6
+            assert f'k={k} acc {right / n_test:.3f}' in told[0] and 'true: ' in told[k - task.hops[0] + 1]
+
+
+def test_the_final_line_reports_the_largest_hop_count_and_the_first_record_at_95_percent(tmp_path, monkeypatch):
+    curve = iter([0.1, 0.94, 0.95, 0.2, 0.3, 0.97, 0.6])  # at step 0, 2, 4, 6, 8, 10, and at the end
+
+    def scripted(model, task, run, seed, n_test, hop_token=None):
+        acc = 0.5 if hop_token is not None else next(curve)
+        return {k: dict(acc=acc + (k != task.hops[-1]) / 100, valid=acc / 2) for k in task.hops}, ['told']
+    monkeypatch.setattr(train_rl, 'evaluate', scripted)
+    argv = '--task cvpr --nodes 8 --hops 1-3 --n_embd 8 --batch_size 4 --group_size 2 --steps 10 --log_interval 2 --test_hops 5-6'.split()
+    final = run(*argv, '--out_dir', tmp_path)
+    assert (final['acc'], final['valid'], final['acc_min'], final['acc_h1'], final['acc_h6']) == ('0.600', '0.300', '0.600', '0.610', '0.500')
+    assert int(final['samples_95']) == 4 * 4 * 2 and int(final['samples']) == 10 * 4 * 2  # a later fall does not take it back
+    assert final['chance'] == f'{CVPR(nodes=8, hops=(1, 2, 3)).chance(3):.3f}' != f'{CVPR(nodes=8, hops=(1, 2, 3)).chance(1):.3f}'
+
+
+def test_a_finished_run_resumed_has_one_final_record(tmp_path):
+    argv = (*TINY, '--steps', 4, '--out_dir', tmp_path)
+    first, again = run(*argv), run(*argv, '--resume')
+    assert {**first, 'seconds': 0} == {**again, 'seconds': 0} and len(records(tmp_path, 'final')) == 1
+
+
+def test_divergence_is_said_and_the_last_good_checkpoint_stays(tmp_path):
+    code, _, err = call(train_rl, *TINY, '--steps', 20, '--log_interval', 5, '--lr', '9e18', '--out_dir', tmp_path)
+    assert code == 1 and 'diverged' in err and err.count('\n') == 1 and not (tmp_path / 'ckpt.pt').exists()
+
+
+def test_bfloat16_trains(tmp_path):
+    """Under autocast sampling and the gradient step must not share cached casts (torch before 2.10 cannot train through them)."""
+    final = run(*TINY, '--steps', 6, '--baseline', 'prefix', '--dtype', 'bfloat16', '--out_dir', tmp_path)
+    torch.manual_seed(1337)
+    start = GPT(GPTConfig(9, 10, n_embd=8)).state_dict()
+    assert final['steps'] == '6' and all(w.isfinite().all() for w in weights(tmp_path).values())
+    assert weights(tmp_path).keys() == start.keys() and not same(weights(tmp_path), start)
+
+
+def test_the_seed_decides_what_is_sampled(supervised, tmp_path, monkeypatch):
+    """The same weights and questions, another seed: other chains."""
+    monkeypatch.setattr(train_rl, 'sample_batch', lambda task, n, seed, *rest, **options: sample_batch(task, n, 7, *rest, **options))
+    rewards = []
+    for seed in (1, 2, 1):
+        argv = ('--nodes', 6, '--hops', '1-2', '--init_from', supervised / 'ckpt.pt', '--steps', 8, '--log_interval', 1, '--n_test', 5, '--seed', seed)
+        folder = tmp_path / str(len(rewards))
+        run(*argv, '--batch_size', 4, '--out_dir', folder)
+        rewards.append([r['reward'] for r in records(folder)])
+    assert rewards[0] == rewards[2] != rewards[1]
+
+
 # ----------------------------------------------------------------------------- headlines
 
 @pytest.mark.slow
 @pytest.mark.parametrize('argv, bars', [
     ('', dict(acc=(0.99, 1), valid=(0.99, 1))),
     ('--hops 4', dict(acc=(0, 1 / 9 + 0.05))),  # without easy questions the answer is never found
-    ('--nodes 20 --hops 1-6 --curriculum', dict(acc=(0.99, 1)))])
+    ('--nodes 20 --hops 1-6 --curriculum --steps 2000', dict(acc=(0.99, 1)))])
 def test_headline(argv, bars, tmp_path):
     final = run(*argv.split(), '--seed', 1337, '--out_dir', tmp_path)
     assert all(low <= float(final[name]) <= high for name, (low, high) in bars.items()), final
