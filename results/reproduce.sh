@@ -41,10 +41,9 @@ rl-mix-1 train_rl.py --hops 1 --steps 600 --log_interval 20
 rl-mix-2 train_rl.py --hops 1-2 --steps 800 --log_interval 20
 rl-mix-3 train_rl.py --hops 1-3 --steps 1000 --log_interval 20
 rl-mix-5 train_rl.py --hops 1-5 --steps 1500 --log_interval 20
-rl-mix-6 train_rl.py --hops 1-6 --steps 2500 --log_interval 20
-rl-pairs-learned train_rl.py --format pairs --curriculum --entropy 0.05 --steps 2000 --test_hops 5-8
-rl-pairs-rope train_rl.py --format pairs --curriculum --entropy 0.05 --steps 2000 --test_hops 5-8 --pos rope
-rl-pairs-none train_rl.py --format pairs --curriculum --entropy 0.05 --steps 2000 --test_hops 5-8 --pos none
+rl-pairs-learned train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8
+rl-pairs-rope train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8 --pos rope
+rl-pairs-none train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8 --pos none
 gpu-cycle-20 train_cot.py --device cuda --hops 4
 gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
 gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
