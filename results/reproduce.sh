@@ -2,6 +2,7 @@
 # Every run behind the README, in the order of its table: results/<row>/seed<n>/ gets config.json and log.jsonl.
 #   bash results/reproduce.sh                 all rows but the gpu ones, one after the other (some hours on two cores)
 #   bash results/reproduce.sh multiply-4 star just these
+# The rl-hops-4-warm-* rows start from the first seed of rl-warm-*, which must have run before them.
 # ROW_SEEDS, ROW_JOBS: which seeds (default 1337 1338 1339), how many runs side by side (default 1).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,8 +33,10 @@ rl-prefix train_rl.py --baseline prefix
 rl-passk train_rl.py --objective passk
 rl-cot train_cot.py --mode cot --nodes 10 --hops 1-4 --eval_interval 5 --steps 200
 rl-collapse train_rl.py --lr 4e-3 --entropy 0
-rl-warm train_cot.py --mode cot --nodes 10 --hops 4 --steps 40
-rl-hops-4-warm train_rl.py --hops 4 --init_from out/results/rl-warm/seed1337/ckpt.pt
+rl-warm-40 train_cot.py --mode cot --nodes 10 --hops 4 --steps 40
+rl-warm-50 train_cot.py --mode cot --nodes 10 --hops 4 --steps 50
+rl-hops-4-warm-40 train_rl.py --hops 4 --init_from out/results/rl-warm-40/seed1337/ckpt.pt
+rl-hops-4-warm-50 train_rl.py --hops 4 --init_from out/results/rl-warm-50/seed1337/ckpt.pt
 rl-20 train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
 rl-20-uniform train_rl.py --nodes 20 --hops 1-6
 rl-32 train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 3000 --log_interval 20
