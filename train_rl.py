@@ -20,7 +20,7 @@ ratios and adds a KL term. Here: no KL, no division, and nothing to clip, since 
     python train_rl.py                                   # 10 nodes, 1 to 4 hops, under two minutes on a laptop
     python train_rl.py --hops 4                          # the control that must fail: no easy questions
     python train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
-    python train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 3000 --device cuda
+    python train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_rl.py
 
 The last line:  final task=cycle hops=1-4 baseline=loo acc=1.000 valid=1.000 reward=0.9xx samples=... chance=0.111 params=51328 ...

@@ -39,7 +39,7 @@ rl-hops-4-warm-40 train_rl.py --hops 4 --init_from out/results/rl-warm-40/seed13
 rl-hops-4-warm-50 train_rl.py --hops 4 --init_from out/results/rl-warm-50/seed1337/ckpt.pt
 rl-20 train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
 rl-20-uniform train_rl.py --nodes 20 --hops 1-6
-rl-32 train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 3000 --log_interval 20
+rl-32 train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20
 rl-mix-1 train_rl.py --hops 1 --steps 600 --log_interval 20
 rl-mix-2 train_rl.py --hops 1-2 --steps 800 --log_interval 20
 rl-mix-3 train_rl.py --hops 1-3 --steps 1000 --log_interval 20
@@ -51,7 +51,7 @@ gpu-cycle-20 train_cot.py --device cuda --hops 4
 gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
 gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
 gpu-star-5-5 train_cot.py --device cuda --task star --star 5,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
-gpu-rl-32 train_rl.py --device cuda --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 3000 --log_interval 20
+gpu-rl-32 train_rl.py --device cuda --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20
 ROWS
 }
 
