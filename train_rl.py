@@ -190,7 +190,7 @@ def train(path, found, model, args, kept, task, run, caught):
     """From the model, or from what was found in its checkpoint at path. Returns the progress made."""
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
     # what a checkpoint must remember. stage: how many of task.hops are in use; mean: ema's; the rest is for the record
-    progress = {'step': 0, 'stage': 1 if args.curriculum else len(task.hops), 'mean': 0.0, 'reward': 0.0, 'samples': 0, 'tokens': 0, 'samples_95': None}
+    progress = {'step': 0, 'stage': 1 if args.curriculum else len(task.hops), 'mean': 0.0, 'reward': None, 'samples': 0, 'tokens': 0, 'samples_95': None}
     if found:
         progress = {name: found[name] for name in progress}
         optimizer.load_state_dict(found['optimizer'])
@@ -204,9 +204,9 @@ def train(path, found, model, args, kept, task, run, caught):
         results, told = evaluate(model, task, run, args.seed, max(1, args.n_test // 4))
         if progress['samples_95'] is None and results[task.hops[-1]]['acc'] >= 0.95:
             progress['samples_95'] = progress['samples']
-        head = f'step {progress["step"]}  samples {progress["samples"]:,}  hops {show_range(task.hops[:progress["stage"]])}  reward {progress["reward"]:.3f}'
+        head = f'step {progress["step"]}  samples {progress["samples"]:,}  hops {show_range(task.hops[:progress["stage"]])}'
         bar.write('\n    '.join([head + ''.join(f'  {name} {x:.3f}' for name, x in measures.items()), *told]))
-        common.log(args.out_dir, arm='rl', **progress, **measures, eval=results, examples=told[1:])
+        common.log(args.out_dir, arm='rl', **(progress | measures), eval=results, examples=told[1:])
 
     if run.master and step == 0:
         record()
@@ -257,7 +257,7 @@ def train(path, found, model, args, kept, task, run, caught):
         if run.master:
             bar.set_postfix(reward=f'{reward:.3f}', refresh=False)
             if step % args.log_interval == 0 or step == args.max_iters:
-                record(entropy=nats / n_tokens, grad_norm=float(norm), zero_variance=same / n, pass_at_group=solved / n)
+                record(reward=reward, entropy=nats / n_tokens, grad_norm=float(norm), zero_variance=same / n, pass_at_group=solved / n)
             common.save_checkpoint(path, model, optimizer, step, kept, **{k: v for k, v in progress.items() if k != 'step'})
         if stop:
             bar.close()
