@@ -245,19 +245,19 @@ def train(path, found, model, args, kept, task, run, caught):
         bar.update()
         right, hardest = reward.sum(1), asked.hops == hops[-1]  # right chains of each question
         counts = torch.stack((right.sum(), right[hardest].sum(), hardest.sum() * G, (right % G == 0).sum(), (right > 0).sum(), entropy.sum(), loss)).tolist()
-        right, top, n_top, same, solved, nats, loss, stop = common.sum_over_processes(run, *counts, max(caught, default=0))
-        n, n_tokens = P * run.world, int(k.sum()) * G
-        reward = right / (n * G)
-        progress.update(step=step, mean=0.95 * progress['mean'] + 0.05 * reward if step > 1 else reward, reward=reward)
-        progress['stage'] += args.curriculum and len(hops) < len(task.hops) and top > 0.9 * n_top
+        n_right, top, n_top, same, solved, nats, loss, stop = common.sum_over_processes(run, *counts, max(caught, default=0))
+        n, mean = P * run.world, n_right / (P * run.world * G)
+        progress.update(step=step, mean=0.95 * progress['mean'] + 0.05 * mean if step > 1 else mean, reward=mean)
+        if args.curriculum and len(hops) < len(task.hops) and top > 0.9 * n_top:
+            progress['stage'] += 1
         if step % args.log_interval and step < args.max_iters and not stop:
             continue
         if not all(torch.as_tensor(x).isfinite().all() for x in (loss, norm, *model.parameters())):
             common.die(f'diverged by step {step}: loss {loss}, gradient norm {float(norm)}, or the weights; try a smaller --learning_rate', code=1)
         if run.master:
-            bar.set_postfix(reward=f'{reward:.3f}', refresh=False)
+            bar.set_postfix(reward=f'{mean:.3f}', refresh=False)
             if step % args.log_interval == 0 or step == args.max_iters:
-                record(reward=reward, entropy=nats / n_tokens, grad_norm=float(norm), zero_variance=same / n, pass_at_group=solved / n)
+                record(reward=mean, entropy=nats / (int(k.sum()) * G), grad_norm=float(norm), zero_variance=same / n, pass_at_group=solved / n)
             common.save_checkpoint(path, model, optimizer, step, kept, **{k: v for k, v in progress.items() if k != 'step'})
         if stop:
             bar.close()
@@ -299,10 +299,10 @@ def main(argv=None):
     task, longer, gpt = fill_in(args)
     if args.eval_only or args.init_from:
         ours, theirs = vars(args) | vars(gpt), state['args'] | vars(model.config)
-        wrong = [f'{k} is {theirs.get(k)}, this run needs {ours[k]}' for k in ('task', 'nodes', 'format', *vars(gpt))
-                 if ours[k] != theirs.get(k) and k != 'block_size']
+        wrong = [f'{k} is {theirs.get(k)}, this run needs {ours[k]}' + ' (nodes + largest hop count + 1)' * (k == 'vocab_size')
+                 for k in ('task', 'nodes', 'format', *vars(gpt)) if ours[k] != theirs.get(k) and k != 'block_size']
         if not wrong and gpt.block_size > model.config.block_size:
-            wrong = [f'it was made for sequences of {model.config.block_size} tokens, --test_hops needs {gpt.block_size}']
+            wrong = [f'it was made for sequences of {model.config.block_size} tokens, --test_hops needs {gpt.block_size}: give it when training']
         if wrong:
             common.die(f'{args.ckpt or args.init_from} does not fit: ' + '; '.join(wrong))
     run = common.setup(args)

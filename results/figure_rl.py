@@ -35,15 +35,14 @@ def reached(run, bar=0.95):
 
 def ablation():
     left, right = (figure := Figure(figsize=(10, 4), layout='constrained')).subplots(1, 2, width_ratios=(5, 4))
-    present = [row for row in ARMS if (HERE / row).is_dir()]
-    for y, row in enumerate(present):
+    for y, row in enumerate(ARMS):
         label, colour = ARMS[row]
         for run in read(row, 4):
             at = reached(run)
             left.plot(at or run[-1][0], y, marker='o' if at else 'x', ms=7, color=colour, alpha=0.7, ls='')
             right.plot([valid for _, _, valid in run], [acc for _, acc, _ in run], color=colour, lw=0.8, marker='.', ms=3, alpha=0.7)
-    left.set(xscale='log', xlabel='chains until 95% greedy accuracy at 4 hops (×: never)', yticks=range(len(present)),
-             yticklabels=[ARMS[row][0] for row in present], ylim=(len(present) - 0.5, -0.5), title='10 nodes, 1 to 4 hops, one dot a seed')
+    left.set(xscale='log', xlabel='chains until 95% greedy accuracy at 4 hops (×: never)', yticks=range(len(ARMS)),
+             yticklabels=[label for label, _ in ARMS.values()], ylim=(len(ARMS) - 0.5, -0.5), title='10 nodes, 1 to 4 hops, one dot a seed')
     left.grid(axis='x', alpha=0.3)
     grid = [i / 100 for i in range(101)]
     right.plot(grid, [v ** 4 + (1 - v ** 4) / 9 for v in grid], color='black', lw=1, ls='--', label='all four links right, or a lucky guess')
@@ -55,11 +54,10 @@ def ablation():
 
 def cost():
     axes = (figure := Figure(figsize=(6, 3.6), layout='constrained')).subplots()
-    for prefix, label, colour in (('rl-mix', '10 nodes, uniform mixture of 1 to k', 'tab:blue'), ('rl-32', '32 nodes, 1 to 8 by curriculum', 'tab:orange')):
-        found = {}
-        for row in sorted(path.name for path in HERE.glob(prefix + '*')):
-            for k in range(1, 9) if prefix == 'rl-32' else [int(row.split('-')[-1])]:
-                found.setdefault(k, []).extend((reached(run), run[-1][0]) for run in read(row, k))
+    uniform = {1: 'rl-mix-1', 2: 'rl-mix-2', 3: 'rl-mix-3', 4: 'rl-loo'}
+    for rows, label, colour in ((uniform, '10 nodes, uniform mixture of 1 to k', 'tab:blue'),
+                                (dict.fromkeys(range(1, 9), 'rl-32'), '32 nodes, 1 to 8 by curriculum', 'tab:orange')):
+        found = {k: [(reached(run), run[-1][0]) for run in read(row, k)] for k, row in rows.items()}
         for k, ats in found.items():
             for at, cap in ats:
                 axes.plot(k, at or cap, marker='o' if at else 'x', color=colour, alpha=0.6, ls='', ms=6)
@@ -71,5 +69,8 @@ def cost():
 
 
 if __name__ == '__main__':
+    missing = [row for row in (*ARMS, 'rl-mix-1', 'rl-mix-2', 'rl-mix-3', 'rl-32') if not (HERE / row).is_dir()]
+    if missing:
+        raise SystemExit(f'no logs of {" ".join(missing)}: bash results/reproduce.sh {" ".join(missing)}')
     ablation()
     cost()

@@ -43,7 +43,6 @@ rl-32 train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000
 rl-mix-1 train_rl.py --hops 1 --steps 600 --log_interval 20
 rl-mix-2 train_rl.py --hops 1-2 --steps 800 --log_interval 20
 rl-mix-3 train_rl.py --hops 1-3 --steps 1000 --log_interval 20
-rl-mix-5 train_rl.py --hops 1-5 --steps 1500 --log_interval 20
 rl-pairs-learned train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8
 rl-pairs-rope train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8 --pos rope
 rl-pairs-none train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8 --pos none
