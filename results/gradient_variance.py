@@ -17,30 +17,35 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent))
 from data import Cycle, sample_batch  # noqa: E402
 from model import GPT, GPTConfig  # noqa: E402
-from train_rl import advantage, log_probs, prefix_values, verify  # noqa: E402
 
 G, R, TASK = 8, 4, Cycle(nodes=10, hops=(1, 2, 3, 4))
 STAGES, KINDS = (0.1, 0.3, 0.7), ('none', 'ema', 'loo', 'prefix', 'state')
 
 
+def right(batch, tokens):
+    """The reward of each row: is its token at the answer's place the answer?"""
+    return (tokens.gather(1, batch.answer) == batch.tokens.gather(1, batch.answer))[:, 0].float()
+
+
 def surrogates(model, questions, seed, step, kinds, mean):
-    """One batch's losses, one for each kind, and its mean reward."""
+    """One batch's losses, one for each kind, its mean reward, and the entropy of its chains. Written apart from train_rl.py, not taken from it."""
     asked = sample_batch(TASK, questions, seed, step)
-    batch = asked[torch.arange(questions).repeat_interleave(G)]
-    tokens = model.generate(asked.tokens[:, :asked.prompt_len], asked.tokens.size(1) - asked.prompt_len, 1.0, samples=G)
-    reward = verify(batch, tokens[:, asked.prompt_len:]).float()
-    value = prefix_values(model, batch, tokens, reward, R).view(questions, G, -1) if {'prefix', 'state'} & set(kinds) else None
-    reward = reward.view(questions, G)
-    logp, entropy = log_probs(model, tokens, batch.loss_mask, shared=(asked.prompt_len, G))
-    mask, losses = batch.loss_mask[:, asked.prompt_len:], []
-    for kind in kinds:
-        if kind == 'state':
-            first = reward[..., None] - advantage(reward, 'loo')  # the question's value
-            A = reward[..., None] - torch.cat((first, value[..., 1:-1]), dim=-1)
-        else:
-            A = advantage(reward, kind, mean=mean, value=value)
-        losses.append(-(A.flatten(0, 1).expand(-1, mask.size(1))[mask] * logp).sum() / len(mask))
-    return losses, reward.mean().item(), entropy.sum() / len(mask)
+    S, L, batch = asked.prompt_len, asked.tokens.size(1) - asked.prompt_len, asked[torch.arange(questions).repeat_interleave(G)]
+    tokens = model.generate(asked.tokens[:, :S], L, 1.0, samples=G)
+    reward = right(batch, tokens)[:, None]  # (B, 1)
+    total = reward.view(questions, G).sum(1).repeat_interleave(G)[:, None]
+    others = (total - reward) / (G - 1)
+    value = reward.repeat(1, L + 1)  # of the first i tokens; from the answer on it is known
+    value[:, :1] = others
+    for i in range(1, L) if {'prefix', 'state'} & set(kinds) else ():
+        rows = (batch.hops > i).nonzero()[:, 0]
+        out = model.generate(tokens[rows, :S + i], L - i, 1.0, samples=R)
+        value[rows, i] = right(batch[rows.repeat_interleave(R)], out).view(-1, R).mean(1)
+    A = {'none': reward, 'ema': reward - mean, 'loo': reward - others, 'prefix': value.diff(dim=1), 'state': reward - value[:, :-1]}
+    log_p = model(tokens[:, :-1], batch.loss_mask[:, 1:], shared=(S, G)).log_softmax(-1)
+    taken = log_p.gather(1, tokens[batch.loss_mask][:, None])[:, 0]
+    losses = [-(A[kind].expand(-1, L)[batch.loss_mask[:, S:]] * taken).sum() / len(tokens) for kind in kinds]
+    return losses, reward.mean().item(), -(log_p.exp() * log_p).sum() / len(tokens)
 
 
 def gradients(model, seed, mean):
