@@ -60,7 +60,7 @@ def parse_args(argv):
     g.add_argument('--group_size', type=at_least(1), default=8, help='chains sampled for each question (default: %(default)s)')
     g.add_argument('--temperature', type=at_least(0.01, float), default=1.0, help='of the policy that is sampled and trained (default: %(default)s)')
     g.add_argument('--entropy', type=at_least(0, float), default=0.01, help="bonus for each nat of entropy of a token's distribution (default: %(default)s)")
-    g.add_argument('--curriculum', action='store_true', help='fewest hops first, one more whenever over 0.9 of the chains for the most are right')
+    g.add_argument('--curriculum', action='store_true', help='fewest hops first, one more whenever over 0.9 of chains for the most are right (default: off)')
     g = parser.add_argument_group('training')
     g.add_argument('--batch_size', type=at_least(1), default=128, help='questions a step and process (default: %(default)s)')
     g.add_argument('--max_iters', '--steps', type=at_least(1), default=1000, help='optimizer steps (default: %(default)s)')
