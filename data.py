@@ -12,7 +12,7 @@ is asked for it. So the training loss is cross-entropy(model(tokens[:, :-1])[los
 1. `(seed, split, step)` alone determines a batch: a resumed run sees the data an uninterrupted one would, and every process
    draws the same global batch and takes its own slice.
 2. Held-out instances are disjoint from training by construction: a hash of the instance (the graph, the table, the two
-   factors, not its presentation) sends one in ten to 'test', the rest to 'train'.
+   factors, not its presentation) sends one in ten to 'test', the rest to 'train'. Countdown holds out whole targets.
 3. No Python loop runs over a batch.
 
     python data.py --task cycle --n 3            # literal examples, [loss-bearing] tokens in brackets, the oracle's answer
@@ -74,10 +74,10 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
         if missing <= 0:
             break
         # draw a few more than needed, keep those of this split
-        size = int(missing * (1.2 if split == 'train' else 11)) + 16
+        size = int(missing * (1.2 if split == 'train' else 1.1 / task.test_share)) + 16
         k = np.full(size, hops) if isinstance(hops, int) else rng.choice(hops or task.hops, size)
         key, source = task.draw(rng, k)
-        mine = held_out(key) == (split == 'test')
+        mine = task.held_out(key) == (split == 'test')
         want.append((k[mine][:missing], source[mine][:missing]))
         drawn += len(want[-1][0])
     else:
@@ -85,7 +85,7 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
     k, source = (np.concatenate(x) for x in zip(*want, strict=True))
     prompt, chain, chain_len, instance = task.write(rng, source, k)
     chain, A = chain[:, :chain_len.max()], task.answer_len
-    slot = chain_len[:, None] - A + np.arange(A)  # (B, A) where the answer stands in the chain
+    slot = np.arange(A) + (0 * chain_len if task.answer_first else chain_len - A)[:, None]  # (B, A) where the answer stands in the chain
     if mode == 'direct':
         chain, chain_len, slot = np.take_along_axis(chain, slot, 1), np.full(batch_size, A), np.tile(np.arange(A), (batch_size, 1))
     carries = np.arange(chain.shape[1]) < chain_len[:, None]
@@ -106,11 +106,22 @@ class Task:
     name, hops (list of hop counts), vocab (list of strings; the first `symbols` are nodes or digits, what a chain is made of),
     block_size (longest sequence), answer_len (A), pad (token id), and every one of its flags (see OPTIONS) as an attribute
     draw(rng, hops (B,)) -> key (B, L), source (B, ...)   random instances; key is what identifies one for the split
-    write(rng, source, hops) -> prompt (B, P), chain (B, L), chain_len (B,), instance (B, ...)   the chain ends in the answer
+    write(rng, source, hops) -> prompt (B, P), chain (B, L), chain_len (B,), instance (B, ...)   the chain ends in the answer,
+                                or begins with it (answer_first)
     valid(batch, chain (B, L)) -> (B, L) bool   which chain tokens truly follow from the tokens before them
+    right(batch, out (B, T)) -> (B, T) bool   which tokens are right: here, those that equal the batch's
     oracle(prompt) -> the chain of one prompt, a list of ids, worked out from its tokens alone
+    held_out(key) -> (B,) bool, and test_share, about how many of the instances drawn that are
     chance(hops) -> accuracy of the best answer that does not follow the instance's structure
     """
+
+    answer_first, test_share = False, 0.1
+
+    def held_out(self, key):
+        return held_out(key)
+
+    def right(self, batch, out):
+        return out == batch.tokens
 
     def encode(self, text):
         """'3 k=4 0' -> [3, 23, 0]; raises ValueError at a word that is not in the vocabulary."""
@@ -353,11 +364,167 @@ class Star(Task):
         return 1 / self.arms  # legal steps, a random arm
 
 
+# ----------------------------------------------------------------------------- countdown
+
+def legal_moves(x, largest=199):
+    """Every move from states x (N, m): take two numbers, put back their sum, difference, product or quotient.
+
+    Returns child (N, M, m - 1), the numbers then left, sorted; ok (N, M) bool, legal; step (N, M, 4): a, op (0 to 3: + - * /), b, c
+    with a op b = c and a >= b. M is 2 m (m - 1).
+    Integers: c must be one, from 0 to largest (the Stream of Search's game, 2404.03683). Floats: any fraction, also below zero
+    (the Game of 24), with op 4 and 5 for b - a and b / a; exact, since different values of so few small numbers are far apart.
+    """
+    N, m = x.shape
+    i, j = torch.triu_indices(m, m, 1, device=x.device)
+    a, b = torch.maximum(x[:, i], x[:, j]), torch.minimum(x[:, i], x[:, j])  # (N, pairs)
+    if x.is_floating_point():
+        c = torch.stack((a + b, a - b, a * b, a / b, b - a, b / a), dim=2)
+        ok = c.isfinite()
+    else:
+        quotient = torch.where((b > 0) & (a % b.clamp(min=1) == 0), a // b.clamp(min=1), largest + 1)
+        c = torch.stack((a + b, a - b, a * b, quotient), dim=2)  # (N, pairs, ops)
+        ok = c <= largest
+    alone = torch.ones(len(i), m, dtype=torch.bool, device=x.device)  # the numbers that a pair leaves alone
+    alone.scatter_(1, torch.stack((i, j), 1), False)
+    rest = x[:, alone.nonzero()[:, 1].view(len(i), 1, m - 2).expand(-1, c.size(2), -1)]  # (N, pairs, ops, m - 2)
+    child = torch.cat((rest, c[..., None]), dim=3).flatten(1, 2).sort(2).values
+    step = torch.stack((a[..., None].expand_as(c), torch.arange(c.size(2), device=x.device).expand_as(c), b[..., None].expand_as(c), c), dim=3)
+    return child, ok.flatten(1), step.flatten(1, 2)
+
+
+def distinct(x, ok):
+    """ok (N, M) bool without those states x (N, M, m) that an ok state further left in their row equals."""
+    x = (x * 2**20).round().long() if x.is_floating_point() else x
+    key = (x * torch.full((x.size(2),), 0x1E3779B97F4A7C15, device=x.device).cumprod(0)).sum(2)  # (N, M), modulo 2^64
+    return ok & ~((key[:, :, None] == key[:, None, :]) & ok[:, None, :]).tril(-1).any(2)
+
+
+def ways(x, target, largest=199):
+    """How many sequences of moves take states x (N, m) to target (N,), (N,) int64. Moves that leave the same numbers are one."""
+    if x.size(1) == 1:
+        return ((x[:, 0] - target).abs() < 1e-6).long()
+    child, ok, _ = legal_moves(x, largest)
+    if x.size(1) == 2:
+        return (ok & ((child[:, :, 0] - target[:, None]).abs() < 1e-6)).any(1).long()
+    ok = distinct(child, ok)
+    return torch.zeros_like(ok, dtype=torch.long).masked_scatter_(ok, ways(child[ok], target[:, None].expand_as(ok)[ok], largest)).sum(1)
+
+
+class Countdown(Task):
+    """Can the target be made from the numbers, each used once, with + - * / (the Game of 24: four numbers, target 24)? A verdict,
+    and if it can, a step after which it still can. The whole solution is the recursion of that: the two numbers of the step give
+    way to its result, and the next prompt asks again. Target, numbers in order:
+
+        24 3 5 6 9 [yes] [9] [-] [5] [=] [4]     and then: 24 3 4 6 _ [yes] ...
+        24 5 7 _ _ [no]
+
+    Numbers are tokens, integers from 0 to 199 (which costs none of the 1,346 puzzles that integers solve). hops is the number of
+    steps that remain. Training targets are 10 to 100 without those held out: no state of a held-out target is ever trained on,
+    whatever its numbers. States: four numbers from 1 to 13 after random moves; the target is what more random moves make
+    of them, or any, half and half. Where several steps are right, a random one is shown. `instance` is target and numbers, -1 for none.
+    """
+    name, answer_len, answer_first, largest, targets = 'countdown', 1, True, 199, range(10, 101)
+
+    def __init__(self, numbers=4, holdout_targets=(24,)):
+        if not 2 <= numbers <= 6:
+            raise ValueError(f'countdown takes from 2 to 6 numbers, got {numbers}')
+        self.numbers, self.holdout_targets = numbers, sorted({24, *holdout_targets})
+        if not set(self.holdout_targets) < set(self.targets):
+            raise ValueError('holdout_targets must be some of 10 to 100, and not all of them')
+        self.hops, self.symbols = list(range(1, numbers)), self.largest + 1
+        self.vocab = [str(i) for i in range(self.symbols)] + ['+', '-', '*', '/', '=', 'yes', 'no', '_']
+        self.plus, self.equals, self.yes, self.no, self.pad = (self.symbols + i for i in (0, 4, 5, 6, 7))
+        self.block_size = 1 + numbers + 6
+        self.test_share = 0.01 * len(self.holdout_targets)
+
+    def held_out(self, key):
+        return np.isin(key[:, 0], self.holdout_targets)
+
+    def draw(self, rng, hops):
+        B, n = len(hops), self.numbers
+        x, state = rng.integers(1, 14, (B, n)), np.full((B, n), -1)
+        for m in range(n, 0, -1):
+            state[hops == m - 1, :m] = np.sort(x[hops == m - 1], axis=1)
+            if m > 1:  # two numbers at random, and any operation that is legal for them
+                x = np.take_along_axis(x, shuffled(rng, B, m), 1)
+                child, ok, _ = legal_moves(torch.from_numpy(x[:, :2]))
+                c = child[:, :, 0].numpy()[np.arange(B), (rng.random(ok.shape) * ok.numpy()).argmax(1)]
+                x = np.column_stack((c, x[:, 2:]))
+        value, target = x[:, 0], rng.integers(self.targets[0], self.targets[-1] + 1, B)
+        target = np.where((rng.random(B) < 0.5) & np.isin(value, self.targets), value, target)[:, None]
+        return target, np.concatenate((target, state), axis=1)
+
+    def prompt(self, target, x):
+        """target (N,), x (N, m) sorted -> (N, 1 + numbers)"""
+        return torch.cat((target[:, None], x, x.new_full((len(x), self.numbers - x.size(1)), self.pad)), dim=1)
+
+    def play(self, x, step):
+        """The numbers (N, m - 1) left after the written steps (N, 5), tokens a op b = c, in states x (N, m), and which of them are legal, (N,)."""
+        child, _, moves = legal_moves(x)
+        a, op, b, equals, c = step.T
+        same = (moves == torch.stack((a, op - self.plus, b, c), dim=1)[:, None]).all(2) & ((equals == self.equals) & (c <= self.largest))[:, None]
+        return child[torch.arange(len(x), device=x.device), same.int().argmax(1)], same.any(1)
+
+    def write(self, rng, source, hops):
+        B, source = len(hops), torch.from_numpy(source)
+        prompt, chain = torch.full((B, 1 + self.numbers), self.pad), torch.full((B, 6), self.pad)
+        for k in sorted(set(hops.tolist())):
+            rows = torch.from_numpy(np.flatnonzero(hops == k))
+            target, x = source[rows, 0], source[rows, 1:k + 2]
+            child, ok, step = legal_moves(x)
+            ok = distinct(child, ok)
+            good = torch.zeros_like(ok).masked_scatter_(ok, ways(child[ok], target[:, None].expand_as(ok)[ok]) > 0)
+            pick = (torch.from_numpy(rng.random(good.shape)) * good).argmax(1)  # any of the right ones
+            a, op, b, c = step[torch.arange(len(rows)), pick].T
+            shown = torch.stack((torch.full_like(a, self.yes), a, self.plus + op, b, torch.full_like(a, self.equals), c), dim=1)
+            chain[rows] = torch.where(good.any(1)[:, None], shown, torch.tensor([self.no] + 5 * [self.pad]))
+            prompt[rows] = self.prompt(target, x)
+        return prompt.numpy(), chain.numpy(), np.where(chain[:, 0] == self.yes, 6, 1), source.numpy()
+
+    def judge(self, batch, chain):
+        """Of rows of one hop count: is the step written behind the verdict legal, and can the target be reached after it? Two (B,) bool."""
+        child, legal = self.play(batch.instance[:, 1:int(batch.hops[0]) + 2], chain[:, 1:6])
+        return legal, legal & (ways(child, batch.instance[:, 0]) > 0)
+
+    def valid(self, batch, chain):
+        """The verdict must be true and the step legal; behind a 'no' that is true nothing is asked for."""
+        truth = batch.tokens[:, batch.prompt_len]
+        step = (self.judge(batch, chain)[0] | (truth == self.no))[:, None].expand(-1, chain.size(1) - 1)
+        return torch.cat(((chain[:, 0] == truth)[:, None], step), dim=1)
+
+    def right(self, batch, out):
+        """Any step will do after which the target can be reached."""
+        right, P = out == batch.tokens, batch.prompt_len
+        if out.size(1) > P + 1:
+            right[:, P + 1:] = (self.judge(batch, out[:, P:])[1] | (batch.tokens[:, P] == self.no))[:, None]
+        return right
+
+    def oracle(self, prompt):
+        target, numbers = prompt[0], [x for x in prompt[1:] if x != self.pad]
+
+        def reaches(x):
+            return x == [target] if len(x) == 1 else any(reaches(rest) for _, rest in steps(x))
+
+        def steps(x):
+            for i, j in ((i, j) for i in range(len(x)) for j in range(len(x)) if i != j and (x[i], i) >= (x[j], j)):
+                rest, a, b = [x[k] for k in range(len(x)) if k not in (i, j)], x[i], x[j]
+                for op, c in enumerate((a + b, a - b, a * b, a // b if b and a % b == 0 else -1)):
+                    if 0 <= c <= self.largest:
+                        yield [a, self.plus + op, b, self.equals, c], [*rest, c]
+        return next(([self.yes, *step] for step, rest in steps(numbers) if reaches(rest)), [self.no])
+
+    def chance(self, hops):
+        """Always the more frequent verdict, as measured on the test split."""
+        verdict = sample_batch(self, 2000, 0, 0, 'test', 'direct', int(hops)).tokens[:, -1]
+        yes = (verdict == self.yes).float().mean().item()
+        return max(yes, 1 - yes)
+
+
 # ----------------------------------------------------------------------------- command line
 
-TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star)}
+TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star, Countdown)}
 OPTIONS = {'cycle': ('nodes', 'hops', 'format'), 'cvpr': ('nodes', 'hops', 'format'),
-           'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse')}
+           'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse'), 'countdown': ('numbers', 'holdout_targets')}
 
 
 def show_range(hops):
@@ -380,6 +547,12 @@ def parse_star(text):
     return d, l
 
 
+def parse_targets(text):
+    """'24,36' -> (24, 36)"""
+    return tuple(map(int, text.split(',')))
+
+
+parse_targets.__name__ = 'list of targets (such as 24,36)'
 parse_hops.__name__, parse_star.__name__ = 'hop count (4, or a range 1-4; at least 1)', 'star (arms,length such as 2,3)'  # argparse's words
 
 
@@ -420,6 +593,8 @@ def add_task_args(parser, hops='4', nodes=20):
     group.add_argument('--format', choices=('table', 'pairs'), help='cycle, cvpr: how the prompt shows the table (default: table)')
     group.add_argument('--digits', type=int, help='multiply: digits of each factor (default: 3)')
     group.add_argument('--star', type=parse_star, metavar='D,L', help='star: arms, and nodes on a path, the centre included (default: 2,3)')
+    group.add_argument('--numbers', type=int, help='countdown: how many numbers, 2 to 6 (default: 4)')
+    group.add_argument('--holdout_targets', type=parse_targets, metavar='T,T', help='countdown: targets never trained on, 24 always among them (default: 24)')
     group.add_argument('--reverse', action='store_true', default=None,
                        help='star: write the path from the goal; multiply: most significant digit first (default: off)')
 
@@ -476,8 +651,9 @@ def main(argv=None):
         if args.raw:
             print(' '.join(word for word in words if word != '_'))
             continue
-        print(' '.join(f'[{word}]' if c else word for word, c in zip(words, carries, strict=True) if word != '_'))
-        truth = task.decode(task.oracle(tokens[:batch.prompt_len])[-task.answer_len:])
+        print(' '.join(f'[{word}]' if c else word for word, c in zip(words, carries, strict=True)).rstrip(' _'))
+        chain = task.oracle(tokens[:batch.prompt_len])
+        truth = task.decode(chain[:task.answer_len] if task.answer_first else chain[-task.answer_len:])
         print(f'  answer {task.decode(tokens[i] for i in answer)}   oracle {truth}   chance {task.chance(hops):.3f}\n')
 
 

@@ -258,7 +258,23 @@ class GPT(nn.Module):
                 logp[:, t - T:t - T + 1] = logits.gather(1, token) - logits.logsumexp(-1, keepdim=True)
         return out, logp
 
-    def generate(self, idx, max_new_tokens, temperature=0.0, top_k=None, generator=None, use_cache=True, samples=1, uniform=None, return_logp=False):
+    @torch.inference_mode()
+    def _jacobi(self, idx, max_new_tokens):
+        (B, T), rounds = idx.shape, idx.new_zeros(idx.size(0))
+        out = torch.cat((idx, idx.new_zeros(B, max_new_tokens)), dim=1)
+        wanted = torch.zeros_like(out[:, :-1], dtype=torch.bool)
+        wanted[:, T - 1:] = True
+        for i in range(max_new_tokens):  # after round i + 1 the first i + 1 tokens are final
+            guess = self(out[:, :-1], wanted).argmax(-1).view(B, max_new_tokens)
+            changed = (guess != out[:, T:]).any(1)
+            if not changed.any():
+                break
+            out[:, T:] = guess
+            rounds[changed] = i + 1
+        return out, rounds
+
+    def generate(self, idx, max_new_tokens, temperature=0.0, top_k=None, generator=None, use_cache=True, samples=1, uniform=None, return_logp=False,
+                 jacobi=False):
         """Continue each row of idx (B, T) by max_new_tokens tokens; returns (B * samples, T + max_new_tokens).
 
         temperature 0 is greedy (argmax); otherwise sample from softmax(logits / temperature), among the top_k most likely
@@ -267,20 +283,29 @@ class GPT(nn.Module):
         in [0, 1), so that what is sampled does not depend on how a batch is dealt to processes. use_cache=False runs the whole
         sequence again for every token: the same tokens, slowly. return_logp: also the log-probability of every new token
         under the distribution it was sampled from (greedy: temperature 1), (B * samples, max_new_tokens) float32.
+        jacobi: greedy decoding as a fixed-point iteration (Santilli et al. 2023, algorithm PJ): guess all new tokens at once, from
+        zeros, and again from that guess, until nothing changes. The same tokens; returns also the round, (B,) int64, after which a
+        row's guess was final: at most max_new_tokens, fewer where tokens do not wait for one another.
         Raises ValueError when the result would not fit in block_size, the model is not causal, the temperature is negative,
-        or top_k or samples is below 1.
+        top_k or samples is below 1, or jacobi is asked to sample.
         """
         B, T = idx.shape
         if not self.config.causal:
             raise ValueError('generate needs a causal model')
         if temperature < 0 or (top_k is not None and top_k < 1) or samples < 1:
             raise ValueError(f'temperature must be at least 0, top_k and samples at least 1, got {temperature}, {top_k} and {samples}')
+        if jacobi and (temperature > 0 or samples > 1 or return_logp):
+            raise ValueError('jacobi is greedy: no temperature, samples or return_logp')
         if T + max_new_tokens > self.config.block_size:
             raise ValueError(f'{T} + {max_new_tokens} tokens do not fit in block_size {self.config.block_size}')
         if temperature > 0 and uniform is None:
             uniform = torch.rand(B * samples, max_new_tokens, generator=generator, device=idx.device)
         was_training = self.training
         self.eval()  # no dropout while decoding
+        if jacobi:
+            out, rounds = self._jacobi(idx, max_new_tokens)
+            self.train(was_training)
+            return out.clone(), rounds.clone()
         out, logp = self._decode(idx, max_new_tokens, temperature, top_k, uniform, use_cache, samples, return_logp)
         self.train(was_training)
         return (out.clone(), logp.clone()) if return_logp else out.clone()  # ordinary tensors: what inference_mode makes could not be trained on

@@ -43,6 +43,7 @@ RECIPES = {  # what a task needs to be learned on two CPU cores in minutes; ever
     'cvpr': dict(n_layer=1, n_head=1, n_embd=64, batch_size=64, learning_rate=3e-3, max_iters=1000),
     'pairs': dict(n_layer=2, n_head=1, n_embd=64, batch_size=128, learning_rate=2e-3, max_iters=3000),  # an induction circuit takes two layers
     'multiply': dict(n_layer=2, n_head=4, n_embd=128, batch_size=64, learning_rate=3e-3, max_iters=1500),
+    'countdown': dict(n_layer=3, n_head=4, n_embd=128, batch_size=448, learning_rate=3e-3, max_iters=6000),
     'star': dict(n_layer=2, n_head=1, n_embd=64, batch_size=128, learning_rate=2e-3, max_iters=1000),
 }
 
@@ -57,7 +58,7 @@ def parse_args(argv):
         g.add_argument(f'--{name}', type=at_least(1), help=cycle[name])
     g.add_argument('--n_loop', type=at_least(1), default=1, help='times the stack of layers is applied, with shared weights (default: %(default)s)')
     g = parser.add_argument_group('training')
-    g.add_argument('--mode', choices=('cot', 'direct', 'both'), help='which arms to train (default: both; star: cot, its chain is its answer)')
+    g.add_argument('--mode', choices=('cot', 'direct', 'both'), help='which arms to train (default: both; countdown: cot; star: cot, its chain is its answer)')
     g.add_argument('--batch_size', type=at_least(1), help='sequences a step and process ' + cycle['batch_size'])
     g.add_argument('--grad_accum', type=at_least(1), default=1, help='work off each batch in so many slices: same gradient, less memory (default: %(default)s)')
     g.add_argument('--max_iters', '--steps', type=at_least(1), help='optimizer steps of each arm ' + cycle['max_iters'])
@@ -82,7 +83,7 @@ def fill_in(args):
             setattr(args, name, value)
     args.eval_interval = args.eval_interval or max(1, args.max_iters // 10)
     args.warmup_iters = min(100, args.max_iters // 3) if args.warmup_iters is None else args.warmup_iters
-    args.mode = args.mode or ('cot' if args.task == 'star' else 'both')
+    args.mode = args.mode or ('cot' if args.task in ('star', 'countdown') else 'both')
     args.out_dir = f'out/train_cot-{args.task}-{args.mode}' if args.out_dir is None else args.out_dir
     try:
         task = make_task(args)
@@ -117,7 +118,7 @@ def evaluate(model, task, mode, run, seed, n_test):
             batch = sample_batch(task, min(500, n_test - first), seed, k * 10**6 + first, 'test', mode, hops=k).to(run.device)
             with run.autocast:
                 out = model.generate(batch.tokens[:, :batch.prompt_len], batch.tokens.size(1) - batch.prompt_len)
-                right = out == batch.tokens
+                right = task.right(batch, out)
                 sums[0] += right.gather(1, batch.answer).all(1).sum().item()
                 if mode == 'cot':
                     chain = out[:, batch.prompt_len:]
@@ -146,7 +147,7 @@ def faithfulness(model, task, run, seed, n_test):
     k, A = max(task.hops), task.answer_len
     batch = sample_batch(task, n_test, seed, k * 10**6, 'test', 'cot', hops=k).to(run.device)
     prompt, own = batch.tokens[:, :batch.prompt_len], batch.tokens[:, -A:]  # own: the prompt's true answer, (B, A)
-    L = batch.tokens.size(1) - batch.prompt_len - A  # chain tokens before the answer
+    L = int(batch.answer[0, 0]) - batch.prompt_len  # chain tokens before the answer
     if L == 0:
         return {}
 

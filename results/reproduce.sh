@@ -18,6 +18,7 @@ multiply-3 train_cot.py --task multiply --digits 3
 multiply-4 train_cot.py --task multiply --digits 4
 star train_cot.py --task star --star 2,3
 star-reverse train_cot.py --task star --star 2,3 --reverse
+countdown train_cot.py --task countdown
 direct-1-2 train_cot.py --mode direct --hops 1-2 --nodes 10 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000
 hops-chain train_cot.py --mode cot --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
 hops-direct-1 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
