@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 import common
-from data import CVPR, TASKS, Cycle, Multiply, Parser, Star, at_least, sample_batch
+from data import CVPR, TASKS, Countdown, Cycle, Multiply, Parser, Star, at_least, sample_batch
 from model import GPT, GPTConfig
 
 CONFIGS = {
@@ -80,15 +80,6 @@ def train_step(model, optimizer, tokens, loss_mask, run, forward=skipping, **opt
     optimizer.step()
 
 
-def step_flops(c, batch):
-    """Floating-point operations of the matrix products in one step with skipping: two a multiply-add, and the backward pass is
-    two more forwards. Keys and values everywhere, the other ten C x C products, in the last layer, at the loss tokens only."""
-    (B, T), N = batch.tokens[:, :-1].shape, int(batch.loss_mask.sum())
-    linear = c.n_embd**2 * (B * T * (12 * (c.n_layer - 1) + 2) + 10 * N) + N * c.n_embd * c.vocab_size
-    attention = 2 * c.n_embd * T * (B * T * (c.n_layer - 1) + N)  # scores and weighted sum, over all T keys
-    return 6 * (linear + attention)
-
-
 def gradient_gap(model, batch):
     """Largest difference between any two gradients with and without skipping, relative to the largest gradient (float32)."""
     x, mask, found = batch.tokens[:, :-1], batch.loss_mask[:, 1:], []
@@ -126,7 +117,7 @@ def main(argv=None):
         model = GPT(GPTConfig(len(task.vocab), task.block_size, **{**shape, 'n_layer': n_layer})).to(device)
         gap = gradient_gap(model, batch)
         optimizer = model.configure_optimizer(1e-3, 0.01)
-        flops = step_flops(model.config, batch)
+        flops = 3 * model.flops(tokens, int(batch.loss_mask.sum()), batch.tokens.size(1) - 1)  # the backward pass is two more
         rows = turns(args.repeats, device, *(
             lambda f=f, m=model, o=optimizer: train_step(m, o, batch.tokens, batch.loss_mask, run, f) for f in (skipping, everything)))
         ours, full = median(rows, 0), median(rows, 1)
@@ -165,7 +156,8 @@ def main(argv=None):
         final[f'sampling_{n_layer}'], final[f'shared_{n_layer}'] = by_part
 
     print(f'\ndata, batches of {batch_size} a second (and the share of the training step above that drawing one takes)')
-    tasks = {'cycle': Cycle(), 'cvpr': CVPR(nodes=100, hops=(30,)), 'multiply': Multiply(), 'star': Star(star=(5, 5), nodes=50)}
+    tasks = {'cycle': Cycle(), 'cvpr': CVPR(nodes=100, hops=(30,)), 'multiply': Multiply(), 'star': Star(star=(5, 5), nodes=50),
+             'countdown': Countdown()}
     assert tasks.keys() == TASKS.keys()
     rows = turns(args.repeats, torch.device('cpu'), *(lambda t=t: sample_batch(t, batch_size, args.seed, 1) for t in (*tasks.values(), task)))
     for i, name in enumerate(tasks):

@@ -22,6 +22,7 @@ is asked for it. So the training loss is cross-entropy(model(tokens[:, :-1])[los
 import argparse
 import os
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -410,6 +411,29 @@ def ways(x, target, largest=199):
     return torch.zeros_like(ok, dtype=torch.long).masked_scatter_(ok, ways(child[ok], target[:, None].expand_as(ok)[ok], largest)).sum(1)
 
 
+def read_puzzles(path, n):
+    """The puzzles of a file, n integers from 1 to 13 a line, (P, n) sorted; raises ValueError naming the first line that is something else."""
+    lines = [line.split() for line in Path(path).read_text(encoding='utf-8').rstrip().splitlines()]
+    for number, words in enumerate(lines, 1):
+        if len(words) != n or not all(word.isascii() and word.isdigit() and 1 <= int(word) <= 13 for word in words):
+            raise ValueError(f'{path}, line {number}: expected {n} integers from 1 to 13, got {" ".join(words)[:40]!r}')
+    if not lines:
+        raise ValueError(f'{path} holds no puzzle')
+    return torch.tensor([sorted(map(int, words)) for words in lines])
+
+
+def all_puzzles(n, target):
+    """Every multiset of n numbers from 1 to 13 (of n > 4: of a fixed thousand) that makes the target, with fractions or without, (P, n);
+    first those with the fewest sequences of moves that do it, last those that need fractions. Raises ValueError where there is none."""
+    x = torch.combinations(torch.arange(1, 14), n, with_replacement=True)
+    x = x if n <= 4 else x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:1000]]
+    t = torch.full((len(x),), target)
+    count, solvable = ways(x, t), ways(x.double(), t) > 0
+    if not solvable.any():
+        raise ValueError(f'no {n} numbers from 1 to 13 make {target}')
+    return x[solvable][torch.where(count > 0, count, 10**9)[solvable].argsort(stable=True)]
+
+
 class Countdown(Task):
     """Can the target be made from the numbers, each used once, with + - * / (the Game of 24: four numbers, target 24)? A verdict,
     and if it can, a step after which it still can. The whole solution is the recursion of that: the two numbers of the step give
@@ -458,11 +482,17 @@ class Countdown(Task):
         """target (N,), x (N, m) sorted -> (N, 1 + numbers)"""
         return torch.cat((target[:, None], x, x.new_full((len(x), self.numbers - x.size(1)), self.pad)), dim=1)
 
+    def solve(self, target, x):
+        """Every move from states x (N, m) as tokens a op b = c, (N, M, 5), and which of them, alike ones once, leave target (N,) in reach, (N, M)."""
+        child, ok, (a, op, b, c) = *(moves := legal_moves(x))[:2], moves[2].unbind(2)
+        ok = distinct(child, ok)
+        good = torch.zeros_like(ok).masked_scatter_(ok, ways(child[ok], target[:, None].expand_as(ok)[ok]) > 0)
+        return torch.stack((a, self.plus + op, b, torch.full_like(a, self.equals), c), dim=2), good
+
     def play(self, x, step):
-        """The numbers (N, m - 1) left after the written steps (N, 5), tokens a op b = c, in states x (N, m), and which of them are legal, (N,)."""
-        child, _, moves = legal_moves(x)
-        a, op, b, equals, c = step.T
-        same = (moves == torch.stack((a, op - self.plus, b, c), dim=1)[:, None]).all(2) & ((equals == self.equals) & (c <= self.largest))[:, None]
+        """The numbers left (N, m - 1) after the written steps (N, 5), tokens a op b = c, in states x (N, m), and which of them are legal, (N,)."""
+        child, ok, moves = legal_moves(x)
+        same = ok & (moves == (step[:, [0, 1, 2, 4]] - step.new_tensor([0, self.plus, 0, 0]))[:, None]).all(2) & (step[:, 3:4] == self.equals)
         return child[torch.arange(len(x), device=x.device), same.int().argmax(1)], same.any(1)
 
     def write(self, rng, source, hops):
@@ -471,13 +501,10 @@ class Countdown(Task):
         for k in sorted(set(hops.tolist())):
             rows = torch.from_numpy(np.flatnonzero(hops == k))
             target, x = source[rows, 0], source[rows, 1:k + 2]
-            child, ok, step = legal_moves(x)
-            ok = distinct(child, ok)
-            good = torch.zeros_like(ok).masked_scatter_(ok, ways(child[ok], target[:, None].expand_as(ok)[ok]) > 0)
+            step, good = self.solve(target, x)
             pick = (torch.from_numpy(rng.random(good.shape)) * good).argmax(1)  # any of the right ones
-            a, op, b, c = step[torch.arange(len(rows)), pick].T
-            shown = torch.stack((torch.full_like(a, self.yes), a, self.plus + op, b, torch.full_like(a, self.equals), c), dim=1)
-            chain[rows] = torch.where(good.any(1)[:, None], shown, torch.tensor([self.no] + 5 * [self.pad]))
+            chain[rows, 0] = torch.where(good.any(1), self.yes, self.no)
+            chain[rows, 1:] = torch.where(good.any(1)[:, None], step[torch.arange(len(rows)), pick], self.pad)
             prompt[rows] = self.prompt(target, x)
         return prompt.numpy(), chain.numpy(), np.where(chain[:, 0] == self.yes, 6, 1), source.numpy()
 
@@ -500,18 +527,8 @@ class Countdown(Task):
         return right
 
     def oracle(self, prompt):
-        target, numbers = prompt[0], [x for x in prompt[1:] if x != self.pad]
-
-        def reaches(x):
-            return x == [target] if len(x) == 1 else any(reaches(rest) for _, rest in steps(x))
-
-        def steps(x):
-            for i, j in ((i, j) for i in range(len(x)) for j in range(len(x)) if i != j and (x[i], i) >= (x[j], j)):
-                rest, a, b = [x[k] for k in range(len(x)) if k not in (i, j)], x[i], x[j]
-                for op, c in enumerate((a + b, a - b, a * b, a // b if b and a % b == 0 else -1)):
-                    if 0 <= c <= self.largest:
-                        yield [a, self.plus + op, b, self.equals, c], [*rest, c]
-        return next(([self.yes, *step] for step, rest in steps(numbers) if reaches(rest)), [self.no])
+        step, good = self.solve(torch.tensor(prompt[:1]), torch.tensor([[x for x in prompt[1:] if x != self.pad]]))
+        return [self.yes, *step[good][0].tolist()] if good.any() else [self.no]
 
     def chance(self, hops):
         """Always the more frequent verdict, as measured on the test split."""
@@ -599,16 +616,17 @@ def add_task_args(parser, hops='4', nodes=20):
                        help='star: write the path from the goal; multiply: most significant digit first (default: off)')
 
 
-def add_run_args(parser, out_dir):
-    """The flags that every training script takes: on what, with which seed, into which folder (out_dir: its default, for the help)."""
+def add_run_args(parser, out_dir, train=True):
+    """The flags that every script takes: on what, with which seed, into which folder (out_dir: its default, for the help)."""
     group = parser.add_argument_group('run')
     group.add_argument('--device', default='auto', help='auto (cuda, then mps, then cpu), or a name (default: %(default)s)')
     group.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='auto: bfloat16 autocast on cuda (default: %(default)s)')
-    group.add_argument('--seed', type=at_least(0), default=1337, help='decides initialisation, every batch and every sample (default: %(default)s)')
+    group.add_argument('--seed', type=at_least(0), default=1337, help='decides every random number (default: %(default)s)')
     group.add_argument('--out_dir', help=f'where the run leaves its files (default: {out_dir})')
-    group.add_argument('--resume', action='store_true', help='go on from the checkpoint in out_dir')
-    group.add_argument('--eval_only', action='store_true', help='evaluate --ckpt, train nothing, write nothing')
-    group.add_argument('--ckpt', help='checkpoint for --eval_only')
+    if train:
+        group.add_argument('--resume', action='store_true', help='go on from the checkpoint in out_dir')
+        group.add_argument('--eval_only', action='store_true', help='evaluate --ckpt, train nothing, write nothing')
+        group.add_argument('--ckpt', help='checkpoint for --eval_only')
 
 
 def restore_args(args, typed, saved, script, free):

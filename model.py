@@ -219,6 +219,13 @@ class GPT(nn.Module):
         fused = self.wte.weight.device.type in ('cpu', 'cuda')  # one kernel instead of a dozen per parameter
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
 
+    def flops(self, tokens, picked, keys=0):
+        """Floating-point operations of a forward pass's matrix products, two a multiply-add: the last block computes keys and
+        values for all tokens, the rest, and the head, for the picked ones alone. keys: how many each query attends to (0: left out)."""
+        C, depth = self.config.n_embd, self.config.n_layer * self.config.n_loop
+        linear = C**2 * (tokens * (12 * depth - 10) + 10 * picked) + picked * C * self.config.vocab_size
+        return 2 * (linear + 2 * C * keys * (tokens * (depth - 1) + picked))
+
     # ------------------------------------------------------------------------- decoding
 
     def new_cache(self, batch_size, length):
