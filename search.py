@@ -333,7 +333,7 @@ def search(on, puzzles):
     setting, r = [(setting, r) for (s, setting), r in rows.items() if s == series][-1]
     if series.startswith('beam'):
         final = dict(method='beam', b=on.b, propose='all' if name == ALL else 'model', **final, b1=rows[series, 'b=1']['solved'])
-    final = {'method': on.method} | final | {x.replace('solved', 'any_of_b') if 'b1' in final else x: r[x] for x in r}
+    final = {'method': on.method} | ({'k': on.k} if 'best' in series else {}) | final | {x.replace('solved', 'any_of_b') if 'b1' in final else x: r[x] for x in r}
     if on.method == 'all':  # the controls, at the price of the beam
         k, chains = next(((k, x) for (s, k), x in rows.items() if s == 'best-of-k, oracle' and x['flops'] >= r['flops']), (f'k={on.k}', {}))
         final |= dict(random_expansions=rows['dfs, random order', f'{1 + (on.task.numbers - 2) * on.b} expansions']['solved'], best_of_k=chains.get('solved'),
