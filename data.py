@@ -413,7 +413,7 @@ def ways(x, target, largest=199):
 
 def read_puzzles(path, n):
     """The puzzles of a file, n integers from 1 to 13 a line, (P, n) sorted; raises ValueError naming the first line that is something else."""
-    lines = [line.split() for line in Path(path).read_text(encoding='utf-8').rstrip().splitlines()]
+    lines = [line.split() for line in Path(path).read_text(encoding='utf-8', errors='replace').rstrip().splitlines()]
     for number, words in enumerate(lines, 1):
         if len(words) != n or not all(word.isascii() and word.isdigit() and 1 <= int(word) <= 13 for word in words):
             raise ValueError(f'{path}, line {number}: expected {n} integers from 1 to 13, got {" ".join(words)[:40]!r}')
@@ -423,10 +423,10 @@ def read_puzzles(path, n):
 
 
 def all_puzzles(n, target):
-    """Every multiset of n numbers from 1 to 13 (of n > 4: of a fixed thousand) that makes the target, with fractions or without, (P, n);
+    """Every multiset of n numbers from 1 to 13 (of n > 4: of a fixed 200) that makes the target, with fractions or without, (P, n);
     first those with the fewest sequences of moves that do it, last those that need fractions. Raises ValueError where there is none."""
     x = torch.combinations(torch.arange(1, 14), n, with_replacement=True)
-    x = x if n <= 4 else x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:1000]]
+    x = x if n <= 4 else x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:200]]
     t = torch.full((len(x),), target)
     count, solvable = ways(x, t), ways(x.double(), t) > 0
     if not solvable.any():
@@ -444,15 +444,15 @@ class Countdown(Task):
 
     Numbers are tokens, integers from 0 to 199 (which costs none of the 1,346 puzzles that integers solve). hops is the number of
     steps that remain. Training targets are 10 to 100 without those held out: no state of a held-out target is ever trained on,
-    whatever its numbers. States: four numbers from 1 to 13 after random moves; the target is what more random moves make
-    of them, or any, half and half. Where several steps are right, a random one is shown. `instance` is target and numbers, -1 for none.
+    whatever its numbers. States: four numbers from 1 to 13 after random moves; the target is, half the time, what more random moves
+    make of them, if that is one, else any. Of several right steps a random one is shown. `instance` is target and numbers, -1 for none.
     """
     name, answer_len, answer_first, largest, targets = 'countdown', 1, True, 199, range(10, 101)
 
     def __init__(self, numbers=4, holdout_targets=(24,)):
-        if not 2 <= numbers <= 6:
-            raise ValueError(f'countdown takes from 2 to 6 numbers, got {numbers}')
-        self.numbers, self.holdout_targets = numbers, sorted({24, *holdout_targets})
+        if not 2 <= numbers <= 5:
+            raise ValueError(f'countdown takes from 2 to 5 numbers (six take seconds a batch to solve), got {numbers}')
+        self.numbers, self.holdout_targets, self.shares = numbers, sorted({24, *holdout_targets}), {}
         if not set(self.holdout_targets) < set(self.targets):
             raise ValueError('holdout_targets must be some of 10 to 100, and not all of them')
         self.hops, self.symbols = list(range(1, numbers)), self.largest + 1
@@ -484,8 +484,8 @@ class Countdown(Task):
 
     def solve(self, target, x):
         """Every move from states x (N, m) as tokens a op b = c, (N, M, 5), and which of them, alike ones once, leave target (N,) in reach, (N, M)."""
-        child, ok, (a, op, b, c) = *(moves := legal_moves(x))[:2], moves[2].unbind(2)
-        ok = distinct(child, ok)
+        child, ok, step = legal_moves(x)
+        ok, (a, op, b, c) = distinct(child, ok), step.unbind(2)
         good = torch.zeros_like(ok).masked_scatter_(ok, ways(child[ok], target[:, None].expand_as(ok)[ok]) > 0)
         return torch.stack((a, self.plus + op, b, torch.full_like(a, self.equals), c), dim=2), good
 
@@ -516,6 +516,8 @@ class Countdown(Task):
     def valid(self, batch, chain):
         """The verdict must be true and the step legal; behind a 'no' that is true nothing is asked for."""
         truth = batch.tokens[:, batch.prompt_len]
+        if chain.size(1) == 1:  # only 'no's were asked for, or verdicts
+            return chain == truth[:, None]
         step = (self.judge(batch, chain)[0] | (truth == self.no))[:, None].expand(-1, chain.size(1) - 1)
         return torch.cat(((chain[:, 0] == truth)[:, None], step), dim=1)
 
@@ -532,9 +534,10 @@ class Countdown(Task):
 
     def chance(self, hops):
         """Always the more frequent verdict, as measured on the test split."""
-        verdict = sample_batch(self, 2000, 0, 0, 'test', 'direct', int(hops)).tokens[:, -1]
-        yes = (verdict == self.yes).float().mean().item()
-        return max(yes, 1 - yes)
+        if hops not in self.shares:
+            verdict = sample_batch(self, 2000, 0, 0, 'test', 'direct', int(hops)).tokens[:, -1]
+            self.shares[hops] = (verdict == self.yes).double().mean().item()
+        return max(self.shares[hops], 1 - self.shares[hops])
 
 
 # ----------------------------------------------------------------------------- command line
@@ -565,8 +568,8 @@ def parse_star(text):
 
 
 def parse_targets(text):
-    """'24,36' -> (24, 36)"""
-    return tuple(map(int, text.split(',')))
+    """'24,36' -> [24, 36]"""
+    return [int(word) for word in text.split(',')]
 
 
 parse_targets.__name__ = 'list of targets (such as 24,36)'
@@ -610,7 +613,7 @@ def add_task_args(parser, hops='4', nodes=20):
     group.add_argument('--format', choices=('table', 'pairs'), help='cycle, cvpr: how the prompt shows the table (default: table)')
     group.add_argument('--digits', type=int, help='multiply: digits of each factor (default: 3)')
     group.add_argument('--star', type=parse_star, metavar='D,L', help='star: arms, and nodes on a path, the centre included (default: 2,3)')
-    group.add_argument('--numbers', type=int, help='countdown: how many numbers, 2 to 6 (default: 4)')
+    group.add_argument('--numbers', type=int, help='countdown: how many numbers, 2 to 5 (default: 4)')
     group.add_argument('--holdout_targets', type=parse_targets, metavar='T,T', help='countdown: targets never trained on, 24 always among them (default: 24)')
     group.add_argument('--reverse', action='store_true', default=None,
                        help='star: write the path from the goal; multiply: most significant digit first (default: off)')
@@ -667,7 +670,7 @@ def main(argv=None):
     for tokens, carries, answer, hops in zip(batch.tokens.tolist(), batch.loss_mask.tolist(), batch.answer.tolist(), batch.hops.tolist(), strict=True):
         words = task.decode(tokens).split()
         if args.raw:
-            print(' '.join(word for word in words if word != '_'))
+            print(' '.join(words).rstrip(' _'))
             continue
         print(' '.join(f'[{word}]' if c else word for word, c in zip(words, carries, strict=True)).rstrip(' _'))
         chain = task.oracle(tokens[:batch.prompt_len])

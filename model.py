@@ -73,7 +73,7 @@ class Pick:
     rows with fewer than the most are filled up with positions that `keep` then drops."""
 
     def __init__(self, loss_mask, causal, mask=None):
-        fewest, M = torch.stack(loss_mask.sum(1).aminmax()).tolist()
+        fewest, M = torch.stack(loss_mask.sum(1).aminmax()).tolist() if len(loss_mask) else (0, 0)
         self.pos = loss_mask.byte().argsort(dim=1, descending=True, stable=True)[:, :M]  # (B, M) in order
         self.keep = loss_mask.gather(1, self.pos) if fewest < M else None  # (B, M)
         key = torch.arange(loss_mask.size(1), device=loss_mask.device)
@@ -267,13 +267,13 @@ class GPT(nn.Module):
 
     @torch.inference_mode()
     def _jacobi(self, idx, max_new_tokens):
-        (B, T), rounds = idx.shape, idx.new_zeros(idx.size(0))
+        (B, T), rounds = idx.shape, idx.new_zeros(idx.size(0), max_new_tokens)
         out = torch.cat((idx, idx.new_zeros(B, max_new_tokens)), dim=1)
         wanted = torch.zeros_like(out[:, :-1], dtype=torch.bool)
         wanted[:, T - 1:] = True
         for i in range(max_new_tokens):  # after round i + 1 the first i + 1 tokens are final
             guess = self(out[:, :-1], wanted).argmax(-1).view(B, max_new_tokens)
-            changed = (guess != out[:, T:]).any(1)
+            changed = guess != out[:, T:]
             if not changed.any():
                 break
             out[:, T:] = guess
@@ -291,8 +291,8 @@ class GPT(nn.Module):
         sequence again for every token: the same tokens, slowly. return_logp: also the log-probability of every new token
         under the distribution it was sampled from (greedy: temperature 1), (B * samples, max_new_tokens) float32.
         jacobi: greedy decoding as a fixed-point iteration (Santilli et al. 2023, algorithm PJ): guess all new tokens at once, from
-        zeros, and again from that guess, until nothing changes. The same tokens; returns also the round, (B,) int64, after which a
-        row's guess was final: at most max_new_tokens, fewer where tokens do not wait for one another.
+        zeros, and again from that guess, until nothing changes. The same tokens, to rounding; returns also the round in which each
+        was last changed, (B, max_new_tokens) int64: at most its place in line, less where tokens do not wait for one another.
         Raises ValueError when the result would not fit in block_size, the model is not causal, the temperature is negative,
         top_k or samples is below 1, or jacobi is asked to sample.
         """

@@ -2,7 +2,8 @@
 # Every run behind the README, in the order of its table: results/<row>/seed<n>/ gets config.json and log.jsonl.
 #   bash results/reproduce.sh                 all rows but the gpu ones, one after the other (some hours on two cores)
 #   bash results/reproduce.sh multiply-4 star just these
-# The rl-hops-4-warm-* rows start from the first seed of rl-warm-*, which must have run before them.
+# The rl-hops-4-warm-* rows start from the first seed of rl-warm-*, and search and jacobi rows from the same seed (SEED) of the row
+# their --ckpt names: those must have run before them, in this folder.
 # ROW_SEEDS, ROW_JOBS: which seeds (default 1337 1338 1339), how many runs side by side (default 1).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +19,6 @@ multiply-3 train_cot.py --task multiply --digits 3
 multiply-4 train_cot.py --task multiply --digits 4
 star train_cot.py --task star --star 2,3
 star-reverse train_cot.py --task star --star 2,3 --reverse
-countdown train_cot.py --task countdown
 direct-1-2 train_cot.py --mode direct --hops 1-2 --nodes 10 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000
 hops-chain train_cot.py --mode cot --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
 hops-direct-1 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
@@ -47,11 +47,25 @@ rl-mix-3 train_rl.py --hops 1-3 --steps 1000 --log_interval 20
 rl-pairs-learned train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8
 rl-pairs-rope train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8 --pos rope
 rl-pairs-none train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8 --pos none
+countdown train_cot.py --task countdown
+search search.py --ckpt out/results/countdown/seedSEED/ckpt.pt
+search-tot search.py --ckpt out/results/countdown/seedSEED/ckpt.pt --puzzles results/tot-100.txt
+search-cycle-model train_cot.py --mode cot --hops 4 --steps 130
+search-cycle search.py --ckpt out/results/search-cycle-model/seedSEED/ckpt.pt --k 64
+search-multiply-model train_cot.py --mode cot --task multiply --steps 280
+search-multiply search.py --ckpt out/results/search-multiply-model/seedSEED/ckpt.pt --k 64
+jacobi-cycle-model train_cot.py --mode cot --hops 1-8
+jacobi-cycle search.py --jacobi --ckpt out/results/jacobi-cycle-model/seedSEED/ckpt.pt
+jacobi-multiply-model train_cot.py --mode cot --task multiply
+jacobi-multiply search.py --jacobi --ckpt out/results/jacobi-multiply-model/seedSEED/ckpt.pt
+jacobi-countdown search.py --jacobi --ckpt out/results/countdown/seedSEED/ckpt.pt
 gpu-cycle-20 train_cot.py --device cuda --hops 4
 gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
 gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
 gpu-star-5-5 train_cot.py --device cuda --task star --star 5,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
 gpu-rl-32 train_rl.py --device cuda --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20
+gpu-countdown-5 train_cot.py --device cuda --task countdown --numbers 5 --n_layer 6 --n_head 8 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 20000
+gpu-search-5 search.py --device cuda --ckpt out/results/gpu-countdown-5/seedSEED/ckpt.pt
 ROWS
 }
 
@@ -65,7 +79,7 @@ rows | while read -r name command; do
     continue
   fi
   for seed in ${ROW_SEEDS:-1337 1338 1339}; do
-    echo "$name/seed$seed python $command --seed $seed"
+    echo "$name/seed$seed python ${command//SEED/$seed} --seed $seed"
   done
 done | xargs -P "${ROW_JOBS:-1}" -L1 bash -c 'set -euo pipefail
   "${@:1}" --out_dir "out/results/$0" | tail -n 1
