@@ -347,7 +347,7 @@ def jacobi(on):
         with on.run.autocast:
             (out, rounds), greedy = on.model.generate(prompt, L, jacobi=True), on.model.generate(prompt, L)
         asked = batch.loss_mask[:, batch.prompt_len:]  # behind a 'no' of countdown nothing is asked for
-        rounds, n, equal = (gather(on, x, on.n_test) for x in ((rounds * asked).amax(1), asked.sum(1), ((out == greedy) | ~asked).all(1)))
+        rounds, n, equal = (gather(on, x, on.n_test) for x in ((rounds * asked).amax(1), asked.sum(1), (out == greedy)[:, -L:].logical_or(~asked).all(1)))
         r = dict(hops=k, tokens=n.mean().item(), rounds=rounds.mean().item(), most=int(rounds.max()), equal=equal.mean().item())
         if on.run.master:
             print(f'k={k}: {r["tokens"]:.2f} tokens, final after {r["rounds"]:.2f} rounds on average, {r["most"]} at most; equal to greedy: {r["equal"]:.3f}')
@@ -393,7 +393,7 @@ def main(argv=None):
     if run.master:
         final |= dict(params=model.num_params(), seed=args.seed, seconds=time.time() - begin)
         common.log(args.out_dir, arm='final', **final)
-        print(common.final_line(**final | {x: round(final[x]) for x in ('tokens', 'flops') if x in final}))
+        print(common.final_line(**final | {x: round(final[x]) for x in ('tokens', 'flops') if 'flops' in final}))
 
 
 if __name__ == '__main__':

@@ -1,14 +1,17 @@
 """Every task against oracles that read the prompt's text with plain loops and know nothing of data.py's arrays."""
 
+import functools
 import random
+import re
 from collections import Counter
-from itertools import combinations
+from fractions import Fraction
+from itertools import combinations, combinations_with_replacement, product
 
 import numpy as np
 import pytest
 import torch
 
-from data import CVPR, SPLITS, Batch, Cycle, Multiply, Star, main, sample_batch
+from data import CVPR, SPLITS, Batch, Countdown, Cycle, Multiply, Star, all_puzzles, distinct, legal_moves, main, read_puzzles, sample_batch, ways
 
 
 def read(task, words):
@@ -148,7 +151,7 @@ def test_no_instance_is_in_both_splits(train, test, n, distinct):
         assert distinct == 2 or abs(len(held_out) / distinct - 0.1) < 3 * (0.09 / distinct) ** 0.5
 
 
-@every_task
+@pytest.mark.parametrize('task', [*TASKS, Countdown(), Countdown(2, (36, 50))])
 def test_seed_split_and_step_alone_determine_the_instances(task):
     def text(seed, split, step):
         return str(sample_batch(task, 40, seed, step, split).tokens.tolist())
@@ -275,6 +278,8 @@ def test_rows_of_a_batch(rows):
 @pytest.mark.parametrize('make', [
     lambda: Cycle(8, [0]), lambda: Cycle(8, [8]), lambda: CVPR(8, [1, 8]), lambda: Cycle(1, [1]), lambda: Cycle(8, [2], 'list'), lambda: Multiply(0),
     lambda: Multiply(10), lambda: Star((1, 3)), lambda: Star((3, 1)), lambda: Star((5, 5), 10), lambda: Star().encode('0 zebra'),
+    lambda: Countdown(1), lambda: Countdown(6), lambda: Countdown(4, (9,)), lambda: Countdown(4, (36, 101)), lambda: Countdown(4, range(10, 101)),
+    lambda: Countdown(4, (-24,)), lambda: sample_batch(Countdown(3), 8, 0, 0, hops=3), lambda: all_puzzles(2, 199),
     lambda: sample_batch(Cycle(2, [1]), 8, 0, 0, 'test')])  # two nodes have one cycle, so there is nothing to hold out
 def test_sizes_and_words_that_make_no_sense(make):
     with pytest.raises(ValueError):
@@ -284,9 +289,291 @@ def test_sizes_and_words_that_make_no_sense(make):
 @pytest.mark.parametrize('argv', [
     '--hops 0', '--hops abc', '--hops 3-1', '--hops 20', '--hop 3', '--nodes 8 --hops 4-8', '--n 0', '--seed -1', '--task sudoku', '--format list',
     '--task star --star 1,3', '--task star --star 5,5 --nodes 10', '--task star --star 2', '--task star --hops 2', '--task multiply --digits 0',
-    '--task multiply --nodes 5', '--task cycle --reverse', '--no_such_flag'])
+    '--task multiply --nodes 5', '--task cycle --reverse', '--no_such_flag', '--task countdown --numbers 1', '--task countdown --numbers 6',
+    '--task countdown --holdout_targets 9', '--task countdown --holdout_targets 24,x', '--task countdown --hops 2', '--numbers 4',
+    '--task star --holdout_targets 36'])
 def test_bad_arguments_end_with_code_2_and_one_line(argv, capsys):
     with pytest.raises(SystemExit) as end:
         main(argv.split())
     out, err = capsys.readouterr()
     assert end.value.code == 2 and not out and err.count('\n') == 1 and err.endswith('\n')
+
+
+# ----------------------------------------------------------------------------- countdown
+
+@functools.cache
+def values(numbers, integers=True):
+    """All that can be made of the numbers, each used once: by splitting an expression in two, where data.py makes moves.
+    integers: no number on the way is anything but an integer from 0 to 199."""
+    if len(numbers) == 1:
+        return {Fraction(numbers[0])}
+    found = set()
+    for size in range(1, len(numbers) // 2 + 1):
+        for left in combinations(range(len(numbers)), size):
+            right = [i for i in range(len(numbers)) if i not in left]
+            for a, b in product(*(values(tuple(numbers[i] for i in part), integers) for part in (left, right))):
+                found |= {a + b, a - b, b - a, a * b} | ({a / b} if b else set()) | ({b / a} if a else set())
+    return {c for c in found if c.denominator == 1 and 0 <= c <= 199} if integers else found
+
+
+@functools.cache
+def children(state, integers=True):
+    """The sets of numbers, in order, that one move makes of these."""
+    found = set()
+    for i, j in combinations(range(len(state)), 2):
+        rest = [state[k] for k in range(len(state)) if k not in (i, j)]
+        for a, b in ((state[i], state[j]), (state[j], state[i])):
+            for c in (a + b, a - b, a * b, *([Fraction(a) / b] if b else [])):
+                if not integers or (c.denominator == 1 and 0 <= c <= 199):
+                    found.add(tuple(sorted((*rest, c))))
+    return found
+
+
+def sequences(state, target, integers=True):
+    return int(state[0] == target) if len(state) == 1 else sum(sequences(child, target, integers) for child in children(state, integers))
+
+
+def puzzle(rng, n, largest=13):
+    return tuple(sorted(rng.randint(largest == 199 and rng.randint(0, 1), rng.choice((13, largest))) for _ in range(n)))  # 199: zeros too
+
+
+@pytest.mark.parametrize('integers', [True, False])
+def test_the_solver_finds_what_some_expression_makes_and_nothing_else(integers):
+    rng, told = random.Random(0), Counter()
+    for n, largest in [(4, 13)] * 40 + [(3, 13)] * 10 + [(2, 13)] * 10 + [(4, 199), (3, 199), (2, 199)] * 5 * integers + [(5, 13)] * 2 * integers:
+        numbers = puzzle(rng, n, largest)
+        can = {int(v) for v in values(numbers, integers) if v.denominator == 1 and 0 <= v <= 199}
+        targets = [24, *rng.sample(range(200), 8), *rng.sample(sorted(can), min(4, len(can)))]
+        x = torch.tensor([numbers] * len(targets))
+        got = ways(x if integers else x.double(), torch.tensor(targets)) > 0
+        assert got.tolist() == [t in can for t in targets], (numbers, targets)
+        told.update(got.tolist())
+    assert min(told[True], told[False]) > 200
+
+
+def test_ways_counts_the_sequences_that_differ_in_some_set_of_numbers():
+    rng, most = random.Random(1), 0
+    for n, integers in [(4, True)] * 25 + [(3, True)] * 15 + [(2, True)] * 5 + [(4, False)] * 8 + [(3, False)] * 10:
+        numbers = puzzle(rng, n, 199 if n == 3 and integers else 13)
+        targets = [24, *(int(v) for v in rng.sample(sorted(v for v in values(numbers, integers) if v.denominator == 1), 2))]
+        x = torch.tensor([numbers] * 3)
+        want = [sequences(numbers, t, integers) for t in targets]
+        assert ways(x if integers else x.double(), torch.tensor(targets)).tolist() == want and sum(want) >= 2, (numbers, targets)
+        most = max(most, *want)
+    assert most > 20
+    # 2 2: 2 + 2 and 2 * 2 are one way to 4;  2 2 2: 6 only as 4 + 2, where 4 is a sum or a product;  0 0: 0 - 0 = 0 * 0 = 0 + 0, no 0 / 0
+    assert ways(torch.tensor([[2, 2], [0, 0], [24, 0]]), torch.tensor([4, 0, 24])).tolist() == [1, 1, 1]
+    assert ways(torch.tensor([[2, 2, 2]]), torch.tensor([6])).tolist() == [1] and ways(torch.tensor([[7], [8]]), torch.tensor([7, 7])).tolist() == [1, 0]
+    assert ways(torch.tensor([[0, 0]]).double(), torch.tensor([1])).tolist() == [0]
+
+
+def test_1362_games_of_24_of_which_16_need_fractions():
+    x, every = all_puzzles(4, 24), list(combinations_with_replacement(range(1, 14), 4))
+    rows = [tuple(row) for row in x.tolist()]
+    assert len(every) == 1820 and len(rows) == len(set(rows)) == 1362 and set(rows) <= set(every)
+    assert all((24 in values(row, False)) == (row in rows) for row in random.Random(3).sample(every, 60))
+    for largest in (199, 10**6):  # the cap costs nothing
+        count = ways(x, torch.full((1362,), 24), largest).tolist()
+        assert sum(c > 0 for c in count) == 1346 and count[1346:] == [0] * 16
+    count = ways(x, torch.full((1362,), 24)).tolist()
+    assert count[:1346] == sorted(count[:1346]) and count[0] == 1  # the first hundred are those with the fewest
+    for i in (0, 50, 99, 100, 700, 1345):
+        assert sequences(rows[i], 24) == count[i]
+    assert {(3, 3, 8, 8), (1, 5, 5, 5), (1, 3, 4, 6), (3, 3, 7, 7)} < set(rows[1346:])
+    assert all(24 in values(row, False) and 24 not in values(row) for row in rows[1346:])
+    assert sorted(map(tuple, all_puzzles(2, 24).tolist())) == [(2, 12), (3, 8), (4, 6), (11, 13), (12, 12)]
+
+
+def test_legal_moves_of_a_state_by_hand():
+    child, ok, step = legal_moves(torch.tensor([[2, 3, 6], [0, 0, 100]]))
+    lines = [f'{a} {"+-*/"[op]} {b} = {c}: {x} {y}' for (a, op, b, c), (x, y), legal in zip(step[0].tolist(), child[0].tolist(), ok[0], strict=True) if legal]
+    assert lines == ['3 + 2 = 5: 5 6', '3 - 2 = 1: 1 6', '3 * 2 = 6: 6 6',
+                     '6 + 2 = 8: 3 8', '6 - 2 = 4: 3 4', '6 * 2 = 12: 3 12', '6 / 2 = 3: 3 3',
+                     '6 + 3 = 9: 2 9', '6 - 3 = 3: 2 3', '6 * 3 = 18: 2 18', '6 / 3 = 2: 2 2']
+    assert child.shape == (2, 12, 2) and ok[0].tolist() == [True] * 3 + [False] + [True] * 8
+    assert ok[1].tolist() == [True, True, True, False] * 3  # nothing is divided by 0
+    child, ok, _ = legal_moves(torch.tensor([[99, 100], [100, 100], [1, 199], [14, 15]]))
+    assert [c[k].flatten().tolist() for c, k in zip(child, ok, strict=True)] == [[199, 1], [0, 1], [198, 199, 199], [29, 1]]  # 199 is the largest
+    child, ok, _ = legal_moves(torch.tensor([[3.0, 4.0], [0.0, 5.0]], dtype=torch.float64))
+    assert child[0, :, 0].tolist() == [7, 1, 12, 4 / 3, -1, 3 / 4] and ok[0].all() and ok[1].tolist() == [True, True, True, False, True, True]
+
+
+def test_distinct_drops_the_doubles_and_nothing_else():
+    x = torch.tensor([[[4, 4], [2, 4], [4, 4], [4, 2], [2, 4], [0, 4], [4, 4]]])
+    for ok, want in (([1, 1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 1, 0]), ([0, 1, 1, 1, 1, 0, 1], [0, 1, 1, 1, 0, 0, 0]), ([0] * 7, [0] * 7)):
+        for y in (x, x / 3.0, x.double() / 3):
+            assert distinct(y, torch.tensor([ok]).bool()).int().tolist() == [want]
+    rng = random.Random(2)
+    for n in (2, 3, 4, 5):
+        state = puzzle(rng, n, 199)
+        child, ok, _ = legal_moves(torch.tensor([state]))
+        kept = [tuple(row) for row in child[distinct(child, ok)].tolist()]
+        assert len(kept) == len(set(kept)) and set(kept) == children(state)
+
+
+@pytest.mark.parametrize('text, puzzles', [
+    ('1 2 3 4\n13 13 1 1', [[1, 2, 3, 4], [1, 1, 13, 13]]), ('9 6 5 3\n', [[3, 5, 6, 9]]), ('  4\t3 2 1  \r\n1 1 1 8\r\n\n', [[1, 2, 3, 4], [1, 1, 1, 8]])])
+def test_puzzles_are_read_in_any_order_of_numbers(text, puzzles, tmp_path):
+    (tmp_path / 'file').write_bytes(text.encode())
+    assert read_puzzles(tmp_path / 'file', 4).tolist() == puzzles
+
+
+@pytest.mark.parametrize('line', ['1 2 3', '1 2 3 4 5', 'one two three four', '1 2 3 0', '1 2 3 14', '1 2 -3 4', '1 2 3 1.5', '', '1,2,3,4', '1 2 3 \u0664'])
+def test_a_line_that_is_no_puzzle_is_named(line, tmp_path):
+    (tmp_path / 'file').write_text(f'1 2 3 4\n5 6 7 8\n{line}\n9 9 9 9\n', encoding='utf-8')
+    with pytest.raises(ValueError, match='line 3'):
+        read_puzzles(tmp_path / 'file', 4)
+
+
+@pytest.mark.parametrize('text', ['', '\n', ' \n\n'])
+def test_a_file_without_puzzles_is_refused(text, tmp_path):
+    (tmp_path / 'file').write_text(text)
+    with pytest.raises(ValueError):
+        read_puzzles(tmp_path / 'file', 4)
+
+
+@pytest.mark.parametrize('holdout, held_out', [((24,), {24}), ((36, 50), {24, 36, 50})])
+def test_no_training_batch_holds_a_held_out_target(holdout, held_out):
+    """24 is one always. All other targets are trained on."""
+    task, trained, tested = Countdown(4, holdout), set(), set()
+    for seed, step in product(range(2), range(8)):
+        for split, n, seen in (('train', 150, trained), ('test', 30, tested)):
+            batch = sample_batch(task, n, seed, step, split)
+            assert torch.equal(batch.tokens[:, 0], batch.instance[:, 0])
+            seen |= set(batch.tokens[:, 0].tolist())
+    assert trained == set(range(10, 101)) - held_out and tested == held_out
+
+
+def check(task, words, targets):
+    """Everything that a countdown example promises, from its words: (numbers, verdict, the numbers left after its step)."""
+    P = 1 + task.numbers
+    target, shown, chain = int(words[0]), [w for w in words[1:P] if w != '_'], words[P:]
+    state = tuple(map(int, shown))
+    assert target in targets and words[1:P] == shown + ['_'] * (task.numbers - len(shown)) and list(state) == sorted(state)
+    assert len(state) < task.numbers or set(state) <= set(range(1, 14))
+    assert chain[0] == ('yes' if target in values(state) else 'no')
+    if chain[1:] in ([], ['_'] * 5):
+        return state, chain[0], None
+    assert chain[0] == 'yes' and len(chain) == 6 and chain[4] == '='
+    a, b, c, left = int(chain[1]), int(chain[3]), int(chain[5]), list(state)
+    assert {'+': a + b, '-': a - b, '*': a * b, '/': Fraction(a, b or 1)}[chain[2]] == c and 0 <= c <= 199 and (b or chain[2] != '/')
+    left.remove(a)
+    left.remove(b)
+    left = tuple(sorted([*left, c]))
+    assert target in values(left)
+    return state, 'yes', left
+
+
+COUNTDOWNS = [Countdown(), Countdown(3, (36, 50)), Countdown(2), Countdown(5)]
+
+
+@pytest.mark.parametrize('mode', ['cot', 'direct'])
+@pytest.mark.parametrize('split', SPLITS)
+@pytest.mark.parametrize('task', COUNTDOWNS, ids=lambda task: task.numbers)
+def test_countdown_shows_a_true_verdict_and_a_step_that_keeps_the_target_in_reach(task, split, mode):
+    batch, told = sample_batch(task, 120 if task.numbers < 5 else 12, 7, 3, split, mode), set()
+    P, T = batch.prompt_len, batch.tokens.size(1)
+    targets = set(task.holdout_targets) if split == 'test' else set(range(10, 101)) - set(task.holdout_targets)
+    assert P == 1 + task.numbers and T == P + (6 if mode == 'cot' else 1) and task.block_size == P + 6
+    for tokens, mask, answer_at, hops, instance in zip(*(x.tolist() for x in (batch.tokens, batch.loss_mask, batch.answer, batch.hops, batch.instance)),
+                                                       strict=True):
+        words = task.decode(tokens).split()
+        state, verdict, left = check(task, words, targets)
+        assert (left is not None) == (verdict == 'yes' and mode == 'cot')
+        carries = 6 if left else 1
+        assert mask == [P <= t < P + carries for t in range(T)] and answer_at == [P] and hops == len(state) - 1
+        assert words[P + carries:] == ['_'] * (T - P - carries) and task.encode(' '.join(words)) == tokens
+        assert instance == [int(words[0]), *state] + [-1] * (task.numbers - len(state))
+        said = task.oracle(tokens[:P])
+        assert check(task, [*words[:P], *task.decode(said).split()], targets)[1] == verdict and len(said) == (6 if verdict == 'yes' else 1)
+        told.add((hops, verdict))
+    assert told >= {(k, verdict) for k in task.hops for verdict in ('yes', 'no')} or split == 'test' or task.numbers == 5
+    assert {hops for hops, _ in told} == set(task.hops)
+
+
+def test_the_examples_in_the_docstring_are_right():
+    lines = re.findall(r'24(?: \d+| _)+(?: \[\S+\])+', Countdown.__doc__)
+    assert len(lines) == 3
+    for line in lines:
+        check(Countdown(), re.sub(r'[][]', '', line).split(), {24})
+
+
+def test_of_several_right_steps_each_is_shown_as_often():
+    task, state, n = Countdown(), (3, 5, 6, 9), 3000
+    prompt, chain, *_ = task.write(np.random.default_rng(0), np.array([[24, *state]] * n), np.full(n, 3))
+    count = Counter(check(task, task.decode(row).split(), {24})[2] for row in np.concatenate((prompt, chain), 1).tolist())
+    right = {child for child in children(state) if 24 in values(child)}
+    assert set(count) == right and len(right) > 5 and all(close(c, n, 1 / len(right)) for c in count.values())
+
+
+def countdown(task, *lines):
+    """A batch of these lines, all with equally many numbers; the shorter ones are padded."""
+    words = [line.split() for line in lines]
+    width, P = max(map(len, words)), 1 + task.numbers
+    tokens = torch.tensor([task.encode(' '.join(w + ['_'] * (width - len(w)))) for w in words])
+    instance = torch.tensor([[int(w) if w != '_' else -1 for w in row[:P]] for row in words])
+    return Batch(tokens, tokens >= 0, torch.full((len(words), 1), P), (instance >= 0).sum(1) - 2, instance, P)
+
+
+@pytest.mark.parametrize('said, right, valid', [
+    ('yes 9 - 3 = 6', '......', '......'),
+    ('yes 9 + 5 = 14', '......', '......'),  # (14 - 6) * 3: another step than the one shown
+    ('yes 5 + 3 = 8', '......', '......'),  # (9 - 6) * 8
+    ('yes 9 - 5 = 4', '.xxxxx', '......'),  # legal, and 3 4 6 makes no 24
+    ('yes 9 - 3 = 5', '.xxxxx', '.xxxxx'),  # wrong arithmetic
+    ('yes 9 - 4 = 5', '.xxxxx', '.xxxxx'),  # there is no 4
+    ('yes 9 - 9 = 0', '.xxxxx', '.xxxxx'),  # there is one 9
+    ('yes 3 - 9 = 6', '.xxxxx', '.xxxxx'),
+    ('yes 5 + 9 = 14', '.xxxxx', '.xxxxx'),  # the larger number comes first
+    ('yes 9 / 5 = 1', '.xxxxx', '.xxxxx'),
+    ('yes 9 - 3 no 6', '.xxxxx', '.xxxxx'),
+    ('yes 9 - 3 = yes', '.xxxxx', '.xxxxx'),
+    ('yes 9 no 3 = 6', '.xxxxx', '.xxxxx'),
+    ('no 9 - 3 = 6', 'x.....', 'x.....'),
+    ('= 9 - 3 = 5', 'xxxxxx', 'xxxxxx'),
+    ('no _ _ _ _ _', 'xxxxxx', 'xxxxxx')])
+def test_what_is_right_and_what_is_valid_where_the_target_can_be_made(said, right, valid):
+    task, other = Countdown(), '24 1 1 1 1 no _ _ _ _ _'
+    batch, out = countdown(task, '24 3 5 6 9 yes 9 - 3 = 6', other), countdown(task, f'24 3 5 6 9 {said}', other).tokens
+    assert [24 in values(left) for left in ((5, 6, 6), (3, 6, 14), (6, 8, 9), (3, 4, 6))] == [True, True, True, False]
+    got = task.right(batch, out)[:, 5:], task.valid(batch, out[:, 5:])
+    assert [''.join('x.'[x] for x in flags[0].int().tolist()) for flags in got] == [right, valid] and all(flags[1].all() for flags in got)
+    direct = countdown(task, '24 3 5 6 9 yes', '24 1 1 1 1 no')
+    assert task.right(direct, out[:, :6])[:, 5].tolist() == [right[0] == '.', True]
+
+
+@pytest.mark.parametrize('said, right', [('no _ _ _ _ _', '......'), ('no 7 + 5 = 12', '......'), ('no 7 + 5 = 24', '......'), ('yes 7 + 5 = 12', 'x.....')])
+def test_behind_a_true_no_nothing_is_asked_for(said, right):
+    task = Countdown()
+    batch, out = countdown(task, '24 5 7 _ _ no', '24 3 8 _ _ yes 8 * 3 = 24'), countdown(task, f'24 5 7 _ _ {said}', '24 3 8 _ _ yes 8 * 3 = 24').tokens
+    for flags in (task.right(batch, out)[:, 5:], task.valid(batch, out[:, 5:])):
+        assert [''.join('x.'[x] for x in row) for row in flags.int().tolist()] == [right, '......']
+
+
+def test_a_batch_without_a_single_yes_can_be_judged():
+    """Its chain is one token wide, and train_cot asks about it when --n_test is small."""
+    task = Countdown()
+    batch, out = countdown(task, '24 5 7 _ _ no', '24 1 1 _ _ no'), countdown(task, '24 5 7 _ _ yes', '24 1 1 _ _ no').tokens
+    assert task.right(batch, out)[:, 5:].tolist() == task.valid(batch, out[:, 5:]).tolist() == [[False], [True]]
+
+
+def test_countdown_chance_is_the_more_frequent_verdict():
+    task = Countdown(3)
+    for hops in task.hops:
+        batch = sample_batch(task, 1500, 3, 1, 'test', 'direct', hops)
+        yes = sum(24 in values(tuple(row[1:hops + 2])) for row in batch.tokens.tolist())
+        assert 0 < yes < 1500 and close(max(yes, 1500 - yes), 1500, task.chance(hops))
+
+
+def test_countdown_examples_on_the_command_line(capsys):
+    argv, targets = '--task countdown --numbers 3 --holdout_targets 36 --n 8'.split(), set(range(10, 101)) - {24, 36}
+    main([*argv, '--raw'])
+    raw = capsys.readouterr().out.splitlines()
+    main(argv)
+    head, *lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(raw) == 8 and 'countdown, hops 1-2' in head and {'yes', 'no'} < set(' '.join(raw).split())
+    for plain, shown, truth in zip(raw, lines[::2], lines[1::2], strict=True):
+        words = [w.strip('[]') for w in shown.split()]
+        assert words == plain.split() and [w[0] == '[' for w in shown.split()] == [t >= 4 for t in range(len(words))]
+        _, verdict, _ = check(Countdown(3), words, targets)
+        assert truth.split('oracle')[0].split() == ['answer', verdict] and truth.split('oracle')[1].split()[0] == verdict

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import model as model_py
 from model import GPT, GPTConfig, rotate
 
 V, T = 16, 12
@@ -213,6 +214,89 @@ def test_generate_ignores_dropout_and_leaves_the_mode_as_it_was(training):
     greedy = model.generate(x, 8)
     assert model.training == training == model.blocks[0].training
     assert torch.equal(greedy, model.generate(x, 8)) and torch.equal(greedy, model.eval().generate(x, 8))
+
+
+# ----------------------------------------------------------------------------- Jacobi decoding, and the price of a forward pass
+
+def fixed_point(model, row, n):
+    """Guess n tokens after a row, each from the guess before it, until nothing changes: (the guess, the round that changed each last)."""
+    guess, changed, i = [0] * n, [0] * n, 0
+    while True:
+        new = model(torch.tensor([[*row, *guess]]))[0, len(row) - 1:-1].argmax(-1).tolist()
+        if new == guess:
+            return guess, changed
+        i += 1
+        guess, changed = new, [i if a != b else c for a, b, c in zip(new, guess, changed, strict=True)]
+
+
+@pytest.mark.parametrize('length', [1, 5])
+@every_kind
+def test_jacobi_decoding_writes_the_greedy_tokens_each_by_its_place_in_line_at_the_latest(pos, n_loop, length):
+    seen = set()
+    for seed in range(3):
+        model, x, n = make(seed, pos=pos, n_loop=n_loop, dropout=0.3), tokens(4, length, seed), T - length
+        out, rounds = model.generate(x, n, jacobi=True)
+        assert torch.equal(out, model.generate(x, n)) and model.training
+        assert out.dtype == rounds.dtype == torch.int64 and rounds.shape == (4, n) and (rounds <= torch.arange(1, n + 1)).all()
+        model.eval()
+        for row, written, r in zip(x.tolist(), out.tolist(), rounds.tolist(), strict=True):  # each row's own rounds, not the batch's
+            assert (written[length:], r) == fixed_point(model, row, n)
+        seen |= set(rounds.amax(1).tolist())
+    assert len(seen) > 1
+
+
+def test_tokens_that_wait_for_one_another_take_a_round_each_and_others_take_one():
+    def successor(idx, wanted):  # each token is the one before it, plus one: nothing can be known ahead
+        return F.one_hot((idx + 1) % V, V)[wanted].float()
+
+    def by_place(idx, wanted):  # the place alone decides
+        return F.one_hot(torch.arange(1, idx.size(1) + 1).expand_as(idx), V)[wanted].float()
+
+    def mixed(idx, wanted):  # a row that begins with 1 counts on, another writes zeros
+        return F.one_hot((idx + 1) * (idx[:, :1] == 1), V)[wanted].float()
+    x = torch.tensor([[1, 4], [2, 3]])
+    for forward, want, rounds in ((successor, [[5, 6, 7, 8, 9], [4, 5, 6, 7, 8]], [[1, 2, 3, 4, 5]] * 2),
+                                  (by_place, [[2, 3, 4, 5, 6]] * 2, [[1] * 5] * 2),
+                                  (mixed, [[5, 6, 7, 8, 9], [0] * 5], [[1, 2, 3, 4, 5], [0] * 5])):  # zeros are the first guess
+        model = make()
+        model.forward = forward
+        out, took = model.generate(x, 5, jacobi=True)
+        assert out.tolist() == [row + new for row, new in zip(x.tolist(), want, strict=True)] and took.tolist() == rounds
+    model = make(pos='learned')
+    with torch.no_grad():
+        model.wpe.weight.mul_(1e6)  # where a token stands drowns what it is
+    out, rounds = model.generate(tokens(3, 4), 8, jacobi=True)
+    assert torch.equal(out, model.generate(tokens(3, 4), 8)) and rounds.max() == 1 and len(set(out[0, 4:].tolist())) > 2
+    out, rounds = model.generate(tokens(3, 4), 0, jacobi=True)
+    assert torch.equal(out, tokens(3, 4)) and rounds.shape == (3, 0)
+
+
+@pytest.mark.parametrize('options', [{'temperature': 1.0}, {'samples': 2}, {'return_logp': True}, {'temperature': 0.5, 'top_k': 1}, {'max_new_tokens': 8}])
+def test_jacobi_does_not_sample(options):
+    with pytest.raises(ValueError):
+        make().generate(tokens(length=5), **{'max_new_tokens': 3, 'jacobi': True} | options)
+
+
+@pytest.mark.parametrize('n_layer, n_loop', [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize('picked', [1, 3, T])
+def test_flops_are_the_matrix_products_of_a_forward_pass(n_layer, n_loop, picked, monkeypatch):
+    """Counted at every linear layer, at the attention's two products, and at the head."""
+    model, linear, attention = make(n_layer=n_layer, n_loop=n_loop, pos='learned'), [], []
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_hook(lambda m, x, y: linear.append(2 * x[0].numel() * y.size(-1)))
+    attend = model_py.attend
+    monkeypatch.setattr(model_py, 'attend', lambda q, k, *rest: attention.append(2 * 2 * q.numel() * k.size(2)) or attend(q, k, *rest))
+    logits = model(tokens(1), (torch.arange(T) >= T - picked).expand(1, -1))
+    head = 2 * 16 * logits.numel()
+    assert model.flops(T, picked) == sum(linear) + head and model.flops(T, picked, keys=T) == sum(linear) + head + sum(attention)
+    assert model.flops(5, 1) + model.flops(7, 2) == model.flops(12, 3)  # prices of passes add up
+
+
+def test_flops_of_two_layers_by_hand():
+    """16 channels, vocabulary 16; the first layer: 5 tokens through 4 + 8 matrices of 16 x 16; the last: k and v of all 5, the rest of 1."""
+    assert make(n_layer=2).flops(5, 1) == 2 * 256 * (5 * 12 + 5 * 2 + 1 * 10 + 1)
+    assert make(n_layer=2).flops(5, 1, keys=5) - make(n_layer=2).flops(5, 1) == 2 * 2 * 16 * 5 * (5 + 1)
 
 
 def norm(x, gain):

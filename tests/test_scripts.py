@@ -13,11 +13,12 @@ import pytest
 
 import bench
 import data
+import search
 import train_cot
 import train_rl
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = {'train_cot.py': train_cot, 'train_rl.py': train_rl, 'data.py': data, 'bench.py': bench}
+SCRIPTS = {'train_cot.py': train_cot, 'train_rl.py': train_rl, 'search.py': search, 'data.py': data, 'bench.py': bench}
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
@@ -42,6 +43,8 @@ BAD = [
     '--log_interval 0', '--n_test 0', '--seed -1', '--device tpu', '--device cuda:99', '--dtype float8', '--mode chain', '--n_lay 2', '--unknown 3', 'hops',
     '--hops 1-10000000000', '--seed 18446744073709551616', '--nodes 100000000', '--device hpu', '--device privateuseone', '--lr 1e400',
     '--task star --nodes 100000000', '--hops 4-', '--eval_only', '--ckpt nowhere.pt', '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--compile yes',
+    '--task countdown --numbers 1', '--task countdown --numbers 7', '--task countdown --hops 2', '--task countdown --holdout_targets 7', '--numbers 4',
+    '--task countdown --holdout_targets 24,x', '--task countdown --holdout_targets',
 ]
 
 
@@ -55,7 +58,13 @@ BAD_RL = [
 ]
 
 
-@pytest.mark.parametrize('script, argv', [(train_cot, argv) for argv in BAD] + [(train_rl, argv) for argv in BAD_RL])
+BAD_SEARCH = [
+    '', '--ckpt nowhere.pt', '--ckpt .', '--method astar', '--b 0', '--k 0', '--samples 0', '--prune -1', '--prune nan', '--budget 0', '--temperature 0',
+    '--n_test 0', '--target -1', '--target x', '--propose some', '--resume', '--jacobi yes', '--device tpu --ckpt x.pt', 'puzzles.txt',
+]
+
+
+@pytest.mark.parametrize('script, argv', [(train_cot, argv) for argv in BAD] + [(train_rl, argv) for argv in BAD_RL] + [(search, argv) for argv in BAD_SEARCH])
 def test_bad_command_line(script, argv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = call(script, argv.split())
@@ -134,6 +143,8 @@ def test_readme_commands_parse():
     assert len(commands) > 20
     for name, argv in commands:
         argv = argv.split()
+        if name == 'search.py':
+            search.parse_args(argv)
         if not name.startswith('train') or '--help' in argv or not argv:
             assert name in SCRIPTS or (ROOT / name).exists(), name
             continue
@@ -167,7 +178,28 @@ def test_every_row_of_the_table_has_the_logs_behind_its_mean():
             assert not any(f['samples_95'] for f in finals), link[1]
 
 
-LIMITS = {'model.py': 330, 'data.py': 700, 'common.py': 160, 'train_cot.py': 350, 'train_rl.py': 350, 'README.md': 350}
+def test_the_search_table_is_what_the_logs_say():
+    """Recompute each `mean +- sd (n)` of the table of search.py from the rows of the logs that its head links to."""
+    head, *lines = README[README.index('| method ([log]'):].split('\n\n')[0].split('\n')
+    links = re.findall(r'\((results/[\w-]+)\)', head)
+    runs = [[[json.loads(line) for line in open(path)] for path in sorted((ROOT / link).glob('seed*/log.jsonl'))] for link in links]
+    lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines if '±' in line]
+    assert len(lines) >= 15 and len(runs) == 2
+    for name, arithmetic, *cells in lines:
+        series, setting = name.rsplit(', ', 1)
+        rows = [[next(r for r in run if (r.get('series'), r.get('setting')) == (series, setting)) for run in log] for log in runs]
+        assert {r['arithmetic'] for r in rows[0]} == {arithmetic}
+        for cell, log, key in zip(cells, (0, 0, 0, 0, 0, 1, 1), ('solved', 'top1', 'expansions', 'states', 'flops', 'solved', 'solved_hard'), strict=True):
+            values = [r[key] for r in rows[log]] if cell else []
+            mean = sum(values) / max(1, len(values))
+            if found := re.fullmatch(r'(\d\.\d{3}) ± (\d\.\d{3}) \((\d)\)', cell):
+                sd = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
+                assert len(values) == int(found[3]) and abs(mean - float(found[1])) < 6e-4 and abs(sd - float(found[2])) < 6e-4, (name, key)
+            elif cell:
+                assert abs(mean / (10**6 if key == 'flops' else 1) - float(cell.replace(',', ''))) < 0.51, (name, key)
+
+
+LIMITS = {'model.py': 330, 'data.py': 700, 'common.py': 160, 'train_cot.py': 350, 'train_rl.py': 350, 'search.py': 400, 'README.md': 350}
 PACKAGES = {'numpy', 'torch', 'tqdm', 'matplotlib', 'pytest'}
 
 
