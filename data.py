@@ -439,7 +439,7 @@ class Countdown(Task):
     and if it can, a step after which it still can. The whole solution is the recursion of that: the two numbers of the step give
     way to its result, and the next prompt asks again. Target, numbers in order:
 
-        24 3 5 6 9 [yes] [9] [-] [5] [=] [4]     and then: 24 3 4 6 _ [yes] ...
+        24 3 5 6 9 [yes] [9] [-] [3] [=] [6]     and then: 24 5 6 6 _ [yes] ...
         24 5 7 _ _ [no]
 
     Numbers are tokens, integers from 0 to 199 (which costs none of the 1,346 puzzles that integers solve). hops is the number of

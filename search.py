@@ -224,7 +224,7 @@ def choose(right, answer, scores):
     """(k, rule, accuracy (P,)) of choosing among k of n answers (P, n), k = 1, 2, 4, ... n: mean over n // k groups (oracle: all subsets)."""
     for k in sorted({right.size(1)} | {2**i for i in range(right.size(1).bit_length())}):
         right_k, answer_k, *scores_k = (y[:, :y.size(1) // k * k].unflatten(1, (-1, k)) for y in (right, answer, *scores.values()))
-        votes = (answer_k[..., :, None] == answer_k[..., None, :]).sum(-1).masked_fill(answer_k == -1, 0)
+        votes = (answer_k[..., :, None] == answer_k[..., None, :]).sum(-1)
         yield k, 'oracle', pass_at_k(right, k)
         for rule, s in zip(('majority', *scores), (votes, *scores_k), strict=True):
             yield k, rule, right_k.gather(2, s.masked_fill(answer_k == -1, -1e9).argmax(2, keepdim=True)).float().mean((1, 2))
@@ -263,7 +263,7 @@ def measure(on, puzzles):
         on.propose = propose
         name, arithmetic = (ALL, 'code') if on.propose == 'all' else (MODEL, 'model')
         yield from beams(name, arithmetic, verdict) if on.method in ('all', 'beam') else ()
-        for prune in (0.0, on.prune) if on.method in ('all', 'dfs') else ():
+        for prune in sorted({0.0, on.prune}) if on.method in ('all', 'dfs') else ():
             yield from depths(name + ', pruned' * (prune > 0), arithmetic, verdict, budgets, torch.tensor(prune).logit().item())  # as log-odds
     if on.method in ('all', 'best_of_k'):
         yield from chains('best-of-k', 'model', *sample_chains(on, puzzles, on.k, True))
