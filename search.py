@@ -39,10 +39,9 @@ from tqdm import tqdm
 import common
 from data import OPTIONS, Parser, add_run_args, all_puzzles, at_least, distinct, legal_moves, make_task, read_puzzles, sample_batch, ways
 
-DEFAULT = 'out/train_cot-countdown-cot/ckpt.pt'
+DEFAULT, ALL, MODEL = 'out/train_cot-countdown-cot/ckpt.pt', 'all legal moves', "the model's moves"
 COSTS = ('expansions', 'states', 'calls', 'tokens', 'flops')  # columns of a cost tensor (P, 5)
 GPT4 = {'IO': (1, 0.073), 'CoT': (3, 0.04), 'CoT best-of-100': (300, 0.49), 'ToT b=1': (3, 0.45), 'ToT b=5': (11, 0.74)}  # expansions as counted here
-ALL, MODEL = 'all legal moves', "the model's moves"
 
 
 def parse_args(argv):
@@ -221,7 +220,7 @@ def pass_at_k(right, k):
 
 
 def choose(right, answer, scores):
-    """(k, rule, accuracy (P,)) of choosing among k of n answers (P, n), k = 1, 2, 4, ... n: mean over n // k groups (oracle: all subsets)."""
+    """(k, rule, accuracy (P,)) of choosing among k of n answers (P, n), k = 1, 2, 4, ... n: mean over n // k blocks (oracle: all subsets)."""
     for k in sorted({right.size(1)} | {2**i for i in range(right.size(1).bit_length())}):
         right_k, answer_k, *scores_k = (y[:, :y.size(1) // k * k].unflatten(1, (-1, k)) for y in (right, answer, *scores.values()))
         votes = (answer_k[..., :, None] == answer_k[..., None, :]).sum(-1)
@@ -290,7 +289,7 @@ def plot(rows, path, title, game):
         elif 'rollouts' not in series:
             left.axhline(solved[i := 0 if 'dfs' in series else -1], **style, linewidth=1)
             left.text(0.01, solved[i], f'{series}, {settings[i]}', fontsize=7, va='bottom', transform=left.get_yaxis_transform())
-    for name, (x, y) in GPT4.items() if game else ():
+    for name, (x, y) in GPT4.items() if ', target 24,' in title else ():
         right.plot(x, y, color='tab:green', marker='*', ms=11, linestyle='none', label='GPT-4 (Yao et al. 2023), on 100 puzzles' if name == 'IO' else None)
         right.annotate(name, (x, y), xytext=(6, -4), textcoords='offset points', fontsize=8, color='tab:green')
     left.set(xscale='log', xlabel='forward FLOPs a question', ylabel='share solved (beam: any of b)', title=title, ylim=(0, 1.03))
@@ -308,8 +307,8 @@ def search(on, puzzles):
         sets |= {} if on.puzzles else {'_hard': slice(100)}  # those with the fewest solutions
         puzzles = puzzles[on.run.rank::on.run.world].to(on.run.device)
     else:
-        total, head, hops = on.n_test, f'{on.n_test:,} held-out instances of {on.task.name}; oracle: a ceiling', max(on.task.hops)
-        final = dict(task=on.task.name, hops=hops, n_test=total, chance=on.task.chance(hops))
+        total, head = on.n_test, f'{on.n_test:,} held-out instances of {on.task.name}; oracle: one of k is right, a ceiling'
+        final = dict(task=on.task.name, hops=max(on.task.hops), n_test=total, chance=on.task.chance(max(on.task.hops)))
     if on.run.master:
         print(f'{head}\n{"method":48} arithmetic' + ''.join(f'{s[1:] or "solved":>7}  top-1' for s in sets)
               + '  expansions  states  calls  tokens  MFLOP', flush=True)
@@ -329,6 +328,7 @@ def search(on, puzzles):
     series = {'best_of_k': 'best-of-k, oracle', 'dfs': f'dfs, {name}', 'baselines': 'dfs, random order'}.get(on.method, f'beam, {name}')
     r = [r for (s, _), r in rows.items() if s.startswith(series)][-1]
     by_beam = {'b': on.b, 'propose': 'all' if name == ALL else 'model', 'b1': rows[series, 'b=1']['solved']} if series[:4] == 'beam' else {}
+    r = r if game else {x: y for x, y in r.items() if x != 'solved'}  # where nobody may look at the answer the oracle solves nothing
     final = {'method': 'beam' if by_beam else on.method} | by_beam | final | {x.replace('solved', 'any_of_b') if by_beam else x: y for x, y in r.items()}
     if on.method == 'all':  # the controls at the price of the beam; the last cost measured is that of the unlimited random order
         final |= {f'random_{x}': at_equal_cost(solved[..., 0], cost[..., COSTS.index(x)], r[x]) for x in ('expansions', 'states')}
@@ -391,7 +391,7 @@ def main(argv=None):
     if dist.is_initialized():
         dist.destroy_process_group()
     if run.master:
-        final |= dict(params=model.num_params(), seed=args.seed, seconds=time.time() - begin)
+        final |= dict(params=model.num_params(), model_seed=state['args'].get('seed'), seed=args.seed, seconds=time.time() - begin)
         common.log(args.out_dir, arm='final', **final)
         print(common.final_line(**final | {x: round(final[x]) for x in ('tokens', 'flops') if 'flops' in final}))
 

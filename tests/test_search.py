@@ -704,7 +704,7 @@ def test_best_of_k_on_any_task(name, ckpt, tmp_path, no_figure):
     L = {'cycle': 2, 'direct': 1, 'multiply': 4, 'star': 3}[name]
     assert {r['calls'] for r in log.values()} == {L} and float(final['expansions']) == 6
     oracle = [log['best-of-k, oracle', f'k={k}']['solved'] for k in (1, 2, 4, 6)]
-    assert oracle == sorted(oracle) and final['solved'] == final['oracle'] == f'{oracle[-1]:.3f}'
+    assert oracle == sorted(oracle) and 'solved' not in final and final['oracle'] == f'{oracle[-1]:.3f}'
     for rule in ('majority', 'log-prob'):  # of one there is nothing to choose
         assert log[f'best-of-k, {rule}', 'k=1']['solved'] == pytest.approx(oracle[0], abs=1e-6)
 
