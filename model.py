@@ -192,6 +192,15 @@ class GPT(nn.Module):
         Raises ValueError when the sequence is longer than block_size, or a cache that is not empty gets more than one token.
         """
         T = idx.size(1)
+        if loss_mask is not None and self.config.causal and cache is None and shared is None and len(idx):
+            # Behind the last wanted position of a row comes nothing that matters: rows that end early go by themselves, cut there,
+            # where that spares a fifth of all tokens (countdown, where every second row ends at its verdict: 1.35 x as fast)
+            ends = (loss_mask * torch.arange(1, T + 1, device=idx.device)).amax(1)
+            early = ends <= (cut := max(1, int(ends.min())))
+            if (T - cut) * int(early.sum()) > idx.numel() / 5:
+                ours = early[loss_mask.nonzero()[:, 0]]  # (N,)
+                logits = [self(idx[early, :cut], loss_mask[early, :cut]), self(idx[~early], loss_mask[~early])]
+                return torch.cat(logits)[torch.cat((ours.nonzero(), (~ours).nonzero()))[:, 0].argsort()]
         if cache is not None and start > 0 and T > 1:
             raise ValueError(f'behind {start} cached positions comes one token at a time, got {T}')
         if start + T > self.config.block_size:
