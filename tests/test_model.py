@@ -465,3 +465,23 @@ def test_sequences_that_do_not_fit_are_refused():
     for call in (lambda: model(tokens(length=T + 1)), lambda: model.generate(x, 1), lambda: make(causal=False).generate(x[:, :2], 1)):
         with pytest.raises(ValueError):
             call()
+
+
+@pytest.mark.parametrize('pos, n_loop', [('learned', 1), ('rope', 2), ('none', 1)])
+def test_rows_that_end_early_are_cut_there_and_nothing_else_changes(pos, n_loop):
+    """Countdown's batches: many rows want nothing behind their verdict. Same logits in the same order, same gradients, fewer tokens."""
+    model, idx = make(pos=pos, n_loop=n_loop, n_layer=2), tokens(8)
+    mask = torch.zeros_like(idx, dtype=torch.bool)
+    mask[:, 3] = True
+    mask[[1, 4, 6], 3:] = True  # three of eight rows go on to the end
+    mask[2, 1] = True
+    seen = []
+    hook = model.drop.register_forward_hook(lambda module, args, out: seen.append(out.shape[0] * out.shape[1]))
+    ours = model(idx, mask)
+    hook.remove()
+    assert seen == [5 * 4, 3 * T]
+    theirs = model(idx)[mask]
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    weight = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator().manual_seed(3))
+    for a, b in zip(*(torch.autograd.grad((logits * weight).sum(), list(model.parameters())) for logits in (ours, theirs)), strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
