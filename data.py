@@ -78,17 +78,18 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
         size = int(missing * (1.2 if split == 'train' else 1.1 / task.test_share)) + 16
         k = np.full(size, hops) if isinstance(hops, int) else rng.choice(hops or task.hops, size)
         key, source = task.draw(rng, k)
-        mine = task.held_out(key) == (split == 'test')
+        mine = task.in_split(key, split)
         want.append((k[mine][:missing], source[mine][:missing]))
         drawn += len(want[-1][0])
     else:
         raise ValueError(f'{task.name} of this size has too few instances to hold some out for testing; make it larger')
     k, source = (np.concatenate(x) for x in zip(*want, strict=True))
     prompt, chain, chain_len, instance = task.write(rng, source, k)
-    chain, A = chain[:, :chain_len.max()], task.answer_len
-    slot = np.arange(A) + (0 * chain_len if task.answer_first else chain_len - A)[:, None]  # (B, A) where the answer stands in the chain
+    chain, size = chain[:, :chain_len.max()], task.answer_size(source)
+    place = np.minimum(np.arange(task.answer_len), size[:, None] - 1)  # (B, A): of a shorter answer the last token, again and again
+    slot = place + (0 * chain_len if task.answer_first else chain_len - size)[:, None]  # where the answer stands in the chain
     if mode == 'direct':
-        chain, chain_len, slot = np.take_along_axis(chain, slot, 1), np.full(batch_size, A), np.tile(np.arange(A), (batch_size, 1))
+        chain, chain_len, slot = np.take_along_axis(chain, slot, 1), size, place
     carries = np.arange(chain.shape[1]) < chain_len[:, None]
     tokens = np.concatenate((prompt, np.where(carries, chain, task.pad)), axis=1)
     loss_mask = np.concatenate((np.zeros(prompt.shape, dtype=bool), carries), axis=1)
@@ -112,17 +113,21 @@ class Task:
     valid(batch, chain (B, L)) -> (B, L) bool   which chain tokens truly follow from the tokens before them
     right(batch, out (B, T)) -> (B, T) bool   which tokens are right: here, those that equal the batch's
     oracle(prompt) -> the chain of one prompt, a list of ids, worked out from its tokens alone
-    held_out(key) -> (B,) bool, and test_share, about how many of the instances drawn that are
+    in_split(key, split) -> (B,) bool, and test_share, about how many of the instances drawn are in 'test'
+    answer_size(source) -> (B,) int, how many tokens the answer of each row has, answer_len at most
     chance(hops) -> accuracy of the best answer that does not follow the instance's structure
     """
 
     answer_first, test_share = False, 0.1
 
-    def held_out(self, key):
-        return held_out(key)
+    def in_split(self, key, split):
+        return held_out(key) == (split == 'test')
+
+    def answer_size(self, source):
+        return np.full(len(source), self.answer_len)
 
     def right(self, batch, out):
-        return out == batch.tokens
+        return (out == batch.tokens) | ~batch.loss_mask
 
     def encode(self, text):
         """'3 k=4 0' -> [3, 23, 0]; raises ValueError at a word that is not in the vocabulary."""
@@ -461,8 +466,8 @@ class Countdown(Task):
         self.block_size = 1 + numbers + 6
         self.test_share = 0.01 * len(self.holdout_targets)
 
-    def held_out(self, key):
-        return np.isin(key[:, 0], self.holdout_targets)
+    def in_split(self, key, split):
+        return np.isin(key[:, 0], self.holdout_targets) == (split == 'test')
 
     def draw(self, rng, hops):
         B, n = len(hops), self.numbers
@@ -540,11 +545,106 @@ class Countdown(Task):
         return max(self.shares[hops], 1 - self.shares[hops])
 
 
+# ----------------------------------------------------------------------------- profiles
+
+class Profiles(Task):
+    """Facts to be learned by heart, people with attributes and relations to one another, and questions about them: who is a7 b0 c3's
+    mentor, what is the employer of a7 b0 c3's mentor? The subject of the second fact comes first, '_' where there is none, so that name
+    and word stand side by side in a question of one hop and in both links of a chain:
+
+        _ a7 b0 c3 mentor [a1] [b4] [c9]                           one hop; where no question has two, without the '_'
+        employer a7 b0 c3 mentor [a1] [b4] [c9] [employer] [v88]   two hops: the bridge person, its employer
+
+    A name is three tokens, n of s^3 names (s^3 >= 8 n), so that no embedding row is a free table; attributes are uniform over 128 values,
+    relations over all people, oneself included; --bipartite: friends are mutual, parent and child inverse. The facts depend on the sizes
+    and on `facts` alone. All are trained as one-hop questions, which are therefore in both splits. Two-hop questions are held out by first
+    person, by (person, relation) and one by one, a tenth each. `instance` is person, relation (-1: one hop), subject, index into `labels`.
+    """
+    name, test_share, labels = 'profiles', 0.25, ('trained', 'person', 'pair', 'combination')
+    words = 'employer university city birthday', 'friend parent child mentor boss rival agent teacher doctor cousin landlord coach idol heir guest guide host'
+
+    def __init__(self, people=100, attributes=4, relations=4, hops=(1, 2), bipartite=False, values=128, facts=0):
+        n, A, R = people, attributes, relations
+        if not (2 <= n <= 10**6 and 0 <= A < 1000 and 0 <= R <= 17 and A + R and set(hops) <= {1, 2}):
+            raise ValueError('profiles takes 2 to 1,000,000 people, attributes, up to 17 relations (one at least of either), and 1 or 2 hops')
+        if (max(hops) > 1 and not R) or (bipartite and (R < 3 or n % 2)):
+            raise ValueError('two hops need relations; bipartite needs at least three, and an even number of people')
+        self.people, self.attributes, self.relations, self.hops, self.bipartite, self.values = n, A, R, list(hops), bipartite, values
+        s, rng = next(s for s in range(2, 201) if s**3 >= 8 * n), np.random.default_rng([facts, n, A, R])
+        self.names_there_are, self.code = s**3, np.sort(rng.choice(s**3, n, replace=False))
+        self.names = np.stack((self.code // s**2, s + self.code // s % s, 2 * s + self.code % s), axis=1)  # (n, 3) tokens
+        self.facts = np.concatenate((rng.integers(values, size=(n, A)), rng.integers(n, size=(n, R))), axis=1)  # (n, A + R) values, people
+        if bipartite:
+            pairs, line = rng.permutation(n), rng.permutation(n)
+            self.facts[pairs, A] = pairs.reshape(-1, 2)[:, ::-1].ravel()
+            self.facts[line, A + 1], self.facts[line, A + 2] = np.roll(line, 1), np.roll(line, -1)
+        subjects = self.words[0].split()[:A] + [f'attribute{i}' for i in range(5, A + 1)] + self.words[1].split()[:R]
+        self.vocab = [f'{x}{i}' for x in 'abc' for i in range(s)] + [f'v{i}' for i in range(values)] + subjects + ['_']
+        self.symbols, self.subject, self.pad, self.answer_len = 3 * s, 3 * s + values, len(self.vocab) - 1, 3 if R else 1
+        self.block_size = 4 + self.answer_len + 5 * (max(hops) > 1)
+
+    def label(self, question):
+        """(B, 3) person, relation, subject -> (B,) index into labels."""
+        out = [held_out(question[:, :k]) & (question[:, 1] >= 0) for k in (1, 2, 3)]
+        return np.select(out, (1, 2, 3), 0)
+
+    def in_split(self, key, split):
+        return (key[:, 1] < 0) | ((self.label(key) > 0) == (split == 'test'))
+
+    def draw(self, rng, hops):
+        question = rng.integers((self.people, max(self.relations, 1), self.attributes + self.relations), size=(len(hops), 3))
+        question[hops == 1, 1] = -1
+        return question, question
+
+    def answers(self, person, subject):
+        """(B,), (B,) -> (B, answer_len): a value and padding, or a name."""
+        fact, value = self.facts[person, subject], subject < self.attributes
+        name = self.names[np.where(value, 0, fact)][:, :self.answer_len]
+        name[value] = self.pad
+        name[value, 0] = self.symbols + fact[value]
+        return name
+
+    def answer_size(self, source):
+        return np.where(source[:, 2] < self.attributes, 1, self.answer_len)
+
+    def write(self, rng, source, hops):
+        (p, r, q), two = source.T, source[:, 1:2] >= 0
+        bridge, asked = np.where(two[:, 0], self.facts[p, self.attributes + r], p), self.subject + q[:, None]
+        word, answer = np.where(two, self.subject + self.attributes + r[:, None], asked), self.answers(bridge, q)
+        prompt = np.concatenate((np.where(two, asked, self.pad), self.names[p], word), axis=1)[:, max(self.hops) == 1:]
+        chain = np.concatenate((self.names[bridge], asked, answer), axis=1)
+        chain[~two[:, 0], :self.answer_len] = answer[~two[:, 0]]
+        return prompt, chain, self.answer_size(source) + 4 * two[:, 0], np.column_stack((source, self.label(source)))
+
+    def valid(self, batch, chain):
+        """The bridge must be the true one; the answer must be true of the person written, whoever that is."""
+        good = self.right(batch, torch.cat((batch.tokens[:, :batch.prompt_len], chain), dim=1))[:, batch.prompt_len:]
+        if int(batch.hops[0]) == 2:
+            s, written = self.symbols // 3, chain.cpu().numpy()
+            person = np.searchsorted(self.code, (written[:, :3] - (0, s, 2 * s)) @ (s * s, s, 1)).clip(max=self.people - 1)
+            true = self.answers(person, batch.instance[:, 2].cpu().numpy())[:, :chain.size(1) - 4]
+            there = (self.names[person] == written[:, :3]).all(1, keepdims=True)
+            good[:, 4:] = torch.from_numpy(((written[:, 4:] == true) | (true == self.pad)) & there).to(good.device)
+        return good
+
+    def oracle(self, prompt):
+        *lead, a, b, c, word = prompt
+        person, asked = self.names.tolist().index([a, b, c]), [x - self.subject for x in (word, *lead) if x != self.pad]
+        bridge = self.facts[person, asked[0]]
+        chain = [] if len(asked) == 1 else [*self.names[bridge].tolist(), lead[0]]
+        last = (person, asked[0]) if len(asked) == 1 else (bridge, asked[1])
+        return chain + [x for x in self.answers(*np.array([last]).T)[0].tolist() if x != self.pad]
+
+    def chance(self, hops):
+        return (self.attributes / self.values + self.relations / self.people) / (self.attributes + self.relations)
+
+
 # ----------------------------------------------------------------------------- command line
 
-TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star, Countdown)}
+TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star, Countdown, Profiles)}
 OPTIONS = {'cycle': ('nodes', 'hops', 'format'), 'cvpr': ('nodes', 'hops', 'format'),
-           'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse'), 'countdown': ('numbers', 'holdout_targets')}
+           'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse'), 'countdown': ('numbers', 'holdout_targets'),
+           'profiles': ('people', 'attributes', 'relations', 'hops', 'bipartite')}
 
 
 def show_range(hops):
@@ -615,6 +715,9 @@ def add_task_args(parser, hops='4', nodes=20):
     group.add_argument('--star', type=parse_star, metavar='D,L', help='star: arms, and nodes on a path, the centre included (default: 2,3)')
     group.add_argument('--numbers', type=int, help='countdown: how many numbers, 2 to 5 (default: 4)')
     group.add_argument('--holdout_targets', type=parse_targets, metavar='T,T', help='countdown: targets never trained on, 24 always among them (default: 24)')
+    for name in ('people', 'attributes', 'relations'):
+        group.add_argument(f'--{name}', type=int, help=f'profiles: how many (default: {100 if name == "people" else 4})')
+    group.add_argument('--bipartite', action='store_true', default=None, help='profiles: friends are mutual, parent and child inverse (default: off)')
     group.add_argument('--reverse', action='store_true', default=None,
                        help='star: write the path from the goal; multiply: most significant digit first (default: off)')
 
@@ -674,8 +777,9 @@ def main(argv=None):
             continue
         print(' '.join(f'[{word}]' if c else word for word, c in zip(words, carries, strict=True)).rstrip(' _'))
         chain = task.oracle(tokens[:batch.prompt_len])
-        truth = task.decode(chain[:task.answer_len] if task.answer_first else chain[-task.answer_len:])
-        print(f'  answer {task.decode(tokens[i] for i in answer)}   oracle {truth}   chance {task.chance(hops):.3f}\n')
+        places = sorted(set(answer))
+        truth = task.decode(chain[:task.answer_len] if task.answer_first else chain[-len(places):])
+        print(f'  answer {task.decode(tokens[i] for i in places)}   oracle {truth}   chance {task.chance(hops):.3f}\n')
 
 
 if __name__ == '__main__':
