@@ -42,8 +42,8 @@ class GPTConfig:
             raise ValueError(f'n_head={self.n_head} does not divide n_embd={self.n_embd}')
         if self.pos not in ('learned', 'rope', 'none'):
             raise ValueError(f"pos must be 'learned', 'rope' or 'none', got {self.pos!r}")
-        if self.pos == 'rope' and (self.n_embd // self.n_head) % 2:
-            raise ValueError(f'rope needs an even head size, got n_embd / n_head = {self.n_embd // self.n_head}')
+        if self.pos == 'rope' and self.n_embd // self.n_head < 2:
+            raise ValueError(f'rope turns pairs of channels, but n_embd / n_head = {self.n_embd // self.n_head}')
         if not 0 <= self.dropout < 1:
             raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
 
@@ -51,12 +51,12 @@ class GPTConfig:
 # ----------------------------------------------------------------------------- pieces
 
 def rotate(x, cos, sin):
-    """Rotary position embedding (Su et al. 2021, eq. 34): turn each pair (x_i, x_{i + D/2}) by its position's angle.
+    """Rotary position embedding (Su et al. 2021, eq. 34): turn each pair (x_i, x_{i + D//2}) by its position's angle.
 
-    x (B, H, T, D); cos, sin broadcastable to (B, H, T, D/2).
+    x (B, H, T, D); cos, sin broadcastable to (B, H, T, D//2). The last channel of an odd D stays as it is.
     """
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).type_as(x)
+    a, b, *rest = x.split(cos.size(-1), dim=-1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos, *rest), dim=-1).type_as(x)
 
 
 def attend(q, k, v, mask, causal, dropout):
@@ -125,7 +125,7 @@ class Block(nn.Module):
     def forward(self, x, angles=None, cache=None, start=0, pick=None, mask=None):
         """x (B, T, C) -> (B, T, C), or (N, C), the masked positions in reading order, when `pick` is given.
 
-        angles: rope's (cos, sin), each (T, D/2), of the positions of x; None otherwise.
+        angles: rope's (cos, sin), each (T, D//2), of the positions of x; None otherwise.
         cache:  (2, B, H, S, D), keys and values of the positions before `start`; those of x are written behind them.
         mask:   (T, T) bool, which keys each query may look at, in place of the causal mask.
         """
@@ -136,7 +136,7 @@ class Block(nn.Module):
         if pick is not None:
             x = pick.rows(x)  # (B, M, C)
             h = self.ln_1(x)  # again, for M positions: cheaper than to carry a second gather's gradient back
-            angles = None if angles is None else [a[pick.pos][:, None] for a in angles]  # (B, 1, M, D/2)
+            angles = None if angles is None else [a[pick.pos][:, None] for a in angles]  # (B, 1, M, D//2)
         q = self.heads(self.q(h))
         if angles is not None:
             q = rotate(q, *angles)
@@ -167,8 +167,8 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, bias=False)
         if config.pos == 'rope':
             D = config.n_embd // config.n_head
-            freq = 10000.0 ** -(torch.arange(0, D, 2) / D)
-            angle = torch.outer(torch.arange(config.block_size).float(), freq)  # (block_size, D/2)
+            freq = 10000.0 ** -(torch.arange(0, D - 1, 2) / D)
+            angle = torch.outer(torch.arange(config.block_size).float(), freq)  # (block_size, D//2)
             self.register_buffer('rope', torch.stack((angle.cos(), angle.sin())), persistent=False)
         # GPT-2 initialisation, with its 0.02 read as a number for its 768 channels: the same variance per channel at our width.
         # (With the literal 0.02 a 64-wide model finds the default task's lookup after 500 to over 1,000 steps instead of 150.)

@@ -395,9 +395,11 @@ def test_initialisation(n_layer, n_loop, C):
     assert abs(F.cross_entropy(model(x).flatten(0, 1), y.flatten()).item() - math.log(64) - 0.15) < 0.25
 
 
-def test_rope_turns_products_by_relative_position_only():
-    model = make(pos='rope', n_embd=16)
-    q, k = torch.randn(2, 8, dtype=torch.float64)
+@pytest.mark.parametrize('D', [8, 9])
+def test_rope_turns_products_by_relative_position_only(D):
+    model = make(pos='rope', n_embd=2 * D)
+    q, k = torch.randn(2, D, dtype=torch.float64)
+    assert rotate(q, *model.rope[:, 1])[8:].equal(q[8:])  # the odd channel out
 
     def score(m, n):
         return rotate(q, *model.rope[:, m]) @ rotate(k, *model.rope[:, n])
@@ -453,7 +455,7 @@ def test_dropout_acts_in_training_only():
 
 @pytest.mark.parametrize('options, word', [
     ({'n_head': 3}, 'n_head'), ({'pos': 'sinus'}, 'pos'), ({'dropout': 1.0}, 'dropout'), ({'dropout': -0.1}, 'dropout'), ({'n_layer': 0}, 'n_layer'),
-    ({'n_loop': 0}, 'n_loop'), ({'vocab_size': 0}, 'vocab_size'), ({'pos': 'rope', 'n_embd': 18, 'n_head': 2}, 'even')])
+    ({'n_loop': 0}, 'n_loop'), ({'vocab_size': 0}, 'vocab_size'), ({'pos': 'rope', 'n_embd': 4, 'n_head': 4}, 'pairs')])
 def test_a_config_that_cannot_work_is_refused(options, word):
     with pytest.raises(ValueError, match=word):
         make(**options)

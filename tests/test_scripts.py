@@ -52,7 +52,7 @@ BAD_RL = [
     '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task star', '--task multiply', '--task countdown', '--star 2,3', '--baseline critic',
     '--objective max', '--k 4', '--objective passk --k 9', '--objective passk --k 0', '--objective passk --baseline ema',
     '--objective passk --baseline prefix', '--group_size 0', '--group_size 1', '--group_size 1 --baseline prefix', '--rollouts 0', '--temperature 0',
-    '--temperature -1', '--entropy -1', '--entropy nan', '--pos sine', '--pos rope --n_embd 9', '--n_head 5', '--curriculum yes', '--batch_size 0',
+    '--temperature -1', '--entropy -1', '--entropy nan', '--pos sine', '--pos rope --n_embd 4 --n_head 4', '--n_head 5', '--curriculum yes', '--batch_size 0',
     '--steps 0', '--lr 0', '--log_interval 0', '--test_hops 10', '--test_hops 0', '--init_from nowhere.pt', '--init_from .', '--eval_only', '--ckpt x.pt',
     '--eval_only --ckpt nowhere.pt', '--device tpu', '--grad_accum 2', '--hop 3',
 ]
