@@ -84,7 +84,12 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
     else:
         raise ValueError(f'{task.name} of this size has too few instances to hold some out for testing; make it larger')
     k, source = (np.concatenate(x) for x in zip(*want, strict=True))
-    prompt, chain, chain_len, instance = task.write(rng, source, k)
+    return write_batch(task, rng, source, k, mode)
+
+
+def write_batch(task, rng, source, hops, mode):
+    """The batch that shows these instances, as task.draw gives them, in this mode; rng decides what is left open (the order of pairs or edges)."""
+    prompt, chain, chain_len, instance = task.write(rng, source, hops)
     chain, size = chain[:, :chain_len.max()], task.answer_size(source)
     place = np.minimum(np.arange(task.answer_len), size[:, None] - 1)  # (B, A): of a shorter answer the last token, again and again
     slot = place + (0 * chain_len if task.answer_first else chain_len - size)[:, None]  # where the answer stands in the chain
@@ -93,7 +98,7 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
     carries = np.arange(chain.shape[1]) < chain_len[:, None]
     tokens = np.concatenate((prompt, np.where(carries, chain, task.pad)), axis=1)
     loss_mask = np.concatenate((np.zeros(prompt.shape, dtype=bool), carries), axis=1)
-    arrays = (tokens.astype(np.int64), loss_mask, prompt.shape[1] + slot, k.astype(np.int64), instance.astype(np.int64))
+    arrays = (tokens.astype(np.int64), loss_mask, prompt.shape[1] + slot, hops.astype(np.int64), instance.astype(np.int64))
     return Batch(*map(torch.from_numpy, arrays), prompt_len=prompt.shape[1])
 
 
@@ -569,15 +574,16 @@ class Profiles(Task):
             raise ValueError('profiles takes 2 to 1,000,000 people, attributes, up to 17 relations (one at least of either), and 1 or 2 hops')
         if (max(hops) > 1 and not R) or (bipartite and (R < 3 or n % 2)):
             raise ValueError('two hops need relations; bipartite needs at least three, and an even number of people')
-        self.people, self.attributes, self.relations, self.hops, self.bipartite, self.values = n, A, R, list(hops), bipartite, values
+        self.people, self.attributes, self.relations, self.hops, self.bipartite = n, A, R, list(hops), bipartite
+        self.values, self.facts = values, facts
         s, rng = next(s for s in range(2, 201) if s**3 >= 8 * n), np.random.default_rng([facts, n, A, R])
-        self.names_there_are, self.code = s**3, np.sort(rng.choice(s**3, n, replace=False))
+        self.n_names, self.code = s**3, np.sort(rng.choice(s**3, n, replace=False))
         self.names = np.stack((self.code // s**2, s + self.code // s % s, 2 * s + self.code % s), axis=1)  # (n, 3) tokens
-        self.facts = np.concatenate((rng.integers(values, size=(n, A)), rng.integers(n, size=(n, R))), axis=1)  # (n, A + R) values, people
+        self.truth = np.concatenate((rng.integers(values, size=(n, A)), rng.integers(n, size=(n, R))), axis=1)  # (n, A + R) values, people
         if bipartite:
             pairs, line = rng.permutation(n), rng.permutation(n)
-            self.facts[pairs, A] = pairs.reshape(-1, 2)[:, ::-1].ravel()
-            self.facts[line, A + 1], self.facts[line, A + 2] = np.roll(line, 1), np.roll(line, -1)
+            self.truth[pairs, A] = pairs.reshape(-1, 2)[:, ::-1].ravel()
+            self.truth[line, A + 1], self.truth[line, A + 2] = np.roll(line, 1), np.roll(line, -1)
         subjects = self.words[0].split()[:A] + [f'attribute{i}' for i in range(5, A + 1)] + self.words[1].split()[:R]
         self.vocab = [f'{x}{i}' for x in 'abc' for i in range(s)] + [f'v{i}' for i in range(values)] + subjects + ['_']
         self.symbols, self.subject, self.pad, self.answer_len = 3 * s, 3 * s + values, len(self.vocab) - 1, 3 if R else 1
@@ -598,7 +604,7 @@ class Profiles(Task):
 
     def answers(self, person, subject):
         """(B,), (B,) -> (B, answer_len): a value and padding, or a name."""
-        fact, value = self.facts[person, subject], subject < self.attributes
+        fact, value = self.truth[person, subject], subject < self.attributes
         name = self.names[np.where(value, 0, fact)][:, :self.answer_len]
         name[value] = self.pad
         name[value, 0] = self.symbols + fact[value]
@@ -609,7 +615,7 @@ class Profiles(Task):
 
     def write(self, rng, source, hops):
         (p, r, q), two = source.T, source[:, 1:2] >= 0
-        bridge, asked = np.where(two[:, 0], self.facts[p, self.attributes + r], p), self.subject + q[:, None]
+        bridge, asked = np.where(two[:, 0], self.truth[p, self.attributes + r], p), self.subject + q[:, None]
         word, answer = np.where(two, self.subject + self.attributes + r[:, None], asked), self.answers(bridge, q)
         prompt = np.concatenate((np.where(two, asked, self.pad), self.names[p], word), axis=1)[:, max(self.hops) == 1:]
         chain = np.concatenate((self.names[bridge], asked, answer), axis=1)
@@ -630,7 +636,7 @@ class Profiles(Task):
     def oracle(self, prompt):
         *lead, a, b, c, word = prompt
         person, asked = self.names.tolist().index([a, b, c]), [x - self.subject for x in (word, *lead) if x != self.pad]
-        bridge = self.facts[person, asked[0]]
+        bridge = self.truth[person, asked[0]]
         chain = [] if len(asked) == 1 else [*self.names[bridge].tolist(), lead[0]]
         last = (person, asked[0]) if len(asked) == 1 else (bridge, asked[1])
         return chain + [x for x in self.answers(*np.array([last]).T)[0].tolist() if x != self.pad]
@@ -644,7 +650,7 @@ class Profiles(Task):
 TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star, Countdown, Profiles)}
 OPTIONS = {'cycle': ('nodes', 'hops', 'format'), 'cvpr': ('nodes', 'hops', 'format'),
            'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse'), 'countdown': ('numbers', 'holdout_targets'),
-           'profiles': ('people', 'attributes', 'relations', 'hops', 'bipartite')}
+           'profiles': ('people', 'attributes', 'relations', 'hops', 'bipartite', 'facts')}
 
 
 def show_range(hops):
@@ -717,6 +723,7 @@ def add_task_args(parser, hops='4', nodes=20):
     group.add_argument('--holdout_targets', type=parse_targets, metavar='T,T', help='countdown: targets never trained on, 24 always among them (default: 24)')
     for name in ('people', 'attributes', 'relations'):
         group.add_argument(f'--{name}', type=int, help=f'profiles: how many (default: {100 if name == "people" else 4})')
+    group.add_argument('--facts', type=at_least(0), help='profiles: which random facts (default: 0)')
     group.add_argument('--bipartite', action='store_true', default=None, help='profiles: friends are mutual, parent and child inverse (default: off)')
     group.add_argument('--reverse', action='store_true', default=None,
                        help='star: write the path from the goal; multiply: most significant digit first (default: off)')

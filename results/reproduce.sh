@@ -59,6 +59,13 @@ jacobi-cycle search.py --jacobi --ckpt out/results/jacobi-cycle-model/seedSEED/c
 jacobi-multiply-model train_cot.py --mode cot --task multiply
 jacobi-multiply search.py --jacobi --ckpt out/results/jacobi-multiply-model/seedSEED/ckpt.pt
 jacobi-countdown search.py --jacobi --ckpt out/results/countdown/seedSEED/ckpt.pt
+capacity-1 capacity.py
+capacity-1-300 capacity.py --exposures 300
+capacity-1-100 capacity.py --exposures 100
+capacity-chain capacity.py --hops 2 --cot --smallest
+capacity-latent capacity.py --hops 2 --smallest
+capacity-latent-loop capacity.py --hops 2 --smallest --n_loop 2
+capacity-flat capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200
 gpu-cycle-20 train_cot.py --device cuda --hops 4
 gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
 gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
@@ -66,6 +73,7 @@ gpu-star-5-5 train_cot.py --device cuda --task star --star 5,5 --nodes 50 --n_la
 gpu-rl-32 train_rl.py --device cuda --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20
 gpu-countdown-5 train_cot.py --device cuda --task countdown --numbers 5 --n_layer 6 --n_head 8 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 20000
 gpu-search-5 search.py --device cuda --ckpt out/results/gpu-countdown-5/seedSEED/ckpt.pt
+gpu-capacity capacity.py --device cuda --sizes 20000,53000,141000,376000,1000000
 ROWS
 }
 
