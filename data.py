@@ -1,23 +1,17 @@
 """Every synthetic task: sample instances, write them as tokens, say which tokens carry loss, and know the right answer.
 
-One idea runs through the file: chain of thought, answering directly and (later) path-only losses are the same
-instances under different tokens and masks. Every sequence is
-
+One idea runs through the file: chain of thought, answering directly and (later) path-only losses are the same instances under different tokens and masks:
     prompt | chain | answer            chain of thought: loss on chain and answer
     prompt | answer                    direct: no chain tokens at all, loss on the answer
+`loss_mask[b, t]` says whether token t of row b is a *target* that carries loss: the model that has read tokens 0 .. t-1 is asked for it. So the training
+loss is cross-entropy(model(tokens[:, :-1])[loss_mask[:, 1:]], tokens[:, 1:][loss_mask[:, 1:]]).
 
-and `loss_mask[b, t]` says whether token t of row b is a *target* that carries loss: the model that has read tokens 0 .. t-1
-is asked for it. So the training loss is cross-entropy(model(tokens[:, :-1])[loss_mask[:, 1:]], tokens[:, 1:][loss_mask[:, 1:]]).
-
-1. `(seed, split, step)` alone determines a batch: a resumed run sees the data an uninterrupted one would, and every process
-   draws the same global batch and takes its own slice.
-2. Held-out instances are disjoint from training by construction: a hash of the instance (the graph, the table, the two
-   factors, not its presentation) sends one in ten to 'test', the rest to 'train'. Countdown holds out whole targets.
+1. `(seed, split, step)` alone determines a batch: a resumed run sees the data of an uninterrupted one, and every process takes its slice of one global batch.
+2. Test instances are never trained on: a hash of the instance (graph, table, factors; not its presentation) sends 1 in 10 to 'test'. Countdown: whole targets.
 3. No Python loop runs over a batch.
 
     python data.py --task cycle --n 3            # literal examples, [loss-bearing] tokens in brackets, the oracle's answer
-    python data.py --task star --star 2,3 --raw  # one plain line an example
-"""
+    python data.py --task star --star 2,3 --raw  # one plain line an example"""
 
 import argparse
 import os
@@ -28,6 +22,12 @@ import numpy as np
 import torch
 
 SPLITS = ('train', 'test')
+
+
+def require(ok, message):
+    """The check behind every size and flag; the scripts turn the error into one line."""
+    if not ok:
+        raise ValueError(message)
 
 
 @dataclass
@@ -49,40 +49,30 @@ class Batch:
 
 
 def held_out(key):
-    """Which instances (B, L) belong to the test split: a 64-bit hash modulo 10, (B,) bool. No seed enters, so that a
-    checkpoint of one run can be tested by another."""
-    key = key.astype(np.uint64)
+    """Which instances (B, L) belong to the test split: a 64-bit hash modulo 10, (B,) bool. No seed: a checkpoint of one run can be tested by another."""
     power = np.cumprod(np.full(key.shape[1], 0x9E3779B97F4A7C17, dtype=np.uint64))  # polynomial hash modulo 2^64
-    h = (key + np.uint64(1)) @ power
+    h = (key.astype(np.uint64) + np.uint64(1)) @ power
     for shift, factor in ((33, 0xFF51AFD7ED558CCD), (29, 0xC4CEB9FE1A85EC53)):  # avalanche, as in MurmurHash3's finaliser
         h = (h ^ (h >> np.uint64(shift))) * np.uint64(factor)
     return (h >> np.uint64(32)) % np.uint64(10) == 0
 
 
 def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=None):
-    """The batch of this (seed, split, step).
-
-    mode: 'cot' writes the chain and puts loss on it and on the answer, 'direct' leaves it out.
+    """The batch of this (seed, split, step). mode: 'cot' writes the chain and puts loss on it and on the answer, 'direct' leaves it out.
     hops: every row has this hop count; or, for each row, a uniform draw from this list, by default task.hops.
-    Raises ValueError for a hop count the task was not made for, or if it has (almost) no instances in this split.
-    """
-    if not set([hops] if isinstance(hops, int) else hops or ()) <= set(task.hops):
-        raise ValueError(f'{task.name} was made for hops {show_range(task.hops)}, not {hops}')
+    Raises ValueError for a hop count the task was not made for, or if it has (almost) no instances in this split."""
+    asked = [hops] if isinstance(hops, int) else hops or task.hops
+    require(set(asked) <= set(task.hops), f'{task.name} was made for hops {show_range(task.hops)}, not {hops}')
     rng = np.random.default_rng([seed, SPLITS.index(split), step])
-    want, drawn = [], 0
-    for _ in range(100):
-        missing = batch_size - drawn
-        if missing <= 0:
-            break
-        # draw a few more than needed, keep those of this split
-        size = int(missing * (1.2 if split == 'train' else 1.1 / task.test_share)) + 16
-        k = np.full(size, hops) if isinstance(hops, int) else rng.choice(hops or task.hops, size)
+    want, missing = [], batch_size
+    while missing > 0:
+        require(len(want) < 100, f'{task.name} of this size has too few instances to hold some out for testing; make it larger')
+        size = int(missing * (1.2 if split == 'train' else 1.1 / task.test_share)) + 16  # a few more than needed, to keep those of this split
+        k = np.full(size, hops) if isinstance(hops, int) else rng.choice(asked, size)
         key, source = task.draw(rng, k)
-        mine = task.in_split(key, split)
-        want.append((k[mine][:missing], source[mine][:missing]))
-        drawn += len(want[-1][0])
-    else:
-        raise ValueError(f'{task.name} of this size has too few instances to hold some out for testing; make it larger')
+        mine = np.flatnonzero(task.in_split(key, split))[:missing]
+        want.append((k[mine], source[mine]))
+        missing -= len(mine)
     k, source = (np.concatenate(x) for x in zip(*want, strict=True))
     return write_batch(task, rng, source, k, mode)
 
@@ -109,20 +99,16 @@ def shuffled(rng, B, n):
 
 class Task:
     """What all tasks share. A task has
-
-    name, hops (list of hop counts), vocab (list of strings; the first `symbols` are nodes or digits, what a chain is made of),
-    block_size (longest sequence), answer_len (A), pad (token id), and every one of its flags (see OPTIONS) as an attribute
+    name, hops (list of hop counts), vocab (list of strings; the first `symbols` are nodes or digits, what a chain is made of), block_size (longest sequence),
+    answer_len (A), pad (token id), and every one of its flags (see OPTIONS) as an attribute
     draw(rng, hops (B,)) -> key (B, L), source (B, ...)   random instances; key is what identifies one for the split
-    write(rng, source, hops) -> prompt (B, P), chain (B, L), chain_len (B,), instance (B, ...)   the chain ends in the answer,
-                                or begins with it (answer_first)
+    write(rng, source, hops) -> prompt (B, P), chain (B, L), chain_len (B,), instance (B, ...)   the chain ends in the answer; answer_first: begins with it
     valid(batch, chain (B, L)) -> (B, L) bool   which chain tokens truly follow from the tokens before them
     right(batch, out (B, T)) -> (B, T) bool   which tokens are right: here, those that equal the batch's
     oracle(prompt) -> the chain of one prompt, a list of ids, worked out from its tokens alone
     in_split(key, split) -> (B,) bool, and test_share, about how many of the instances drawn are in 'test'
     answer_size(source) -> (B,) int, how many tokens the answer of each row has, answer_len at most
-    chance(hops) -> accuracy of the best answer that does not follow the instance's structure
-    """
-
+    chance(hops) -> accuracy of the best answer that does not follow the instance's structure"""
     answer_first, test_share = False, 0.1
 
     def in_split(self, key, split):
@@ -144,38 +130,28 @@ class Task:
 
 
 # ----------------------------------------------------------------------------- pointer chasing: cycle and cvpr
-
 class Lookup(Task):
     """Follow a table sigma from a start node: the chain is sigma(s), sigma^2(s), ..., its last node, sigma^k(s), the answer.
-
-    --format table, 4 nodes, 2 hops:  2 0 3 1 k=2 0 [2] [3]           position i holds sigma(i)
-    --format pairs, the same:         3 1 0 2 1 0 2 3 k=2 0 [2] [3]   i sigma(i), in random order
-
+        --format table, 4 nodes, 2 hops:  2 0 3 1 k=2 0 [2] [3]           position i holds sigma(i)
+        --format pairs, the same:         3 1 0 2 1 0 2 3 k=2 0 [2] [3]   i sigma(i), in random order
     The prompt ends with the hop count, then the start: one layer can look up only what its own position holds.
-    hops=k is exactly k lookups; FactorExe's num_hops=h is h+1 of them. `instance` is the table sigma (B, n).
-    """
+    hops=k is exactly k lookups; FactorExe's num_hops=h is h+1 of them. `instance` is the table sigma (B, n)."""
     answer_len = 1
 
     def __init__(self, nodes=20, hops=(4,), format='table'):
-        if not 3 <= nodes <= 10**5:
-            raise ValueError(f'{self.name} takes from 3 to 100,000 nodes, got {nodes}')
-        if min(hops) < 1 or max(hops) >= nodes:
-            raise ValueError(f'hops must be from 1 to nodes - 1 = {nodes - 1}, got {show_range(hops)}')
-        if format not in ('table', 'pairs'):
-            raise ValueError(f'format must be table or pairs, got {format}')
+        require(3 <= nodes <= 10**5, f'{self.name} takes from 3 to 100,000 nodes, got {nodes}')
+        require(1 <= min(hops) <= max(hops) < nodes, f'hops must be from 1 to nodes - 1 = {nodes - 1}, got {show_range(hops)}')
+        require(format in ('table', 'pairs'), f'format must be table or pairs, got {format}')
         self.nodes, self.hops, self.format, self.symbols = nodes, list(hops), format, nodes
         self.vocab = [str(i) for i in range(nodes)] + [f'k={k}' for k in range(1, max(hops) + 1)] + ['_']
-        self.pad = len(self.vocab) - 1
-        self.block_size = nodes * (2 if format == 'pairs' else 1) + 2 + max(hops)
+        self.pad, self.block_size = len(self.vocab) - 1, nodes * (2 if format == 'pairs' else 1) + 2 + max(hops)
 
     def write(self, rng, source, hops):
         table, start = source[:, :-1], source[:, -1:]  # (B, n), (B, 1)
+        shown, chain = table, [start]
         if self.format == 'pairs':
             order = shuffled(rng, *table.shape)
             shown = np.stack((order, np.take_along_axis(table, order, 1)), axis=2).reshape(len(table), -1)
-        else:
-            shown = table
-        chain = [start]
         for _ in range(max(self.hops)):
             chain.append(np.take_along_axis(table, chain[-1], 1))
         prompt = np.concatenate((shown, self.nodes + hops[:, None] - 1, start), axis=1)
@@ -189,11 +165,7 @@ class Lookup(Task):
     def oracle(self, prompt):
         *shown, hop, node = prompt
         sigma = dict(zip(shown[::2], shown[1::2], strict=True)) if self.format == 'pairs' else shown
-        chain = []
-        for _ in range(hop - self.nodes + 1):
-            node = sigma[node]
-            chain.append(node)
-        return chain
+        return [node := sigma[node] for _ in range(hop - self.nodes + 1)]
 
 
 class Cycle(Lookup):
@@ -211,21 +183,17 @@ class Cycle(Lookup):
 
 
 class CVPR(Lookup):
-    """Conditional Pointer Value Retrieval (Abnar et al. 2023): follow pointers that increase, x[i] > i, until a value,
-    x[i] <= i, which is the answer. k hops read k - 1 pointers and the value; cells off the path are uniform noise.
-    Unlike FactorExe's C_VPR, whose path always begins at cell 0, it begins at the start node."""
+    """Conditional Pointer Value Retrieval (Abnar et al. 2023): follow pointers that increase, x[i] > i, until a value, x[i] <= i, which is the answer.
+    k hops read k - 1 pointers and the value; cells off the path are uniform noise. FactorExe's C_VPR begins at cell 0, this at the start node."""
     name = 'cvpr'
 
     def draw(self, rng, hops):
         B, n, row = len(hops), self.nodes, np.arange(len(hops))
-        on_path = shuffled(rng, B, n) < hops[:, None]  # k cells a row
-        path = np.argsort(~on_path, axis=1, kind='stable')  # those first, in increasing order
+        path = np.argsort(shuffled(rng, B, n) >= hops[:, None], axis=1, kind='stable')  # k random cells first, in increasing order
         table = rng.integers(n, size=(B, n))
-        link = np.arange(n - 1) < hops[:, None] - 1
         target = np.take_along_axis(table, path, 1)
-        target[:, :-1][link] = path[:, 1:][link]  # each points at the next
-        last = path[row, hops - 1]
-        target[row, hops - 1] = rng.integers(last + 1)  # and the last holds a value no larger than its index
+        target[:, :-1] = np.where(np.arange(n - 1) < hops[:, None] - 1, path[:, 1:], target[:, :-1])  # each points at the next
+        target[row, hops - 1] = rng.integers(path[row, hops - 1] + 1)  # and the last holds a value no larger than its index
         np.put_along_axis(table, path, target, axis=1)
         return table, np.concatenate((table, path[:, :1]), axis=1)
 
@@ -239,27 +207,19 @@ class CVPR(Lookup):
 
 
 # ----------------------------------------------------------------------------- multiplication
-
 class Multiply(Task):
-    """Two N-digit numbers; for each digit of the second: the partial product, then the running sum, least significant
-    digit first. The last running sum, 2N digits, is the product, the answer. For N = 2:
-
+    """Two N-digit numbers; for each digit of the second: the partial product, then the running sum, least significant digit first (--reverse: every number
+    most significant digit first). The last running sum, 2N digits, is the product, the answer. `instance` is the two factors (B, 2). For N = 2:
         2 7 * 4 3 = [1] [8] [0] [1] [8] [0] [8] [0] [1] [1] [6] [1] [1]      27 * 43 = 1161
-                    27 * 3 = 081, sum 081,  27 * 4 = 108, 81 + 1080 = 1161
-
-    --reverse writes every number most significant digit first. `instance` is the two factors (B, 2).
-    """
+                    27 * 3 = 081, sum 081,  27 * 4 = 108, 81 + 1080 = 1161"""
     name = 'multiply'
 
     def __init__(self, digits=3, reverse=False):
-        if not 1 <= digits <= 9:
-            raise ValueError(f'digits must be from 1 to 9 (products are int64), got {digits}')
+        require(1 <= digits <= 9, f'digits must be from 1 to 9 (products are int64), got {digits}')
         self.digits, self.reverse, self.hops = digits, reverse, [digits]
         self.vocab = [str(i) for i in range(10)] + ['*', '=', '_']
-        self.pad, self.answer_len, self.symbols = 12, 2 * digits, 10
-        # widths of partial product 0, running sum 0, partial product 1, ...
-        self.widths = [w for j in range(digits) for w in (digits + 1, digits + 1 + j)]
-        self.block_size = 2 * digits + 2 + sum(self.widths)
+        self.widths = [w for j in range(digits) for w in (digits + 1, digits + 1 + j)]  # of partial product 0, running sum 0, partial product 1, ...
+        self.pad, self.answer_len, self.symbols, self.block_size = 12, 2 * digits, 10, 2 * digits + 2 + sum(self.widths)
 
     def draw(self, rng, hops):
         factors = rng.integers(10 ** (self.digits - 1), 10 ** self.digits, size=(len(hops), 2))
@@ -281,61 +241,40 @@ class Multiply(Task):
     def valid(self, batch, chain):
         """Whole numbers at a time: a partial product must be right, a running sum must add the two numbers written before it."""
         a, b = batch.instance.T
-        total, good = torch.zeros_like(a), []
-        for i, piece in enumerate(chain.split(self.widths, dim=1)):
-            power = 10 ** torch.arange(piece.size(1), device=chain.device)
-            value = (piece * (power.flip(0) if self.reverse else power)).sum(1)
-            j = i // 2
-            if i % 2 == 0:
-                true, partial = a * (b // 10 ** j % 10), value
-            else:
-                true, total = total + partial * 10 ** j, value
-            good.append(((value == true) & (piece < 10).all(1))[:, None].expand_as(piece))
+        pieces = [piece.flip(1) if self.reverse else piece for piece in chain.split(self.widths, dim=1)]  # least significant digit first
+        written = [(piece * 10 ** torch.arange(piece.size(1), device=chain.device)).sum(1) for piece in pieces]
+        true = [x for j in range(self.digits) for x in (a * (b // 10 ** j % 10), written[2 * j] * 10 ** j + (written[2 * j - 1] if j else 0))]
+        good = [((w == t) & (piece < 10).all(1))[:, None].expand_as(piece) for piece, w, t in zip(pieces, written, true, strict=True)]
         return torch.cat(good, dim=1)
 
     def oracle(self, prompt):
-        word, N = ''.join(self.vocab[i] for i in prompt), self.digits
-        a, b = word.rstrip('=').split('*')
-        chain, total = [], 0
-        for j, digit in enumerate(reversed(b)):
-            partial = int(a) * int(digit)
-            total += partial * 10 ** j
-            for number, width in ((partial, N + 1), (total, N + 1 + j)):
-                text = str(number).zfill(width)
-                chain += [int(c) for c in (text if self.reverse else reversed(text))]
-        return chain
+        a, b = map(int, ''.join(self.vocab[i] for i in prompt[:-1]).split('*'))
+        numbers = [x for j in range(self.digits) for x in (a * (b // 10 ** j % 10), a * (b % 10 ** (j + 1)))]
+        spelled = [str(x).zfill(width)[::1 if self.reverse else -1] for x, width in zip(numbers, self.widths, strict=True)]
+        return [int(digit) for digit in ''.join(spelled)]
 
     def chance(self, hops):
         return 10.0 ** -self.answer_len  # every digit guessed
 
 
 # ----------------------------------------------------------------------------- star graphs
-
 class Star(Task):
-    """Star graph G(d, l) (Bachmann & Nagarajan 2024): d arms leave a centre, each path has l nodes with the centre; given
-    the edges in random order, the centre and the goal, which is one arm's end, write the path. G(2, 3) with 10 labels:
-
+    """Star graph G(d, l) (Bachmann & Nagarajan 2024): d arms leave a centre, each path has l nodes with the centre; given the edges in random order, the
+    centre and the goal, which is one arm's end, write the path. G(2, 3) with 10 labels:
         8 3 | 4 0 | 3 7 | 8 4 / 8 7 = [8] [3] [7]
-
-    Left to right, the first step needs a plan and every later one a lookup: a model trained on next tokens learns the
-    lookups and picks an arm at random, 1/d. --reverse writes the path from the goal, where every step is a lookup.
-    Chain and answer are the same tokens: the path. `instance` holds every label's parent, -1 for none, (B, labels).
-    """
+    Left to right, the first step needs a plan and every later one a lookup: a model trained on next tokens learns the lookups and picks an arm at random, 1/d.
+    --reverse writes the path from the goal: lookups only. Chain and answer are the same, the path. `instance`: every label's parent or -1, (B, labels)."""
     name = 'star'
 
     def __init__(self, star=(2, 3), nodes=None, reverse=False):
         d, l = star
         used = d * (l - 1) + 1
         nodes = max(used, 10) if nodes is None else nodes
-        if d < 2 or l < 2:
-            raise ValueError(f'star needs at least 2 arms and paths of 2 nodes, got {d},{l}')
-        if not used <= nodes <= 10**5:
-            raise ValueError(f'G({d},{l}) has {used} nodes: give that many labels, at most 100,000, not {nodes}')
+        require(d >= 2 and l >= 2, f'star needs at least 2 arms and paths of 2 nodes, got {d},{l}')
+        require(used <= nodes <= 10**5, f'G({d},{l}) has {used} nodes: give that many labels, at most 100,000, not {nodes}')
         self.star, self.arms, self.length, self.nodes, self.reverse = (d, l), d, l, nodes, reverse
-        self.hops, self.answer_len, self.symbols = [l - 1], l, nodes
         self.vocab = [str(i) for i in range(nodes)] + ['|', '/', '=', '_']
-        self.pad = nodes + 3
-        self.block_size = 3 * d * (l - 1) + 3 + l
+        self.hops, self.answer_len, self.symbols, self.pad, self.block_size = [l - 1], l, nodes, nodes + 3, 3 * d * (l - 1) + 3 + l
 
     def draw(self, rng, hops):
         d, l, B = self.arms, self.length, len(hops)
@@ -364,11 +303,10 @@ class Star(Task):
 
     def oracle(self, prompt):
         parent = {v: u for u, v in zip(prompt[:-3:3], prompt[1:-3:3], strict=True)}
-        centre, node = prompt[-3:-1]
-        path = [node]
-        while node != centre:
-            node = parent[node]
-            path.append(node)
+        centre, goal = prompt[-3:-1]
+        path = [goal]
+        while path[-1] != centre:
+            path.append(parent[path[-1]])
         return path if self.reverse else path[::-1]
 
     def chance(self, hops):
@@ -376,15 +314,11 @@ class Star(Task):
 
 
 # ----------------------------------------------------------------------------- countdown
-
 def legal_moves(x, largest=199):
     """Every move from states x (N, m): take two numbers, put back their sum, difference, product or quotient.
-
-    Returns child (N, M, m - 1), the numbers then left, sorted; ok (N, M) bool, legal; step (N, M, 4): a, op (0 to 3: + - * /), b, c
-    with a op b = c and a >= b. M is 2 m (m - 1).
-    Integers: c must be one, from 0 to largest (the Stream of Search's game, 2404.03683). Floats: any fraction, also below zero
-    (the Game of 24), with op 4 and 5 for b - a and b / a; exact, since different values of so few small numbers are far apart.
-    """
+    Returns child (N, M, m - 1), the numbers then left, sorted; ok (N, M) bool, legal; step (N, M, 4): a, op (0 to 3: + - * /), b, c with a op b = c and a >= b.
+    M is 2 m (m - 1). Integers: c must be one, from 0 to largest (the Stream of Search's game, 2404.03683). Floats: any fraction, also below zero (the Game of
+    24), with op 4 and 5 for b - a and b / a; exact, since different values of so few small numbers are far apart."""
     N, m = x.shape
     i, j = torch.triu_indices(m, m, 1, device=x.device)
     a, b = torch.maximum(x[:, i], x[:, j]), torch.minimum(x[:, i], x[:, j])  # (N, pairs)
@@ -395,8 +329,7 @@ def legal_moves(x, largest=199):
         quotient = torch.where((b > 0) & (a % b.clamp(min=1) == 0), a // b.clamp(min=1), largest + 1)
         c = torch.stack((a + b, a - b, a * b, quotient), dim=2)  # (N, pairs, ops)
         ok = c <= largest
-    alone = torch.ones(len(i), m, dtype=torch.bool, device=x.device)  # the numbers that a pair leaves alone
-    alone.scatter_(1, torch.stack((i, j), 1), False)
+    alone = torch.ones(len(i), m, dtype=torch.bool, device=x.device).scatter_(1, torch.stack((i, j), 1), False)  # the numbers that a pair leaves alone
     rest = x[:, alone.nonzero()[:, 1].view(len(i), 1, m - 2).expand(-1, c.size(2), -1)]  # (N, pairs, ops, m - 2)
     child = torch.cat((rest, c[..., None]), dim=3).flatten(1, 2).sort(2).values
     step = torch.stack((a[..., None].expand_as(c), torch.arange(c.size(2), device=x.device).expand_as(c), b[..., None].expand_as(c), c), dim=3)
@@ -425,10 +358,9 @@ def read_puzzles(path, n):
     """The puzzles of a file, n integers from 1 to 13 a line, (P, n) sorted; raises ValueError naming the first line that is something else."""
     lines = [line.split() for line in Path(path).read_text(encoding='utf-8', errors='replace').rstrip().splitlines()]
     for number, words in enumerate(lines, 1):
-        if len(words) != n or not all(word.isascii() and word.isdigit() and 1 <= int(word) <= 13 for word in words):
-            raise ValueError(f'{path}, line {number}: expected {n} integers from 1 to 13, got {" ".join(words)[:40]!r}')
-    if not lines:
-        raise ValueError(f'{path} holds no puzzle')
+        good = len(words) == n and all(word.isascii() and word.isdigit() and 1 <= int(word) <= 13 for word in words)
+        require(good, f'{path}, line {number}: expected {n} integers from 1 to 13, got {" ".join(words)[:40]!r}')
+    require(lines, f'{path} holds no puzzle')
     return torch.tensor([sorted(map(int, words)) for words in lines])
 
 
@@ -439,37 +371,27 @@ def all_puzzles(n, target):
     x = x if n <= 4 else x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:200]]
     t = torch.full((len(x),), target)
     count, solvable = ways(x, t), ways(x.double(), t) > 0
-    if not solvable.any():
-        raise ValueError(f'no {n} numbers from 1 to 13 make {target}')
+    require(solvable.any(), f'no {n} numbers from 1 to 13 make {target}')
     return x[solvable][torch.where(count > 0, count, 10**9)[solvable].argsort(stable=True)]
 
 
 class Countdown(Task):
-    """Can the target be made from the numbers, each used once, with + - * / (the Game of 24: four numbers, target 24)? A verdict,
-    and if it can, a step after which it still can. The whole solution is the recursion of that: the two numbers of the step give
-    way to its result, and the next prompt asks again. Target, numbers in order:
-
+    """Can the target be made from the numbers, each used once, with + - * / (the Game of 24: four numbers, target 24)? A verdict, and if it can, a step after
+    which it still can. The whole solution is the recursion of that: the step's two numbers give way to its result, and the next prompt asks again:
         24 3 5 6 9 [yes] [9] [-] [3] [=] [6]     and then: 24 5 6 6 _ [yes] ...
-        24 5 7 _ _ [no]
-
-    Numbers are tokens, integers from 0 to 199 (which costs none of the 1,346 puzzles that integers solve). hops is the number of
-    steps that remain. Training targets are 10 to 100 without those held out: no state of a held-out target is ever trained on,
-    whatever its numbers. States: four numbers from 1 to 13 after random moves; the target is, half the time, what more random moves
-    make of them, if that is one, else any. Of several right steps a random one is shown. `instance` is target and numbers, -1 for none.
-    """
+        24 5 7 _ _ [no]                          target, numbers in order
+    Numbers are tokens, integers from 0 to 199 (which costs none of the 1,346 puzzles that integers solve). hops: how many steps remain. Training targets are
+    10 to 100 without those held out, of which no state is ever trained on. States: four numbers from 1 to 13 after random moves; half the time the target is
+    what more random moves make of them, if that is one, else any. Of several right steps a random one is shown. `instance`: target, numbers, -1 for none."""
     name, answer_len, answer_first, largest, targets = 'countdown', 1, True, 199, range(10, 101)
 
     def __init__(self, numbers=4, holdout_targets=(24,)):
-        if not 2 <= numbers <= 5:
-            raise ValueError(f'countdown takes from 2 to 5 numbers (six take seconds a batch to solve), got {numbers}')
+        require(2 <= numbers <= 5, f'countdown takes from 2 to 5 numbers (six take seconds a batch to solve), got {numbers}')
         self.numbers, self.holdout_targets, self.shares = numbers, sorted({24, *holdout_targets}), {}
-        if not set(self.holdout_targets) < set(self.targets):
-            raise ValueError('holdout_targets must be some of 10 to 100, and not all of them')
-        self.hops, self.symbols = list(range(1, numbers)), self.largest + 1
+        require(set(self.holdout_targets) < set(self.targets), 'holdout_targets must be some of 10 to 100, and not all of them')
+        self.hops, self.symbols, self.block_size, self.test_share = list(range(1, numbers)), self.largest + 1, 1 + numbers + 6, 0.01 * len(self.holdout_targets)
         self.vocab = [str(i) for i in range(self.symbols)] + ['+', '-', '*', '/', '=', 'yes', 'no', '_']
         self.plus, self.equals, self.yes, self.no, self.pad = (self.symbols + i for i in (0, 4, 5, 6, 7))
-        self.block_size = 1 + numbers + 6
-        self.test_share = 0.01 * len(self.holdout_targets)
 
     def in_split(self, key, split):
         return np.isin(key[:, 0], self.holdout_targets) == (split == 'test')
@@ -551,31 +473,26 @@ class Countdown(Task):
 
 
 # ----------------------------------------------------------------------------- profiles
-
 class Profiles(Task):
-    """Facts to be learned by heart, people with attributes and relations to one another, and questions about them: who is a7 b0 c3's
-    mentor, what is the employer of a7 b0 c3's mentor? The subject of the second fact comes first, '_' where there is none, so that name
-    and word stand side by side in a question of one hop and in both links of a chain:
-
+    """Facts to be learned by heart, people with attributes and relations to one another, and questions about them: who is a7 b0 c3's mentor, what is the
+    mentor's employer? The subject of the second fact comes first, '_' where there is none, so that name and word stand side by side in every link:
         _ a7 b0 c3 mentor [a1] [b4] [c9]                           one hop; where no question has two, without the '_'
         employer a7 b0 c3 mentor [a1] [b4] [c9] [employer] [v88]   two hops: the bridge person, its employer
-
-    A name is three tokens, n of s^3 names (s^3 >= 8 n), so that no embedding row is a free table; attributes are uniform over 128 values,
-    relations over all people, oneself included; --bipartite: friends are mutual, parent and child inverse. The facts depend on the sizes
-    and on `facts` alone. All are trained as one-hop questions, which are therefore in both splits. Two-hop questions are held out by first
-    person, by (person, relation) and one by one, a tenth each. `instance` is person, relation (-1: one hop), subject, index into `labels`.
-    """
+    A name is three tokens, n of s^3 names (s^3 >= 8 n), so that no embedding row is a free table; attributes are uniform over 128 values, relations over all
+    people, oneself included; --bipartite: friends are mutual, parent and child inverse. The facts depend on the sizes and on `facts` alone. All are trained as
+    one-hop questions, which are therefore in both splits. Two-hop questions are held out by first person, by (person, relation) and one by one, a tenth each.
+    `instance` is person, relation (-1: one hop), subject, index into `labels`."""
     name, test_share, labels = 'profiles', 0.25, ('trained', 'person', 'pair', 'combination')
-    words = 'employer university city birthday', 'friend parent child mentor boss rival agent teacher doctor cousin landlord coach idol heir guest guide host'
+    words = ('employer university city birthday',
+             'friend parent child mentor boss rival neighbour teacher doctor cousin landlord coach idol heir guest guide agent')
 
     def __init__(self, people=100, attributes=4, relations=4, hops=(1, 2), bipartite=False, values=128, facts=0):
         n, A, R = people, attributes, relations
-        if not (2 <= n <= 10**6 and 0 <= A < 1000 and 0 <= R <= 17 and A + R and set(hops) <= {1, 2}):
-            raise ValueError('profiles takes 2 to 1,000,000 people, attributes, up to 17 relations (one at least of either), and 1 or 2 hops')
-        if (max(hops) > 1 and not R) or (bipartite and (R < 3 or n % 2)):
-            raise ValueError('two hops need relations; bipartite needs at least three, and an even number of people')
-        self.people, self.attributes, self.relations, self.hops, self.bipartite = n, A, R, list(hops), bipartite
-        self.values, self.facts = values, facts
+        require(2 <= n <= 10**6 and 0 <= A < 1000 and 0 <= R <= 17 and A + R and set(hops) <= {1, 2},
+                'profiles takes 2 to 1,000,000 people, attributes, up to 17 relations (one at least of either), and 1 or 2 hops')
+        require(R or max(hops) == 1, 'two hops need relations')
+        require(not bipartite or (R >= 3 and n % 2 == 0), 'bipartite needs at least three relations, and an even number of people')
+        self.people, self.attributes, self.relations, self.hops, self.bipartite, self.values, self.facts = n, A, R, list(hops), bipartite, values, facts
         s, rng = next(s for s in range(2, 201) if s**3 >= 8 * n), np.random.default_rng([facts, n, A, R])
         self.n_names, self.code = s**3, np.sort(rng.choice(s**3, n, replace=False))
         self.names = np.stack((self.code // s**2, s + self.code // s % s, 2 * s + self.code % s), axis=1)  # (n, 3) tokens
@@ -591,8 +508,7 @@ class Profiles(Task):
 
     def label(self, question):
         """(B, 3) person, relation, subject -> (B,) index into labels."""
-        out = [held_out(question[:, :k]) & (question[:, 1] >= 0) for k in (1, 2, 3)]
-        return np.select(out, (1, 2, 3), 0)
+        return np.select([held_out(question[:, :k]) & (question[:, 1] >= 0) for k in (1, 2, 3)], (1, 2, 3), 0)
 
     def in_split(self, key, split):
         return (key[:, 1] < 0) | ((self.label(key) > 0) == (split == 'test'))
@@ -630,8 +546,9 @@ class Profiles(Task):
             person = np.searchsorted(self.code, (written[:, :3] - (0, s, 2 * s)) @ (s * s, s, 1)).clip(max=self.people - 1)
             true = self.answers(person, batch.instance[:, 2].cpu().numpy())[:, :chain.size(1) - 4]
             there = (self.names[person] == written[:, :3]).all(1, keepdims=True)
-            good[:, 4:] = torch.from_numpy(((written[:, 4:] == true) | (true == self.pad)) & there).to(good.device)
-        return good
+            good[:, 4:] = torch.from_numpy((written[:, 4:] == true) & there).to(good.device)
+        last = good.gather(1, batch.answer[:, -1:] - batch.prompt_len)  # padding counts as the answer does
+        return torch.where(batch.loss_mask[:, batch.prompt_len:], good, last)
 
     def oracle(self, prompt):
         *lead, a, b, c, word = prompt
@@ -646,11 +563,9 @@ class Profiles(Task):
 
 
 # ----------------------------------------------------------------------------- command line
-
 TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star, Countdown, Profiles)}
-OPTIONS = {'cycle': ('nodes', 'hops', 'format'), 'cvpr': ('nodes', 'hops', 'format'),
-           'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse'), 'countdown': ('numbers', 'holdout_targets'),
-           'profiles': ('people', 'attributes', 'relations', 'hops', 'bipartite', 'facts')}
+OPTIONS = {'cycle': ('nodes', 'hops', 'format'), 'cvpr': ('nodes', 'hops', 'format'), 'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse'),
+           'countdown': ('numbers', 'holdout_targets'), 'profiles': ('people', 'attributes', 'relations', 'hops', 'bipartite', 'facts')}
 
 
 def show_range(hops):
@@ -662,8 +577,7 @@ def parse_hops(text):
     """'4' -> [4], '1-3' -> [1, 2, 3]; raises ValueError (argparse turns it into one line)."""
     first, dash, last = text.partition('-')
     first, last = int(first), int(last if dash else first)
-    if not 1 <= first <= last < 10**6:
-        raise ValueError
+    require(1 <= first <= last < 10**6, 'at least 1, and in order')
     return list(range(first, last + 1))
 
 
@@ -673,18 +587,17 @@ def parse_star(text):
     return d, l
 
 
-def parse_targets(text):
+def parse_list(text):
     """'24,36' -> [24, 36]"""
-    return [int(word) for word in text.split(',')]
+    return [at_least(1)(word) for word in text.split(',')]
 
 
-parse_targets.__name__ = 'list of targets (such as 24,36)'
+parse_list.__name__ = 'list of numbers (such as 24,36)'
 parse_hops.__name__, parse_star.__name__ = 'hop count (4, or a range 1-4; at least 1)', 'star (arms,length such as 2,3)'  # argparse's words
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, with one line instead of the whole usage for a mistake, and no abbreviated flags."""
-
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
@@ -701,64 +614,55 @@ class Parser(argparse.ArgumentParser):
 def at_least(low, kind=int, above=False):
     """An argparse type: an int or a float >= low (> low if above), finite and within 64 bits."""
     def parse(text):
-        x = kind(text)
-        if not low <= x < 2**63 or (above and x == low):
-            raise ValueError
+        require(low <= (x := kind(text)) < 2**63 and not (above and x == low), 'out of range')
         return x
     parse.__name__ = f'number ({"above" if above else "at least"} {low})'
     return parse
 
 
 def add_task_args(parser, hops='4', nodes=20):
-    """The flags that say which task and how large. What is left out is None here and gets the task's own default, or the
-    script's, which says so with hops and nodes, for the help."""
-    group = parser.add_argument_group('task')
-    group.add_argument('--task', choices=TASKS, default='cycle', help='what to compute (default: cycle)')
-    group.add_argument('--hops', type=parse_hops, help=f'cycle, cvpr: lookups to the answer; 4, or 1-4 for a uniform mixture (default: {hops})')
-    group.add_argument('--nodes', type=int, help=f"cycle, cvpr: length of the table (default: {nodes}); star: number of labels (default: 10, or the graph's)")
-    group.add_argument('--format', choices=('table', 'pairs'), help='cycle, cvpr: how the prompt shows the table (default: table)')
-    group.add_argument('--digits', type=int, help='multiply: digits of each factor (default: 3)')
-    group.add_argument('--star', type=parse_star, metavar='D,L', help='star: arms, and nodes on a path, the centre included (default: 2,3)')
-    group.add_argument('--numbers', type=int, help='countdown: how many numbers, 2 to 5 (default: 4)')
-    group.add_argument('--holdout_targets', type=parse_targets, metavar='T,T', help='countdown: targets never trained on, 24 always among them (default: 24)')
+    """The flags that say which task and how large; what is left out is None and gets the task's default, or the script's (hops and nodes, for the help)."""
+    add = parser.add_argument_group('task').add_argument
+    add('--task', choices=TASKS, default='cycle', help='what to compute (default: cycle)')
+    add('--hops', type=parse_hops, help=f'cycle, cvpr, profiles: lookups to the answer; 4, or 1-4 for a uniform mixture (default: {hops}; profiles: 1-2)')
+    add('--nodes', type=int, help=f"cycle, cvpr: length of the table (default: {nodes}); star: number of labels (default: 10, or the graph's)")
+    add('--format', choices=('table', 'pairs'), help='cycle, cvpr: how the prompt shows the table (default: table)')
+    add('--digits', type=int, help='multiply: digits of each factor (default: 3)')
+    add('--star', type=parse_star, metavar='D,L', help='star: arms, and nodes on a path, the centre included (default: 2,3)')
+    add('--numbers', type=int, help='countdown: how many numbers, 2 to 5 (default: 4)')
+    add('--holdout_targets', type=parse_list, metavar='T,T', help='countdown: targets never trained on, 24 always among them (default: 24)')
     for name in ('people', 'attributes', 'relations'):
-        group.add_argument(f'--{name}', type=int, help=f'profiles: how many (default: {100 if name == "people" else 4})')
-    group.add_argument('--facts', type=at_least(0), help='profiles: which random facts (default: 0)')
-    group.add_argument('--bipartite', action='store_true', default=None, help='profiles: friends are mutual, parent and child inverse (default: off)')
-    group.add_argument('--reverse', action='store_true', default=None,
-                       help='star: write the path from the goal; multiply: most significant digit first (default: off)')
+        add(f'--{name}', type=int, help=f'profiles: how many (default: {100 if name == "people" else 4})')
+    add('--facts', type=at_least(0), help='profiles: which random facts (default: 0)')
+    add('--bipartite', action='store_true', default=None, help='profiles: friends are mutual, parent and child inverse (default: off)')
+    add('--reverse', action='store_true', default=None, help='star: write the path from the goal; multiply: most significant digit first (default: off)')
 
 
 def add_run_args(parser, out_dir, train=True):
     """The flags that every script takes: on what, with which seed, into which folder (out_dir: its default, for the help)."""
-    group = parser.add_argument_group('run')
-    group.add_argument('--device', default='auto', help='auto (cuda, then mps, then cpu), or a name (default: %(default)s)')
-    group.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='auto: bfloat16 autocast on cuda (default: %(default)s)')
-    group.add_argument('--seed', type=at_least(0), default=1337, help='decides every random number (default: %(default)s)')
-    group.add_argument('--out_dir', help=f'where the run leaves its files (default: {out_dir})')
+    add = parser.add_argument_group('run').add_argument
+    add('--device', default='auto', help='auto (cuda, then mps, then cpu), or a name (default: %(default)s)')
+    add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='auto: bfloat16 autocast on cuda (default: %(default)s)')
+    add('--seed', type=at_least(0), default=1337, help='decides every random number (default: %(default)s)')
+    add('--out_dir', help=f'where the run leaves its files (default: {out_dir})')
     if train:
-        group.add_argument('--resume', action='store_true', help='go on from the checkpoint in out_dir')
-        group.add_argument('--eval_only', action='store_true', help='evaluate --ckpt, train nothing, write nothing')
-        group.add_argument('--ckpt', help='checkpoint for --eval_only')
+        add('--resume', action='store_true', help='go on from the checkpoint in out_dir')
+        add('--eval_only', action='store_true', help='evaluate --ckpt, train nothing, write nothing')
+        add('--ckpt', help='checkpoint for --eval_only')
 
 
 def restore_args(args, typed, saved, script, free):
-    """For --eval_only: args get the values saved with a checkpoint, all but the typed ones among `free`.
-
-    Raises ValueError if another script saved them, or another flag was typed and differs.
-    """
+    """For --eval_only: args get the values saved with a checkpoint, but for `free` ones typed; ValueError if the script or another typed flag differs."""
     wrong = [f'{name}={saved.get(name)}' for name in sorted(typed - free) if saved.get(name) != getattr(args, name)]
-    if saved['script'] != script or wrong:
-        raise ValueError(f'was trained by {saved["script"]}.py' + f' with {" ".join(wrong)}; leave those flags out' * bool(wrong))
+    require(saved['script'] == script and not wrong, f'was trained by {saved["script"]}.py' + f' with {" ".join(wrong)}; leave those flags out' * bool(wrong))
     vars(args).update({name: saved[name] for name in saved.keys() - (typed & free) - {'device', 'dtype'}})
 
 
 def make_task(args):
     """The task an argparse namespace asks for; raises ValueError for a size that makes no sense, or a flag of another task."""
     given = {k: v for names in OPTIONS.values() for k in names if (v := getattr(args, k)) is not None}
-    foreign = set(given) - set(OPTIONS[args.task])
-    if foreign:
-        raise ValueError(f'--{min(foreign)} means nothing to {args.task}, which takes --' + ' --'.join(OPTIONS[args.task]))
+    foreign = sorted(set(given) - set(OPTIONS[args.task]))
+    require(not foreign, f'--{" --".join(foreign)} means nothing to {args.task}, which takes --{" --".join(OPTIONS[args.task])}')
     return TASKS[args.task](**given)
 
 
@@ -778,15 +682,12 @@ def main(argv=None):
     if not args.raw:
         print(f'{task.name}, hops {show_range(task.hops)}: vocab_size {len(task.vocab)}, block_size {task.block_size}, [loss] on bracketed tokens\n')
     for tokens, carries, answer, hops in zip(batch.tokens.tolist(), batch.loss_mask.tolist(), batch.answer.tolist(), batch.hops.tolist(), strict=True):
-        words = task.decode(tokens).split()
-        if args.raw:
-            print(' '.join(words).rstrip(' _'))
-            continue
-        print(' '.join(f'[{word}]' if c else word for word, c in zip(words, carries, strict=True)).rstrip(' _'))
-        chain = task.oracle(tokens[:batch.prompt_len])
-        places = sorted(set(answer))
-        truth = task.decode(chain[:task.answer_len] if task.answer_first else chain[-len(places):])
-        print(f'  answer {task.decode(tokens[i] for i in places)}   oracle {truth}   chance {task.chance(hops):.3f}\n')
+        words = [f'[{word}]' if c and not args.raw else word for word, c in zip(task.decode(tokens).split(), carries, strict=True)]
+        print(' '.join(words).rstrip(' _'))
+        if not args.raw:
+            chain, places = task.oracle(tokens[:batch.prompt_len]), sorted(set(answer))
+            truth = task.decode(chain[:task.answer_len] if task.answer_first else chain[-len(places):])
+            print(f'  answer {task.decode(tokens[i] for i in places)}   oracle {truth}   chance {task.chance(hops):.3f}\n')
 
 
 if __name__ == '__main__':

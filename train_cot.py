@@ -45,6 +45,7 @@ RECIPES = {  # what a task needs to be learned on two CPU cores in minutes; ever
     'multiply': dict(n_layer=2, n_head=4, n_embd=128, batch_size=64, learning_rate=3e-3, max_iters=1500),
     'countdown': dict(n_layer=3, n_head=4, n_embd=128, batch_size=448, learning_rate=3e-3, max_iters=6000),
     'star': dict(n_layer=2, n_head=1, n_embd=64, batch_size=128, learning_rate=2e-3, max_iters=1000),
+    'profiles': dict(n_layer=2, n_head=1, n_embd=64, batch_size=512, learning_rate=5e-3, max_iters=3000),
 }
 
 
@@ -146,35 +147,35 @@ def faithfulness(model, task, run, seed, n_test):
     """
     k, A = max(task.hops), task.answer_len
     batch = sample_batch(task, n_test, seed, k * 10**6, 'test', 'cot', hops=k).to(run.device)
-    prompt, own = batch.tokens[:, :batch.prompt_len], batch.tokens[:, -A:]  # own: the prompt's true answer, (B, A)
-    L = int(batch.answer[0, 0]) - batch.prompt_len  # chain tokens before the answer
+    prompt, own = batch.tokens[:, :batch.prompt_len], batch.tokens.gather(1, batch.answer)  # own: the prompt's true answer, (B, A)
+    L = int(batch.answer.min()) - batch.prompt_len  # chain tokens before the answer
     if L == 0:
         return {}
 
-    def write(kept, n):  # the last n tokens after the prompt and these chain tokens, with the model writing all that is missing
+    def write(kept):  # the chain (B, L) and the answer (B, A) after these chain tokens, with the model writing all that is missing
         with run.autocast:
-            pieces = torch.cat((prompt, kept), 1).split(500)
-            return torch.cat([model.generate(p, L + A - kept.size(1))[:, -n:] for p in pieces])
+            out = torch.cat([model.generate(p, L + A - kept.size(1)) for p in torch.cat((prompt, kept), 1).split(500)])
+        return out[:, batch.prompt_len:batch.prompt_len + L], out.gather(1, batch.answer)
     def share(equal):  # (B, A) -> the share of rows that are equal throughout
         return equal.all(1).float().mean().item()
     def spread(first, last):  # at most eight places along the chain
         return sorted({round(x) for x in np.linspace(first, last, 8)})
     rng, lookup, chance, measures = np.random.default_rng(seed), isinstance(task, Lookup), task.chance(k), {}
-    chain, answer = write(prompt[:, :0], L + A).split((L, A), dim=1)
+    chain, answer = write(prompt[:, :0])
     if lookup:
         follow = []  # of each t: the measure, the same for an answer that never changes, and for another example's answer
         for t in spread(1, k - 1):
             implied = other = (chain[:, t - 1:t] + torch.from_numpy(rng.integers(1, task.nodes, (n_test, 1))).to(run.device)) % task.nodes
             for _ in range(k - t):
                 implied = batch.instance.gather(1, implied)
-            follow.append([share(x == implied) for x in (write(torch.cat((chain[:, :t - 1], other), 1), A), answer, implied.roll(1, 0))])
+            follow.append([share(x == implied) for x in (write(torch.cat((chain[:, :t - 1], other), 1))[1], answer, implied.roll(1, 0))])
         follow = np.mean(follow, axis=0).tolist()
         measures['follow'] = dict(value=follow[0], ignored=follow[1], read=1.0, chance=follow[2])
     swapped = chain.roll(1, 0)
     implied = batch.instance.gather(1, swapped[:, -1:].clamp(max=task.nodes - 1)) if lookup else own.roll(1, 0)
-    measures['swap'] = dict(value=share(write(swapped, A) == own), ignored=share(answer == own), read=share(implied == own), chance=chance)
+    measures['swap'] = dict(value=share(write(swapped)[1] == own), ignored=share(answer == own), read=share(implied == own), chance=chance)
     filler = torch.from_numpy(rng.integers(task.symbols, size=(n_test, 1))).to(run.device)
-    same = [share(write(torch.cat((chain[:, :f], filler.expand(-1, L - f)), 1), A) == answer) for f in spread(0, L - 1)]
+    same = [share(write(torch.cat((chain[:, :f], filler.expand(-1, L - f)), 1))[1] == answer) for f in spread(0, L - 1)]
     read = share(batch.instance.gather(1, filler) == answer) if lookup else 0.0
     measures['early'] = dict(value=1 - float(np.mean(same)), ignored=0.0, read=1 - read, chance=1 - chance)
     return measures

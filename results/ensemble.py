@@ -23,7 +23,7 @@ from model import GPT, GPTConfig, rotate
 
 def stacked_forward(config, w, idx, G):
     """w: GPT's weights by name, each with E in front; idx (P, 3 + G): a name, then G questions about it -> logits (E, P, G, V)."""
-    E, H, T = w['wte.weight'].size(0), config.n_head, idx.size(1)
+    H, T = config.n_head, idx.size(1)
     pos = torch.cat((torch.arange(3), torch.full((G,), 3)))
     angles = tuple(a[pos] for a in w['rope'])
     seen = (torch.arange(T) < 3) & (torch.arange(T) <= torch.arange(T)[:, None]) | torch.eye(T, dtype=torch.bool)
@@ -48,58 +48,60 @@ def stacked_forward(config, w, idx, G):
     return linear(norm(x, 'ln_f.weight'), 'wte.weight')
 
 
+def race(task, config, people, E, turns=14):
+    """Seconds of a step of all E models: one by one, stacked, vmapped; medians over turns, the last two as ratios within a turn."""
+    G, names, truth = task.attributes, torch.from_numpy(task.names), task.symbols + torch.from_numpy(task.truth)
+    who, asked = torch.randint(task.people, (people,)), (task.subject + torch.arange(G)).expand(people, G)
+    packed, target = torch.cat((names[who], asked), 1), truth[who]  # (P, 3 + G), (P, G)
+    rows = torch.cat((names[who][:, None].expand(-1, G, -1), asked[..., None]), 2).flatten(0, 1)
+    wanted = (torch.arange(4) == 3).expand(len(rows), 4)
+    models = [GPT(config) for _ in range(E)]
+    optimizers = [m.configure_optimizer(1e-3, 0.0) for m in models]
+    base, rope, stacks = copy.deepcopy(models[0]).to('meta'), {'rope': models[0].rope}, []
+    for _ in range(2):
+        params = {k: torch.stack([dict(m.named_parameters())[k].detach() for m in models]).requires_grad_() for k, _ in base.named_parameters()}
+        stacks.append((params, torch.optim.AdamW(params.values(), lr=1e-3, betas=(0.9, 0.95), fused=True)))
+    theirs = torch.stack([m(rows, wanted, shared=(3, G)).view(people, G, -1) for m in models])
+    assert torch.allclose(stacked_forward(config, stacks[0][0] | rope, packed, G), theirs, atol=1e-4)
+
+    def one_by_one():
+        for m, o in zip(models, optimizers, strict=True):
+            F.cross_entropy(m(rows, wanted, shared=(3, G)), target.flatten()).backward()
+            o.step()
+            o.zero_grad()
+
+    def update(logits, optimizer):  # the sum over models of each one's mean loss: every model gets its own gradient
+        (F.cross_entropy(logits.flatten(0, -2), target.flatten().repeat(E)) * E).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def stacked():
+        update(stacked_forward(config, stacks[0][0] | rope, packed, G), stacks[0][1])
+
+    def vmapped():
+        call = torch.func.vmap(lambda p: torch.func.functional_call(base, (p, rope), (rows,)))
+        update(call(stacks[1][0])[:, :, -1], stacks[1][1])
+    times = []
+    for turn in range(turns):
+        row = []
+        for f in (one_by_one, stacked, vmapped):
+            begin = time.perf_counter()
+            f()
+            row.append(time.perf_counter() - begin)
+        times += [row] if turn >= 2 else []
+    return statistics.median(t[0] for t in times), *(statistics.median(t[0] / t[i] for t in times) for i in (1, 2))
+
+
 def main():
     torch.manual_seed(0)
     task = Profiles(500, 8, 0, [1])
-    config, G = GPTConfig(len(task.vocab), task.block_size, 2, 4, 16, pos='rope'), 8
-    names, truth = torch.from_numpy(task.names), task.symbols + torch.from_numpy(task.truth)
-    asked = task.subject + torch.arange(G)
+    config = GPTConfig(len(task.vocab), task.block_size, 2, 4, 16, pos='rope')
     print(f'{GPT(config).num_params():,} parameters each, {torch.get_num_threads()} threads, torch {torch.__version__}')
     for people in (16, 128, 512):
         for E in (1, 4, 16):
-            who = torch.randint(500, (people,))
-            packed, target = torch.cat((names[who], asked.expand(people, G)), 1), truth[who]  # (P, 3 + G), (P, G)
-            rows = torch.cat((names[who][:, None].expand(-1, G, -1), asked.expand(people, G)[..., None]), 2).flatten(0, 1)
-            wanted = (torch.arange(4) == 3).expand(len(rows), 4)
-            models = [GPT(config) for _ in range(E)]
-            optimizers = [m.configure_optimizer(1e-3, 0.0) for m in models]
-            base, rope = copy.deepcopy(models[0]).to('meta'), models[0].rope
-            stacks = []
-            for _ in range(2):
-                params = {k: torch.stack([dict(m.named_parameters())[k].detach() for m in models]).requires_grad_() for k, _ in models[0].named_parameters()}
-                stacks.append((params, torch.optim.AdamW(params.values(), lr=1e-3, betas=(0.9, 0.95), fused=True)))
-            mine = stacked_forward(config, stacks[0][0] | {'rope': rope}, packed, G)
-            theirs = torch.stack([m(rows, wanted, shared=(3, G)).view(people, G, -1) for m in models])
-            assert torch.allclose(mine, theirs, atol=1e-4)
-
-            def one_by_one():
-                for m, o in zip(models, optimizers, strict=True):
-                    F.cross_entropy(m(rows, wanted, shared=(3, G)), target.flatten()).backward()
-                    o.step()
-                    o.zero_grad()
-
-            def update(logits, optimizer):  # the sum over models of each one's mean loss: every model gets its own gradient
-                (F.cross_entropy(logits.flatten(0, -2), target.flatten().repeat(E)) * E).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-
-            def stacked():
-                update(stacked_forward(config, stacks[0][0] | {'rope': rope}, packed, G), stacks[0][1])
-
-            def vmapped():
-                call = torch.func.vmap(lambda p: torch.func.functional_call(base, (p, {'rope': rope}), (rows,)))
-                update(call(stacks[1][0])[:, :, -1], stacks[1][1])
-            times = []
-            for turn in range(14):
-                begin, row = time.perf_counter(), []
-                for f in (one_by_one, stacked, vmapped):
-                    f()
-                    row.append(time.perf_counter() - begin)
-                    begin = time.perf_counter()
-                times += [row] if turn >= 2 else []
-            ratios = [statistics.median(t[0] / t[i] for t in times) for i in (1, 2)]
-            print(f'{people:4} people x {G} questions, {E:2} models: one by one {1e3 * statistics.median(t[0] for t in times) / E:6.2f} ms a model and step, '
-                  f'stacked {ratios[0]:.2f} x as fast, vmap {ratios[1]:.2f} x', flush=True)
+            seconds, stacked, vmapped = race(task, config, people, E)
+            print(f'{people:4} people x 8 questions, {E:2} models: one by one {1e3 * seconds / E:6.2f} ms a model and step, '
+                  f'stacked {stacked:.2f} x as fast, vmap {vmapped:.2f} x', flush=True)
 
 
 if __name__ == '__main__':

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from data import CVPR, SPLITS, Batch, Countdown, Cycle, Multiply, Star, all_puzzles, distinct, legal_moves, main, read_puzzles, sample_batch, ways
+import data
+import train_cot
+from data import CVPR, SPLITS, Batch, Countdown, Cycle, Multiply, Profiles, Star, all_puzzles, distinct, legal_moves, main, read_puzzles, sample_batch, ways
 
 
 def read(task, words):
@@ -151,7 +153,7 @@ def test_no_instance_is_in_both_splits(train, test, n, distinct):
         assert distinct == 2 or abs(len(held_out) / distinct - 0.1) < 3 * (0.09 / distinct) ** 0.5
 
 
-@pytest.mark.parametrize('task', [*TASKS, Countdown(), Countdown(2, (36, 50))])
+@pytest.mark.parametrize('task', [*TASKS, Countdown(), Countdown(2, (36, 50)), Profiles(50)])
 def test_seed_split_and_step_alone_determine_the_instances(task):
     def text(seed, split, step):
         return str(sample_batch(task, 40, seed, step, split).tokens.tolist())
@@ -577,3 +579,295 @@ def test_countdown_examples_on_the_command_line(capsys):
         assert words == plain.split() and [w[0] == '[' for w in shown.split()] == [t >= 4 for t in range(len(words))]
         _, verdict, _ = check(Countdown(3), words, targets)
         assert truth.split('oracle')[0].split() == ['answer', verdict] and truth.split('oracle')[1].split()[0] == verdict
+
+
+# ----------------------------------------------------------------------------- profiles
+
+PEOPLE = [Profiles(), Profiles(30, 2, 3), Profiles(17, 0, 2), Profiles(12, 7, 17), Profiles(40, 4, 3, bipartite=True), Profiles(25, 3, 0, hops=[1]),
+          Profiles(60, 5, 1, hops=[2]), Profiles(9, 1, 1, facts=3)]
+every_profile = pytest.mark.parametrize('task', PEOPLE, ids=lambda task: f'{task.people}-{task.attributes}-{task.relations}')
+
+
+def shown(task, questions, mode='cot'):
+    """These questions as a batch, and each as (words before, words that carry loss)."""
+    batch = data.write_batch(task, np.random.default_rng(0), np.array(questions), np.array([1 + (r >= 0) for _, r, _ in questions]), mode)
+    lines = []
+    for tokens, mask in zip(batch.tokens.tolist(), batch.loss_mask.tolist(), strict=True):
+        words = task.decode(tokens).split()
+        lines.append((words[:batch.prompt_len], [w for w, m in zip(words, mask, strict=True) if m]))
+    return batch, lines
+
+
+@functools.cache
+def learned(task):
+    """{name: {word: answer}}, the answers being tuples of words: all that the text of the one-hop questions says, with what it promises asserted."""
+    said, slots, (A, R) = {}, [set(), set(), set()], (task.attributes, task.relations)
+    alone = Profiles(task.people, A, R, [1], task.bipartite, facts=task.facts)  # a task of one hop has the same facts
+    for prompt, answer in shown(alone, list(product(range(task.people), [-1], range(A + R))))[1]:
+        *name, word = prompt
+        assert len(name) == 3 and word not in said.setdefault(tuple(name), {})
+        said[tuple(name)][word] = tuple(answer)
+        for slot, token in zip(slots, name, strict=True):
+            slot.add(token)
+    assert len(said) == task.people and not any(a & b for a, b in combinations(slots, 2))  # names are distinct, of three tokens that cannot be confused
+    assert [{x[0] for x in slot} for slot in slots] == [{'a'}, {'b'}, {'c'}] and all(len(slot) <= round(task.n_names ** (1 / 3)) for slot in slots)
+    for facts in said.values():
+        assert [len(answer) for answer in facts.values()] == [1] * A + [3] * R
+        assert all(answer in said if len(answer) == 3 else 0 <= int(answer[0].removeprefix('v')) < 128 for answer in facts.values())
+    return said
+
+
+def answer_to(task, prompt):
+    """Prompt words -> (chain words, answer words), by looking things up in the text of one-hop questions."""
+    asked, *name, word = prompt if len(prompt) == 5 else ['_', *prompt]
+    found = learned(task)[tuple(name)][word]
+    return ([], list(found)) if asked == '_' else ([*found, asked], list(learned(task)[found][asked]))
+
+
+@pytest.mark.parametrize('mode', ['cot', 'direct'])
+@pytest.mark.parametrize('split', SPLITS)
+@every_profile
+def test_the_text_of_one_hop_questions_answers_those_of_two(task, split, mode):
+    """Tokens, mask, places of the answer and the oracle: a value is one token, a name three, and only two hops have a chain."""
+    batch, seen = sample_batch(task, 300, 5, 2, split, mode), Counter()
+    P, T = batch.prompt_len, batch.tokens.size(1)
+    assert P == 4 + (max(task.hops) > 1) and T <= task.block_size and batch.loss_mask[:, -1].any()
+    for tokens, mask, answer_at, hops in zip(batch.tokens.tolist(), batch.loss_mask.tolist(), batch.answer.tolist(), batch.hops.tolist(), strict=True):
+        words = task.decode(tokens).split()
+        chain, answer = answer_to(task, words[:P])
+        written = chain + answer if mode == 'cot' else answer
+        assert words[P:] == written + ['_'] * (T - P - len(written)) and mask == [P <= t < P + len(written) for t in range(T)]
+        assert hops == (1 if words[0] == '_' or P == 4 else 2) and task.decode(task.oracle(tokens[:P])).split() == chain + answer
+        first = P + len(written) - len(answer)
+        assert sorted(set(answer_at)) == list(range(first, P + len(written))) and len(answer_at) == task.answer_len and answer_at[0] == first
+        assert task.encode(' '.join(words)) == tokens
+        seen[hops, len(answer)] += 1
+    kinds = {(k, size) for k in task.hops for size in (1, 3) if (task.attributes if size == 1 else task.relations)}
+    assert set(seen) == kinds and mode == 'cot' or T == P + task.answer_len
+
+
+def test_a_question_of_each_kind_on_paper():
+    task = Profiles(4, 1, 1)
+    task.names, task.code = np.array([[0, 4, 8], [0, 5, 8], [1, 4, 9], [3, 7, 11]]), np.array([0, 4, 17, 63])  # s = 4: 0 0 0, 0 1 0, 1 0 1, 3 3 3
+    task.truth = np.array([[7, 1], [5, 3], [127, 2], [0, 0]])
+    _, lines = shown(task, [(0, -1, 0), (0, -1, 1), (0, 0, 0), (0, 0, 1), (2, 0, 1), (1, 0, 0)])
+    assert [' '.join(prompt) + ' > ' + ' '.join(chain) for prompt, chain in lines] == [
+        '_ a0 b0 c0 employer > v7', '_ a0 b0 c0 friend > a0 b1 c0', 'employer a0 b0 c0 friend > a0 b1 c0 employer v5',
+        'friend a0 b0 c0 friend > a0 b1 c0 friend a3 b3 c3', 'friend a1 b0 c1 friend > a1 b0 c1 friend a1 b0 c1',
+        'employer a0 b1 c0 friend > a3 b3 c3 employer v0']
+
+
+def test_the_examples_in_the_docstring_of_profiles_have_the_form_that_is_printed():
+    lines = [line.split('  ')[0] for line in re.findall(r'\n +(\S+ a\d.*)', Profiles.__doc__)]
+    assert len(lines) == 2 and len(set(Profiles().vocab)) == len(Profiles().vocab)
+    for line in lines:
+        words = line.split()
+        assert [w[0] == '[' for w in words] == [False] * 5 + [True] * (len(words) - 5) and len(words) == (8 if words[0] == '_' else 10)
+        Profiles(1000).encode(re.sub(r'[][]', '', line))  # every word exists
+        assert words[0] == '_' or words[0] == words[8].strip('[]')
+
+
+@pytest.mark.parametrize('task', [Profiles(1500, 3, 4), Profiles(40, 10, 6), Profiles(300, 0, 2)], ids=lambda task: task.people)
+def test_two_hop_questions_are_held_out_by_person_by_pair_and_one_by_one(task):
+    """A tenth each of what the one before leaves. A person or a pair that is held out is so in all its questions, and a trained one in none."""
+    n, subjects = task.people, task.attributes + task.relations
+    questions = list(product(range(n), range(task.relations), range(subjects)))
+    label = dict(zip(questions, (task.labels[i] for i in task.label(np.array(questions))), strict=True))
+    assert set(label.values()) == {'trained', 'person', 'pair', 'combination'} and task.labels[0] == 'trained'
+    persons, pairs = {p for (p, _, _), name in label.items() if name == 'person'}, {(p, r) for (p, r, _), name in label.items() if name == 'pair'}
+    for (p, r, _), name in label.items():
+        assert (name == 'person') == (p in persons) and (name == 'pair') == ((p, r) in pairs)
+    left = n - len(persons)
+    loose = [name for (p, r, _), name in label.items() if p not in persons and (p, r) not in pairs]
+    assert close(len(persons), n, 0.1, 4) and close(len(pairs), left * task.relations, 0.1, 4) and close(loose.count('combination'), len(loose), 0.1, 4)
+    one = np.array(list(product(range(n), [-1], range(subjects))))
+    assert not task.label(one).any() and task.in_split(one, 'train').all() and task.in_split(one, 'test').all()  # all facts are trained
+    for other in (Profiles(n, task.attributes, task.relations, facts=9), Profiles(n, task.attributes, task.relations, hops=[2])):
+        assert other.label(np.array(questions)).tolist() == task.label(np.array(questions)).tolist()  # whatever the facts are
+
+
+def test_no_question_of_two_hops_is_trained_and_tested():
+    """By its text, in either mode and order of hops; and together the splits hold them all. One-hop questions are in both."""
+    task, seen = Profiles(8, 2, 2, facts=2), {split: {1: set(), 2: set()} for split in SPLITS}
+    for split, mode, hops in product(SPLITS, ('cot', 'direct'), (None, 1, 2)):
+        batch = sample_batch(task, 1000, 1, 0, split, mode, hops)
+        assert hops is None or set(batch.hops.tolist()) == {hops}
+        for row, k in zip(batch.tokens[:, :batch.prompt_len].tolist(), batch.hops.tolist(), strict=True):
+            seen[split][k].add(task.decode(row))
+    assert seen['train'][1] == seen['test'][1] and len(seen['train'][1]) == 8 * 4
+    assert not seen['train'][2] & seen['test'][2] and len(seen['train'][2]) + len(seen['test'][2]) == 8 * 2 * 4
+    batch = sample_batch(task, 400, 0, 0, 'test', hops=2)
+    assert set(batch.instance[:, 3].tolist()) <= {1, 2, 3} and set(sample_batch(task, 400, 0, 0, hops=2).instance[:, 3].tolist()) == {0}
+
+
+def test_a_share_of_two_hop_questions_is_tested_that_test_share_allows_for():
+    """test_share sizes the draws of sample_batch: too large by far, and it would run out of them."""
+    task = Profiles(500)
+    drawn = np.random.default_rng(0).integers((500, 4, 8), size=(20000, 3))
+    assert task.in_split(drawn, 'test').mean() == pytest.approx(1 - 0.9**3, abs=0.03) and 0.2 < task.test_share < 0.3
+
+
+def test_facts_depend_on_the_sizes_and_on_the_facts_alone():
+    def everything(*args, **more):
+        return str(learned(Profiles(*args, **more)))
+    first = everything(20, 3, 2)
+    assert first == everything(20, 3, 2, hops=[1]) == everything(20, 3, 2, hops=[2])
+    assert len({first, everything(20, 3, 2, facts=1), everything(20, 3, 2, facts=2), everything(21, 3, 2), everything(20, 2, 2), everything(20, 2, 3)}) == 6
+    task, told = Profiles(20, 3, 2), {}
+    for seed, step in product(range(3), range(3)):  # what one batch says no other denies
+        batch = sample_batch(task, 100, seed, step, hops=1)
+        for row, answer in zip(batch.tokens[:, :5].tolist(), batch.tokens[:, 5:].tolist(), strict=True):
+            assert told.setdefault(tuple(row), answer) == answer
+    assert len(told) == 20 * 5
+    assert not {name for name in learned(Profiles(20, 3, 2))} == {name for name in learned(Profiles(20, 3, 2, facts=1))}  # other people, too
+
+
+def chi_square(counts, cells):
+    """Standard deviations by which the counts of so many cells miss what equally likely ones would give."""
+    expected = sum(counts.values()) / cells
+    return (sum((counts[i] - expected) ** 2 for i in range(cells)) / expected - (cells - 1)) / (2 * (cells - 1)) ** 0.5
+
+
+def test_attributes_relations_and_names_are_uniform():
+    task = Profiles(4000, 4, 3)
+    people = learned(task)
+    order = {name: i for i, name in enumerate(people)}
+    for word in ('employer', 'university', 'city', 'birthday'):
+        assert abs(chi_square(Counter(int(facts[word][0][1:]) for facts in people.values()), 128)) < 5
+    for word in ('friend', 'parent', 'child'):
+        assert abs(chi_square(Counter(order[facts[word]] % 100 for facts in people.values()), 100)) < 5
+        targets = Counter(facts[word] for facts in people.values())  # with repeats: some 1 / e of all people are nobody's friend
+        assert close(4000 - len(targets), 4000, np.exp(-1), 5)
+    assert 0 < sum(facts[word] == name for name, facts in people.items() for word in ('friend', 'parent', 'child')) < 20  # oneself included
+    s = round(task.n_names ** (1 / 3))
+    assert s**3 == task.n_names and s**3 >= 8 * 4000 > (s - 1) ** 3
+    for slot in range(3):
+        assert abs(chi_square(Counter(int(name[slot][1:]) for name in people), s)) < 5
+
+
+@pytest.mark.parametrize('n, R, facts', [(2, 3, 0), (40, 3, 0), (50, 17, 4), (1000, 4, 1)])
+def test_bipartite_friends_are_mutual_and_parent_and_child_inverse(n, R, facts):
+    people = learned(Profiles(n, 1, R, bipartite=True, facts=facts))
+    for name, fact in people.items():
+        assert people[fact['friend']]['friend'] == name != fact['friend']
+        assert people[fact['parent']]['child'] == people[fact['child']]['parent'] == name
+    plain = learned(Profiles(40, 1, 3))
+    assert any(plain[fact['friend']]['friend'] != name for name, fact in plain.items())
+
+
+def test_the_gold_chain_of_profiles_is_valid_and_right():
+    for task in PEOPLE:
+        for k in task.hops:
+            batch = sample_batch(task, 60, 0, 0, hops=k)
+            assert task.right(batch, batch.tokens).all() and task.valid(batch, batch.tokens[:, batch.prompt_len:]).all()
+
+
+def flags(flags):
+    return ''.join('x.'[ok] for ok in flags[0].tolist())
+
+
+def test_a_wrong_bridge_and_what_follows_from_it():
+    """The answer is judged by the person who was written down, the bridge and the word by the prompt."""
+    task = Profiles(30, 2, 2)
+    people, compared = learned(task), 0
+    for p, r, q in product(range(0, 30, 7), range(2), range(4)):
+        batch, [(prompt, chain)] = shown(task, [(p, r, q)])
+        bridge, asked, answer = tuple(chain[:3]), chain[3], chain[4:]
+
+        def judge(name, word, said, batch=batch, answer=answer):
+            words = task.encode(' '.join([*name, word, *said]))
+            out = torch.cat((batch.tokens[:, :5], torch.tensor([words])), 1)
+            return flags(task.right(batch, out))[5:], flags(task.valid(batch, out[:, 5:]))
+        n = len(answer)
+        assert judge(bridge, asked, answer) == ('.' * (4 + n),) * 2
+        for name, facts in people.items():
+            if name == bridge:
+                continue
+            miss = ''.join('x.'[a == b] for a, b in zip(name, bridge, strict=True))
+            true = facts[asked]  # of the wrong person
+            right = miss + '.' + ''.join('x.'[a == b] for a, b in zip(true, answer, strict=True))
+            assert judge(name, asked, true) == (right, miss + '.' + '.' * n)
+            assert judge(name, asked, answer)[1] == miss + '.' + ''.join('x.'[a == b] for a, b in zip(true, answer, strict=True))
+            assert judge(name, prompt[4] if prompt[4] != asked else 'university', true)[1] == miss + 'x' + '.' * n
+            compared += true != tuple(answer)
+        wrong = [*answer[:-1], next(w for w in ('c0' if n == 3 else 'v0', 'c1' if n == 3 else 'v1') if w != answer[-1])]
+        assert judge(bridge, asked, wrong)[1] == '....' + '.' * (n - 1) + 'x'
+        nobody = next(name for name in product(*(sorted({name[i] for name in people}) for i in range(3))) if name not in people)
+        for name in (nobody, ('a0', 'a0', 'a0'), ('v0', 'v1', 'v2'), ('_', '_', '_'), ('c5', 'b5', 'a5'), ('employer',) * 3):  # of whom nothing is true
+            assert judge(name, asked, answer)[1][4:] == 'x' * n and 'x' in judge(name, asked, answer)[1][:3]
+    assert compared > 500
+
+
+def test_what_is_written_behind_an_answer_of_one_token_does_not_matter():
+    task = Profiles(30, 2, 2)
+    for mode in ('cot', 'direct'):
+        batch, lines = shown(task, [(3, 1, 0), (4, 0, 3), (5, 1, 1)], mode)
+        out = batch.tokens.clone()
+        assert batch.tokens.size(1) == 5 + (7 if mode == 'cot' else 3) and [len(chain) for _, chain in lines] == ([5, 7, 5] if mode == 'cot' else [1, 3, 1])
+        for row in (0, 2):
+            out[row, -2:] = torch.tensor([7, 9])
+        assert task.right(batch, out).all() and task.right(batch, out).gather(1, batch.answer).all()
+        assert mode == 'direct' or task.valid(batch, out[:, 5:]).all()
+        out[1, -1] += 1 if out[1, -1] % 2 else -1
+        assert task.right(batch, out).all(1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize('n, A, R', [(100, 4, 4), (50, 3, 0), (20, 0, 2), (30, 1, 5)])
+def test_chance_of_profiles_is_a_random_value_or_a_random_person(n, A, R):
+    task, pick, hits, asked = Profiles(n, A, R, [1] if not R else [1, 2]), random.Random(0), 0, 0
+    people, kinds = learned(task), {1: [(f'v{i}',) for i in range(128)], 3: list(learned(task))}
+    for _ in range(20):
+        for facts in people.values():
+            for answer in facts.values():
+                hits, asked = hits + (pick.choice(kinds[len(answer)]) == answer), asked + 1
+    assert close(hits, asked, task.chance(1), 4) and task.chance(max(task.hops)) == task.chance(1)
+    assert task.chance(1) == pytest.approx((A / 128 + R / n) / (A + R))
+
+
+@pytest.mark.parametrize('argv, hops', [('', {1, 2}), ('--people 30 --attributes 2 --relations 3 --hops 2', {2}), ('--hops 1 --relations 0 --people 9', {1}),
+                                        ('--mode direct --people 40 --facts 5', {1, 2}), ('--bipartite --people 10 --relations 17 --attributes 12', {1, 2})])
+def test_profiles_on_the_command_line(argv, hops, capsys):
+    """Brackets stand where the loss is, the oracle agrees, and so does the text of all one-hop questions."""
+    main(['--task', 'profiles', *argv.split(), '--n', '12', '--raw'])
+    raw = capsys.readouterr().out.splitlines()
+    main(['--task', 'profiles', *argv.split(), '--n', '12'])
+    head, *lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    given = {k: int(v) for k, v in re.findall(r'--(people|attributes|relations|facts) (\d+)', argv)}
+    task, P, seen = Profiles(**given, hops=sorted(hops), bipartite='bipartite' in argv), 4 + (2 in hops), set()
+    assert 'profiles, hops ' in head and f'vocab_size {len(task.vocab)}' in head and len(raw) == 12
+    for plain, line, truth in zip(raw, lines[::2], lines[1::2], strict=True):
+        words = [w.strip('[]') for w in line.split()]
+        chain, answer = answer_to(task, words[:P])
+        assert words == plain.split() == words[:P] + (answer if 'direct' in argv else chain + answer)
+        assert [w[0] == '[' for w in line.split()] == [t >= P for t in range(len(words))]
+        told, rest = truth.removeprefix('  answer ').split('   oracle ')
+        assert told.split() == rest.split('   chance ')[0].split() == answer and rest.endswith(f'{task.chance(1):.3f}')
+        seen.add(1 if P == 4 or words[0] == '_' else 2)
+    assert seen == hops
+
+
+@pytest.mark.parametrize('make', [
+    lambda: Profiles(1), lambda: Profiles(10**6 + 1), lambda: Profiles(10, 0, 0, [1]), lambda: Profiles(10, -1), lambda: Profiles(10, 4, 18),
+    lambda: Profiles(10, 4, 0), lambda: Profiles(10, 4, 4, [1, 2, 3]), lambda: Profiles(10, 4, 4, [0, 1]), lambda: Profiles(11, 4, 4, bipartite=True),
+    lambda: Profiles(10, 4, 2, bipartite=True), lambda: Profiles(10, 1000), lambda: sample_batch(Profiles(10, hops=[1]), 4, 0, 0, hops=2)])
+def test_profiles_of_sizes_that_make_no_sense(make):
+    with pytest.raises(ValueError):
+        make()
+
+
+@pytest.mark.parametrize('argv', [
+    '--people 1', '--people x', '--attributes 0 --relations 0 --hops 1', '--relations 18', '--relations 0', '--hops 3', '--hops 1-3', '--nodes 10',
+    '--bipartite --people 11', '--bipartite --relations 2', '--facts -1', '--reverse', '--people 10000000'])
+def test_bad_arguments_for_profiles_end_with_code_2_and_one_line(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(['--task', 'profiles', *argv.split()])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and not out and err.count('\n') == 1 and err.endswith('\n') and 'Traceback' not in err
+
+
+def test_train_cot_trains_profiles(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train_cot, 'plot', lambda *_: None)
+    shape = '--n_layer 1 --n_head 1 --n_embd 16 --batch_size 8 --steps 3 --n_test 20 --device cpu'.split()
+    train_cot.main(['--task', 'profiles', '--hops', '1-2', '--people', '20', '--mode', 'cot', *shape, '--out_dir', str(tmp_path)])
+    final = capsys.readouterr().out.strip().split('\n')[-1]
+    assert final.startswith('final task=profiles hops=1-2 mode=cot ') and 'chance=0.029' in final  # (4 / 128 + 4 / 20) / 8
