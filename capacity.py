@@ -41,7 +41,6 @@ import copy
 import functools
 import json
 import math
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -111,14 +110,13 @@ def one_hop(task, attributes, relations, how='optimal'):
 
 def two_hops(task, scheme, one, two, counts, how='optimal'):
     """Stored bits if facts are kept as `scheme` says (module docstring, 3): optimal, double or big hash; the entropy, where all losses are 0.
-    one, two: (attributes, relations), losses in bits summed over the questions with such a subject, all of one hop, the trained ones of two;
-    counts: how many the latter are."""
+    one, two: (attributes, relations), losses in bits summed over the questions with such a subject, all of one hop and the trained of two, counts many."""
     h_a, h_r = counts[0] * math.log2(task.values), counts[1] * math.log2(task.people)
     if scheme == 'big hash':
         return one_hop(task, *one, how) + h_a * known(two[0], h_a) + h_r * known(two[1], h_r)
     attributes, relations = task.attributes * math.log2(task.values), task.relations * math.log2(task.people) * (1 + (scheme == 'double'))
     facts = attributes * math.sqrt(known(two[0], h_a)) + relations * math.sqrt(known(two[1], h_r))
-    return task.people * facts + names(task, two[1] / max(1, counts[1]), how)
+    return task.people * facts + names(task, two[1] / counts[1] if counts[1] else math.inf, how)
 
 
 def schemes(task, mode, loss, count):
@@ -179,8 +177,7 @@ def evaluate(model, task, mode, batch, group, run):
     kinds = {'attribute1': one & ~name, 'relation1': one & name, 'attribute2': two & ~name, 'relation2': two & name, 'bridge': two}
     loss = {kind: (bridge if kind == 'bridge' else answer)[rows].sum().item() for kind, rows in kinds.items()}
     parts = {'acc_1': one} | {f'acc_2_{name}': ~one & (label == i) for i, name in enumerate(task.labels)}
-    accuracy = {name: right.all(1)[rows].double().mean().item() for name, rows in parts.items() if rows.any()}
-    return loss, {kind: int(rows.sum()) for kind, rows in kinds.items()}, accuracy
+    return loss, {k: int(rows.sum()) for k, rows in kinds.items()}, {k: right.all(1)[rows].double().mean().item() for k, rows in parts.items() if rows.any()}
 
 
 @functools.lru_cache(maxsize=4)
@@ -207,37 +204,38 @@ def train(job, args, run, caught):
     optimizer, step, curve = model.configure_optimizer(rate, 0.0, betas=(0.9, 0.98)), state['step'], state['curve']
     if step:
         optimizer.load_state_dict(state['optimizer'])
-    bar = tqdm(total=args.max_iters, initial=step, desc=job['name'], disable=not (run.master and sys.stderr.isatty()), leave=False)
-    while step < args.max_iters:
-        for g in optimizer.param_groups:
-            g['lr'] = rate * min((step + 1) / (warmup + 1), 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (args.max_iters - warmup)))
-        at = torch.arange(step * size, (step + 1) * size)  # every epoch in an order of its own
-        rows = torch.cat([units[order(args.seed, e, U)[at[at // U == e] % U]] for e in range(int(at[0]) // U, int(at[-1]) // U + 1)]).flatten()
-        length = int(mask[rows].any(0).nonzero().max()) + 1
-        loss = losses(model.train(), tokens[rows, :length], mask[rows, :length], group, run)[0].mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        bar.update()
-        if step % max(1, args.max_iters // 20) == 0 or step == args.max_iters or caught:
-            curve.append((step, loss.item()))
-            if not all(torch.as_tensor(x).isfinite().all() for x in (loss, *model.parameters())):
-                common.die(f'{job["name"]} diverged at step {step}: loss {loss.item()}; {path} holds the last good weights, if any were saved', code=1)
-            common.save_checkpoint(path, model, optimizer, step, kept, curve=curve)
-        if caught:
-            common.die(f'stopped by a signal at step {step} of {job["name"]}, saved; --resume goes on from there', code=128 + max(caught))
-    bar.close()
+    with tqdm(total=args.max_iters, initial=step, desc=job['name'], disable=None if run.master else True, leave=False) as bar:
+        while step < args.max_iters:
+            for g in optimizer.param_groups:
+                g['lr'] = rate * min((step + 1) / (warmup + 1), 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (args.max_iters - warmup)))
+            at = torch.arange(step * size, (step + 1) * size)  # every epoch in an order of its own
+            rows = torch.cat([units[order(args.seed, e, U)[at[at // U == e] % U]] for e in range(int(at[0]) // U, int(at[-1]) // U + 1)]).flatten()
+            length = int(mask[rows].any(0).nonzero().max()) + 1
+            loss = losses(model.train(), tokens[rows, :length], mask[rows, :length], group, run)[0].mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            bar.update()
+            due = step % max(1, args.max_iters // 20) == 0 or step == args.max_iters
+            if due or caught:
+                curve += [(step, loss.item())] * due
+                if not all(torch.as_tensor(x).isfinite().all() for x in (loss, *model.parameters())):
+                    common.die(f'{job["name"]} diverged at step {step}: loss {loss.item()}; {path} holds the last good weights, if any were saved', code=1)
+                common.save_checkpoint(path, model, optimizer, step, kept, curve=curve)
+            if caught:
+                common.die(f'stopped by a signal at step {step} of {job["name"]}, saved; --resume goes on from there', code=128 + max(caught))
     measure = functools.partial(evaluate, task=task, mode=mode, batch=batch, group=group, run=run)
     loss, count, accuracy = measure(model)
-    record = job | dict(params=model.num_params(), batch=size, lr=rate, stored=schemes(task, mode, loss, count), entropy=schemes(task, mode, {}, count))
+    record = job | dict(params=model.num_params(), exposures=size * args.max_iters / U, lr=rate, curve=curve, loss=loss, count=count)
+    record |= dict(stored=schemes(task, mode, loss, count), entropy=schemes(task, mode, {}, count))
     for bits in (8, 4):  # rounding leaves a model too sure of itself: the gain of the last norm is a temperature
         rounded, kept = quantized(model, bits), []
         for temperature in (1, 1.5, 2, 3, 4, 6, 8):
             rounded.ln_f.weight.data = model.ln_f.weight.data / temperature
             kept.append(schemes(task, mode, measure(rounded)[0], count))
         record[f'int{bits}'] = max(kept, key=lambda stored: sum(stored.values()))
-    return record | accuracy | dict(chance=task.chance(2), loss=loss, count=count, curve=curve, seconds=time.time() - begin)
+    return record | accuracy | dict(chance=task.chance(2), seconds=time.time() - begin)
 
 
 # ----------------------------------------------------------------------------- the grid
@@ -300,7 +298,7 @@ def tell(record, records, out_dir):
     stored = ', '.join(f'{name} {bits / P:.3f} of {r["entropy"][name] / P:.2f}' for name, bits in r['stored'].items())
     kept = ', '.join(f'int{b} {next(iter(r[f"int{b}"].values())) / P:.3f}' for b in (8, 4))
     accuracy = ', '.join(f'{name[4:]} {value:.3f}' for name, value in r.items() if name.startswith('acc'))
-    tqdm.write(f'{P:9,} parameters, {r["people"]:,} people, {r["hops"]}-hop {r["mode"]}, {r["exposures"]:,} exposures | bits a parameter: {stored}; '
+    tqdm.write(f'{P:9,} parameters, {r["people"]:,} people, {r["hops"]}-hop {r["mode"]}, {r["exposures"]:,.0f} exposures | bits a parameter: {stored}; '
                f'{kept} | right: {accuracy}, chance {r["chance"]:.3f} | {r["seconds"]:.0f} s')
     common.log(out_dir, arm='model', **record)
     records.append(record)
@@ -341,9 +339,8 @@ def plot_smallest(records, path, title):
 def main(argv=None):
     begin, args = time.time(), parse_args(argv)
     two, mode, records = args.hops == 2, 'cot' if args.cot else 'direct', []
-    for name, facts, questions in (('attributes', 8, 20), ('relations', 0, 4), ('n_head', 4, 1), ('exposures', 1000, 300)):
-        if getattr(args, name) is None:
-            setattr(args, name, questions if two else facts)
+    defaults = dict(attributes=20, relations=4, n_head=1, exposures=300) if two else dict(attributes=8, relations=0, n_head=4, exposures=1000)
+    vars(args).update({name: value for name, value in defaults.items() if getattr(args, name) is None})
     args.out_dir = args.out_dir or f'out/capacity-{args.hops}' + '-cot' * args.cot + '-smallest' * args.smallest
     try:
         require(two or not (args.cot or args.smallest), 'a chain, or the smallest model, is for questions of two hops: add --hops 2')
@@ -357,6 +354,7 @@ def main(argv=None):
             for _ in range(50):  # the n whose facts are fill * size bits; a relation costs log2 n
                 n = max(2.0, args.fill * size / max(1, args.attributes * 7 + args.relations * math.log2(n)))
             jobs += [make_job(args, args.hops, mode, size, people, args.exposures) for people in args.people or [round(n)]]
+        jobs = list({job['name']: job for job in jobs}.values())  # sizes that come to the same width are one model
     except ValueError as error:
         common.die(str(error))
     run = common.setup(args)

@@ -97,8 +97,8 @@ def open_run(out_dir, args, resume, **facts):
         if there and resume:
             open(out_dir / 'log.jsonl', 'a').close()  # can it be written?
             return
-        for name in ('ckpt.pt', 'ckpt_direct.pt', 'log.jsonl', 'plot.png'):
-            (out_dir / name).unlink(missing_ok=True)
+        for path in (path for pattern in ('ckpt*.pt', 'log.jsonl', 'results.json', 'plot.png') for path in out_dir.glob(pattern)):
+            path.unlink()
         with contextlib.suppress(OSError):  # no git, no commit
             git = subprocess.run(('git', 'rev-parse', '--short', 'HEAD'), cwd=Path(__file__).parent, capture_output=True, text=True)
             facts['commit'] = git.stdout.strip() or None

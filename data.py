@@ -511,12 +511,12 @@ class Profiles(Task):
         return np.select([held_out(question[:, :k]) & (question[:, 1] >= 0) for k in (1, 2, 3)], (1, 2, 3), 0)
 
     def in_split(self, key, split):
-        return (key[:, 1] < 0) | ((self.label(key) > 0) == (split == 'test'))
+        return (self.label(key) > 0) == (split == 'test')
 
     def draw(self, rng, hops):
-        question = rng.integers((self.people, max(self.relations, 1), self.attributes + self.relations), size=(len(hops), 3))
-        question[hops == 1, 1] = -1
-        return question, question
+        question, other = rng.integers((self.people, max(self.relations, 1), self.attributes + self.relations), size=(2, len(hops), 3))
+        one = hops[:, None] == 1  # these are in either split, as often as other questions happen to be: the mixture of hops stays as it is
+        return np.where(one, other, question), np.where(one, question * (1, 0, 1) - (0, 1, 0), question)
 
     def answers(self, person, subject):
         """(B,), (B,) -> (B, answer_len): a value and padding, or a name."""
