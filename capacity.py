@@ -31,7 +31,7 @@ Departures: tokens instead of English, one question a sequence (one-hop question
 
     python capacity.py                                                  # bits per parameter: one hop, three sizes
     python capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200  # which scheme is flat?
-    python capacity.py --hops 2 --cot --smallest                        # what does a chain cost?
+    python capacity.py --hops 2 --cot --smallest                        # what does a chain cost? (less with --exposures 600 --steps 9600)
     torchrun --standalone --nproc_per_node=2 capacity.py --sizes 20000,53000,141000,376000,1000000 --device cuda
 
 The last line:  final hops=1 slope=... r2=... best=... n_models=... seconds=...     slope of the line through the origin, in bits per parameter

@@ -62,7 +62,8 @@ jacobi-countdown search.py --jacobi --ckpt out/results/countdown/seedSEED/ckpt.p
 capacity-1 capacity.py
 capacity-1-300 capacity.py --exposures 300
 capacity-1-100 capacity.py --exposures 100
-capacity-chain capacity.py --hops 2 --cot --smallest
+capacity-chain capacity.py --hops 2 --cot --smallest --exposures 600 --steps 9600
+capacity-chain-300 capacity.py --hops 2 --cot --smallest
 capacity-latent capacity.py --hops 2 --smallest
 capacity-latent-loop capacity.py --hops 2 --smallest --n_loop 2
 capacity-flat capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200
