@@ -188,7 +188,7 @@ def order(seed, epoch, n):
 
 def train(job, args, run, caught):
     """One model of the grid, from scratch or from its checkpoint, and everything measured on it: a dict of plain values."""
-    begin, mode, path, rate = time.time(), job['mode'], Path(args.out_dir) / f'ckpt-{job["name"]}.pt', RATE * math.sqrt(16 / job['n_embd'])
+    mode, path, rate = job['mode'], Path(args.out_dir) / f'ckpt-{job["name"]}.pt', RATE * math.sqrt(16 / job['n_embd'])
     task = Profiles(job['people'], args.attributes, args.relations, range(1, job['hops'] + 1), facts=args.seed)
     kept = {k: v for k, v in vars(args).items() if k not in ('out_dir', 'resume')} | job
     kept |= {'script': 'capacity', 'task': 'profiles', 'arm': mode} | {name: getattr(task, name) for name in OPTIONS['profiles']}
@@ -200,9 +200,10 @@ def train(job, args, run, caught):
     U, size, warmup = len(units), max(1, round(len(units) * job['exposures'] / args.max_iters)), min(100, args.max_iters // 3)
     torch.manual_seed(args.seed)
     config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, job['n_embd'], args.n_loop, pos='rope')
-    model, state = (args.resume and path.exists() and common.load_checkpoint(path, run.device, kept)) or (GPT(config).to(run.device), {'step': 0, 'curve': []})
-    optimizer, step, curve = model.configure_optimizer(rate, 0.0, betas=(0.9, 0.98)), state['step'], state['curve']
-    if step:
+    found = args.resume and path.exists()
+    model, state = common.load_checkpoint(path, run.device, kept) if found else (GPT(config).to(run.device), dict(step=0, curve=[], seconds=0))
+    optimizer, step, curve, begin = model.configure_optimizer(rate, 0.0, betas=(0.9, 0.98)), state['step'], state['curve'], time.time() - state['seconds']
+    if found:
         optimizer.load_state_dict(state['optimizer'])
     with tqdm(total=args.max_iters, initial=step, desc=job['name'], disable=None if run.master else True, leave=False) as bar:
         while step < args.max_iters:
@@ -222,7 +223,7 @@ def train(job, args, run, caught):
                 curve += [(step, loss.item())] * due
                 if not all(torch.as_tensor(x).isfinite().all() for x in (loss, *model.parameters())):
                     common.die(f'{job["name"]} diverged at step {step}: loss {loss.item()}; {path} holds the last good weights, if any were saved', code=1)
-                common.save_checkpoint(path, model, optimizer, step, kept, curve=curve)
+                common.save_checkpoint(path, model, optimizer, step, kept, curve=curve, seconds=time.time() - begin)
             if caught:
                 common.die(f'stopped by a signal at step {step} of {job["name"]}, saved; --resume goes on from there', code=128 + max(caught))
     measure = functools.partial(evaluate, task=task, mode=mode, batch=batch, group=group, run=run)
@@ -284,8 +285,7 @@ def find_smallest(args, hops, mode, exposures, run, caught, tell):
 # ----------------------------------------------------------------------------- the result
 
 def fit(records, scheme):
-    """Stored bits against parameters: slope through the origin, R^2, and the spread (sd / mean) of bits per parameter over the models that
-    have not learned everything. None for what fewer than two models do not give."""
+    """Stored bits against parameters: slope through the origin, R^2; spread (sd / mean) of bits per parameter over models that have not learned all."""
     x, y = np.array([(r['params'], r['stored'][scheme]) for r in records], dtype=float).T
     slope, rates = x @ y / (x @ x), (y / x)[[r.get('acc_2_trained', r['acc_1']) < LEARNED for r in records]]
     return dict(slope=float(slope), r2=float(1 - ((y - slope * x)**2).sum() / ((y - y.mean())**2).sum()) if y.std() else None,

@@ -51,7 +51,8 @@ BAD = [
 
 
 BAD_RL = [
-    '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task star', '--task multiply', '--task countdown', '--task profiles', '--star 2,3', '--baseline critic',
+    '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task star', '--task multiply', '--task countdown', '--task profiles', '--star 2,3',
+    '--baseline critic',
     '--objective max', '--k 4', '--objective passk --k 9', '--objective passk --k 0', '--objective passk --baseline ema',
     '--objective passk --baseline prefix', '--group_size 0', '--group_size 1', '--group_size 1 --baseline prefix', '--rollouts 0', '--temperature 0',
     '--temperature -1', '--entropy -1', '--entropy nan', '--pos sine', '--pos rope --n_embd 4 --n_head 4', '--n_head 5', '--curriculum yes', '--batch_size 0',
