@@ -319,7 +319,7 @@ def plot(records, path, title):
             right.annotate(f'{line[-1][2]:,}', line[-1][:2], xytext=(4, 2), textcoords='offset points', fontsize=7, color=colour)
     left.axline((0, 0), slope=2, color='black', linestyle=':', label='2 bits a parameter')
     left.set(xlabel='parameters', ylabel='bits', title=title, xlim=(0, None), ylim=(0, None))
-    right.set(xlabel='people', ylabel='stored bits a parameter', title='the right scheme is the flat one', xscale='log', ylim=(0, None))
+    right.set(xlabel='people', ylabel='stored bits a parameter', title='the right scheme is the flat one', xscale='log', ylim=(0, 1.1 * right.get_ylim()[1]))
     left.legend(fontsize=8)
     common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
 
