@@ -1,8 +1,8 @@
 """How many bits does a tiny transformer know, and how does it keep facts that it must combine?
 
-EleutherAI's transformer-reasoning (2502.03490) trains small models on made-up people and asks which way of storing them explains how much they can answer.
-The same here, with its estimator mended (every fault is a case in tests/test_capacity.py). Task `profiles` of data.py: n people with A uniform attributes of m
-values and R uniform relations to people; their names are n of N0 possible ones, three tokens each.
+EleutherAI's transformer-reasoning (Johnston & Belrose 2025, 2502.03490) trains small models on made-up people: which way of storing them explains how much they
+can answer? The same here, with its estimator mended (every fault is a case in tests/test_capacity.py). Task `profiles` of data.py: n people with A uniform
+attributes of m values and R uniform relations to people; their names are n of N0 possible ones, three tokens each.
 
 1. Information. A model that leaves L bits of loss on answers of H bits has stored at least H - L: the model and a code for what remains are together a code for
    the facts (Allen-Zhu & Li 2404.05405, section 3). L is the summed cross-entropy of the answers' tokens over all questions of a kind, and a kind counts
