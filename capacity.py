@@ -11,19 +11,19 @@ attributes of m values and R uniform relations to people; their names are n of N
    A relation is uniform over n people: log2 n bits, whichever of them occur. Which n of the N0 names exist is worth, in `names`,
      optimal       log2 C(N0, n), exactly; the papers' bound n log2 N0 - n log2 n is less, by at most n log2 e
      enumerate     n log2 N0, an ordered list with repeats            independent   0, names are given
-   and counts only where names carry loss, as answers of relations: in full while a relation costs at most log2 n bits, not at all when it costs log2 N0 (any
-   name would do), in proportion between. So a uniform model has stored 0, and one that knows who exists and nothing else just `names`.
+   and counts only where names carry loss, as answers of relations: in full while a relation costs at most log2 n bits; if it costs more, l bits, less the share
+   log2 C(2^l, n) / log2 C(N0, n). So a uniform model has stored 0, and one that knows who exists and nothing else just `names`.
 3. Two hops, the employer of A's mentor. What must a model hold to answer all its training questions, those of one hop included, if it keeps
      optimal       every fact once, and composes: the one-hop entropy
-     double        relations twice, to be looked up first and, like the attributes, second: n R log2 n more
+     double        relations twice, to be looked up first and, like the attributes, second: log2 n more for each trained (A, mentor)
      big hash      every trained combination (A, mentor, employer) by itself: log2 m or log2 n more for each; held-out ones do not count
    Stored: for the big hash the one-hop bits and H - L of the combinations. Otherwise a question is answered if both its facts are known: if a share x of them
    is, x^2 of the questions are, L / H = 1 - x^2, and x = sqrt(1 - L / H) of the facts count (of two unequal shares, the geometric mean).
    The scheme that explains the models is the flat one: where there is more than fits, its bits per parameter depend neither on n nor on the size (the smallest
    spread, standard deviation / mean, over the models that have not learned everything).
-4. --cot: the bridge person and the subject are written first. Each link is then a question of one hop; L_relations is the mean over both places.
-5. --smallest: the smallest model, in steps of 10%, with 99% of its training questions right; the same for their one-hop facts alone, asked as often in all.
-Accuracy on two-hop questions held out by person, pair or combination (data.py) is told beside chance.
+4. --cot: bridge person and subject are written first, each link a question of one hop. Of a kind's losses, asked in one hop and in chains, the larger counts.
+5. --smallest: the smallest model, in steps of 10%, with 99% of its training questions right, and that for their one-hop facts alone, asked as often in all
+   (by bisection: learning is taken to be monotone). Two-hop questions held out by person, pair or combination (data.py) are told beside chance.
 
 Recipe: 2 layers, rope (a link of a chain then looks like a question of one hop), AdamW without decay, learning rate RATE sqrt(16 / n_embd) to 0 by a cosine, a
 fixed number of steps, the batch that the exposures ask for. Parameters: all, tied embeddings included. int8, int4: matrices rounded, a scale for each row.
@@ -41,6 +41,7 @@ import copy
 import functools
 import json
 import math
+import os
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -97,8 +98,8 @@ def known(loss, entropy):
 def names(task, loss, how='optimal'):
     """Selection bits of a model to which the name of a relation costs `loss` bits; 0 where there are no relations: no name carries loss."""
     n, N0 = task.people, task.n_names
-    share = (math.log2(N0) - loss) / math.log2(N0 / n) if n < N0 else 0.0
-    return selection(n, N0, how) * min(1.0, max(0.0, share)) if task.relations else 0.0
+    guessed = min(N0, max(n, 2 ** min(loss, 99)))  # among so many names the model would look for the n
+    return selection(n, N0, how) * (1 - selection(n, guessed) / selection(n, N0)) if task.relations and n < N0 else 0.0
 
 
 def one_hop(task, attributes, relations, how='optimal'):
@@ -110,25 +111,26 @@ def one_hop(task, attributes, relations, how='optimal'):
 
 def two_hops(task, scheme, one, two, counts, how='optimal'):
     """Stored bits if facts are kept as `scheme` says (module docstring, 3): optimal, double or big hash; the entropy, where all losses are 0.
-    one, two: (attributes, relations), losses in bits summed over the questions with such a subject, all of one hop and the trained of two, counts many."""
+    one, two: (attributes, relations), losses in bits summed over the questions with such a subject, all of one hop and the trained of two; counts: how
+    many these are of two hops, and with how many (person, relation) they begin."""
     h_a, h_r = counts[0] * math.log2(task.values), counts[1] * math.log2(task.people)
     if scheme == 'big hash':
         return one_hop(task, *one, how) + h_a * known(two[0], h_a) + h_r * known(two[1], h_r)
-    attributes, relations = task.attributes * math.log2(task.values), task.relations * math.log2(task.people) * (1 + (scheme == 'double'))
-    facts = attributes * math.sqrt(known(two[0], h_a)) + relations * math.sqrt(known(two[1], h_r))
-    return task.people * facts + names(task, two[1] / counts[1] if counts[1] else math.inf, how)
+    attributes, relations = task.people * task.attributes, task.people * task.relations + (counts[2] if scheme == 'double' else 0)
+    facts = attributes * math.log2(task.values) * math.sqrt(known(two[0], h_a)) + relations * math.log2(task.people) * math.sqrt(known(two[1], h_r))
+    return facts + names(task, two[1] / counts[1] if counts[1] else math.inf, how)
 
 
 def schemes(task, mode, loss, count):
     """{scheme: stored bits}, from what evaluate returns; {scheme: entropy}, with an empty loss."""
-    one, two, counts = ([d.get(f'attribute{hops}', 0), d.get(f'relation{hops}', 0)] for d, hops in ((loss, 1), (loss, 2), (count, 2)))
+    one, two, counts = ([d.get(f'{kind}{hops}', 0) for kind in ('attribute', 'relation', 'pair')] for d, hops in ((loss, 1), (loss, 2), (count, 2)))
     if max(task.hops) == 1:
         ways = {'one hop': 'optimal'} | ({'names enumerate': 'enumerate', 'names independent': 'independent'} if task.relations else {})
-        return {name: one_hop(task, *one, how) for name, how in ways.items()}
+        return {name: one_hop(task, *one[:2], how) for name, how in ways.items()}
     if mode == 'cot':  # each link is a question of one hop
-        a, r, bridge = (loss.get(k, 0) / max(1, count[k]) for k in ('attribute2', 'relation2', 'bridge'))
-        return {'chain': one_hop(task, task.people * task.attributes * a, task.people * task.relations * (r + bridge) / 2)}
-    return {scheme: two_hops(task, scheme, one, two, counts) for scheme in ('optimal', 'double', 'big hash')}
+        a, r, bridge = (task.people * loss.get(k, 0) / max(1, count[k]) for k in ('attribute2', 'relation2', 'bridge'))
+        return {'chain': one_hop(task, max(one[0], task.attributes * a), max(one[1], task.relations * (r + bridge) / 2))}
+    return {scheme: two_hops(task, scheme, one[:2], two, counts) for scheme in ('optimal', 'double', 'big hash')}
 
 
 def quantized(model, bits):
@@ -177,13 +179,8 @@ def evaluate(model, task, mode, batch, group, run):
     kinds = {'attribute1': one & ~name, 'relation1': one & name, 'attribute2': two & ~name, 'relation2': two & name, 'bridge': two}
     loss = {kind: (bridge if kind == 'bridge' else answer)[rows].sum().item() for kind, rows in kinds.items()}
     parts = {'acc_1': one} | {f'acc_2_{name}': ~one & (label == i) for i, name in enumerate(task.labels)}
-    return loss, {k: int(rows.sum()) for k, rows in kinds.items()}, {k: right.all(1)[rows].double().mean().item() for k, rows in parts.items() if rows.any()}
-
-
-@functools.lru_cache(maxsize=4)
-def order(seed, epoch, n):
-    """In which order an epoch takes the n things that there are to train on."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed((seed * 10**5 + epoch) % 2**63))
+    count = {k: int(rows.sum()) for k, rows in kinds.items()} | {'pair2': len(batch.instance[two][:, :2].unique(dim=0))}
+    return loss, count, {k: right.all(1)[rows].double().mean().item() for k, rows in parts.items() if rows.any()}
 
 
 def train(job, args, run, caught):
@@ -198,19 +195,19 @@ def train(job, args, run, caught):
     units = (batch.instance[:, 3] == 0).nonzero().view(-1, group)  # (U, G), the trained ones
     tokens, mask = batch.tokens.to(run.device), batch.loss_mask.to(run.device)
     U, size, warmup = len(units), max(1, round(len(units) * job['exposures'] / args.max_iters)), min(100, args.max_iters // 3)
+    shuffled = functools.lru_cache(4)(lambda epoch: units[torch.randperm(U, generator=torch.Generator().manual_seed((args.seed * 10**5 + epoch) % 2**63))])
     torch.manual_seed(args.seed)
     config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, job['n_embd'], args.n_loop, pos='rope')
     found = args.resume and path.exists()
     model, state = common.load_checkpoint(path, run.device, kept) if found else (GPT(config).to(run.device), dict(step=0, curve=[], seconds=0))
     optimizer, step, curve, begin = model.configure_optimizer(rate, 0.0, betas=(0.9, 0.98)), state['step'], state['curve'], time.time() - state['seconds']
-    if found:
-        optimizer.load_state_dict(state['optimizer'])
+    optimizer.load_state_dict(state.get('optimizer', optimizer.state_dict()))
     with tqdm(total=args.max_iters, initial=step, desc=job['name'], disable=None if run.master else True, leave=False) as bar:
         while step < args.max_iters:
             for g in optimizer.param_groups:
                 g['lr'] = rate * min((step + 1) / (warmup + 1), 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (args.max_iters - warmup)))
             at = torch.arange(step * size, (step + 1) * size)  # every epoch in an order of its own
-            rows = torch.cat([units[order(args.seed, e, U)[at[at // U == e] % U]] for e in range(int(at[0]) // U, int(at[-1]) // U + 1)]).flatten()
+            rows = torch.cat([shuffled(e)[at[at // U == e] % U] for e in range(int(at[0]) // U, int(at[-1]) // U + 1)]).flatten()
             length = int(mask[rows].any(0).nonzero().max()) + 1
             loss = losses(model.train(), tokens[rows, :length], mask[rows, :length], group, run)[0].mean()
             loss.backward()
@@ -236,7 +233,7 @@ def train(job, args, run, caught):
             rounded.ln_f.weight.data = model.ln_f.weight.data / temperature
             kept.append(schemes(task, mode, measure(rounded)[0], count))
         record[f'int{bits}'] = max(kept, key=lambda stored: sum(stored.values()))
-    return record | accuracy | dict(chance=task.chance(2), seconds=time.time() - begin)
+    return record | accuracy | dict(chance=task.chance(job['hops']), seconds=time.time() - begin)
 
 
 # ----------------------------------------------------------------------------- the grid
@@ -266,7 +263,7 @@ def run_jobs(jobs, args, run, caught, tell):
 
 
 def find_smallest(args, hops, mode, exposures, run, caught, tell):
-    """The smallest model that gets LEARNED of its training questions right, None if none does: four steps at a time, then the steps between."""
+    """The smallest model that gets LEARNED of its training questions right: four steps at a time, then between. None if none does, or the first tried."""
     ladder = [make_job(args, hops, mode, args.sizes[0] * STEP**i, args.people[0], exposures) for i in range(60)]
     ladder = list({job['name']: job for job in ladder}.values())  # small widths are further apart than a step
     low, high, found = -1, len(ladder), {}
@@ -279,7 +276,7 @@ def find_smallest(args, hops, mode, exposures, run, caught, tell):
                 high = min(high, i)
             elif i < high:
                 low = i
-    return found.get(high)
+    return found.get(high) if high else None
 
 
 # ----------------------------------------------------------------------------- the result
@@ -344,6 +341,8 @@ def main(argv=None):
     args.out_dir = args.out_dir or f'out/capacity-{args.hops}' + '-cot' * args.cot + '-smallest' * args.smallest
     try:
         require(two or not (args.cot or args.smallest), 'a chain, or the smallest model, is for questions of two hops: add --hops 2')
+        large = max(args.sizes or [1]) > 10**9 or max(args.exposures, args.max_iters) > 10**7 or max(args.n_layer, args.n_head, args.n_loop) > 100
+        require(not large, 'at most: --sizes 10^9, --exposures and --steps 10^7, --n_layer, --n_head and --n_loop 100')
         if args.smallest:
             args.people = args.people or [100]
             task = Profiles(args.people[0], args.attributes, args.relations)
@@ -364,8 +363,8 @@ def main(argv=None):
         common.cut_log(args.out_dir, lambda r: False)  # what is finished is measured again, from its checkpoint
     caught = common.catch_signals()
     if run.world > 1:
-        dist.init_process_group('gloo', timeout=timedelta(days=7))  # for results alone; some will wait for the largest model
-        dist.barrier()
+        dist.init_process_group('gloo', timeout=timedelta(days=7))  # nobody passes before the folder is there; for results alone
+        os.environ['RANK'] = '0'  # from here on every process has models, and errors, of its own to tell of
     report = functools.partial(tell, records=records, out_dir=args.out_dir)
     if args.smallest:
         label, relation = task.label(asked := all_questions(task)), asked[:, 1]
@@ -379,17 +378,18 @@ def main(argv=None):
         return
     final = dict(hops=args.hops) | (dict(cot=int(args.cot), n_loop=args.n_loop) if two else {})
     if args.smallest:
-        one, best = found if None not in found else common.die(f'no model got {LEARNED} right: begin with larger --sizes, or train longer', code=1)
+        one, best = found if None not in found else common.die(f'no size tried was just enough for {LEARNED}: begin with others, or train longer', code=1)
         final |= dict(people=best['people'], smallest=best['params'], smallest_1=one['params'], ratio=best['params'] / one['params'],
                       best=one['stored']['one hop'] / one['params'], **{name: value for name, value in best.items() if name.startswith(('acc', 'chance'))})
     else:
         fits = {scheme: fit(records, scheme) for scheme in records[0]['stored']}
         flat = min(fits, key=lambda s: fits[s]['spread'] or math.inf) if two else 'one hop'
+        name = flat.replace(' ', '-') if two and fits[flat]['spread'] else None
         for scheme, f in fits.items():
-            print(f'{scheme}: ' + ', '.join(f'{name} {value:.3f}' for name, value in f.items() if value is not None))
-        final |= dict(scheme=flat.replace(' ', '-') if two else None, **fits[flat], best=max(r['stored'][flat] / r['params'] for r in records))
+            print(f'{scheme}: ' + ', '.join(f'{key} {value:.3f}' for key, value in f.items() if value is not None))
+        final |= dict(scheme=name, **fits[flat], best=max(r['stored'][flat] / r['params'] for r in records))
         final |= {f'int{b}': fit([r | {'stored': r[f'int{b}']} for r in records], flat)['slope'] / max(1e-9, fits[flat]['slope']) for b in (8, 4)}
-    final |= dict(n_models=len(records), exposures=args.exposures, steps=args.max_iters, seed=args.seed, seconds=time.time() - begin)
+    final |= dict(n_models=len(records), exposures=round(records[-1]['exposures']), steps=args.max_iters, seed=args.seed, seconds=time.time() - begin)
     common.log(args.out_dir, arm='final', **final)
     common.write_atomic(Path(args.out_dir) / 'results.json', lambda tmp: tmp.write_text(json.dumps(dict(final=final, models=records), indent=1) + '\n'))
     (plot_smallest if args.smallest else plot)(records, Path(args.out_dir) / 'plot.png', f'{args.hops} hop{"s" * two}{", chain" * args.cot}')

@@ -559,7 +559,9 @@ class Profiles(Task):
         return chain + [x for x in self.answers(*np.array([last]).T)[0].tolist() if x != self.pad]
 
     def chance(self, hops):
-        return (self.attributes / self.values + self.relations / self.people) / (self.attributes + self.relations)
+        """Always the most frequent answer to this subject, or to this relation and subject."""
+        tables = [self.truth] if hops == 1 else [self.truth[bridge] for bridge in self.truth[:, self.attributes:].T]
+        return float(np.mean([np.bincount(column).max() for table in tables for column in table.T])) / self.people
 
 
 # ----------------------------------------------------------------------------- command line
