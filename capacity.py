@@ -17,13 +17,13 @@ attributes of m values and R uniform relations to people; their names are n of N
      optimal       every fact once, and composes: the one-hop entropy
      double        relations twice, to be looked up first and, like the attributes, second: log2 n more for each trained (A, mentor)
      big hash      every trained combination (A, mentor, employer) by itself: log2 m or log2 n more for each; held-out ones do not count
-   Stored: for the big hash the one-hop bits and H - L of the combinations. Otherwise a question is answered if both its facts are known: if a share x of them
-   is, x^2 of the questions are, L / H = 1 - x^2, and x = sqrt(1 - L / H) of the facts count (of two unequal shares, the geometric mean).
+   Stored: for the big hash the one-hop bits and H - L of the combinations. Otherwise two-hop answers alone count, right if both facts are known: if a share x
+   of facts is, x^2 of the questions are, L / H = 1 - x^2, and x = sqrt(1 - L / H) of the facts are stored (of two unequal shares, the geometric mean).
    The scheme that explains the models is the flat one: where there is more than fits, its bits per parameter depend neither on n nor on the size (the smallest
    spread, standard deviation / mean, over the models that have not learned everything).
 4. --cot: bridge person and subject are written first, each link a question of one hop. Of a kind's losses, asked in one hop and in chains, the larger counts.
-5. --smallest: the smallest model, in steps of 10%, with 99% of its training questions right, and that for their one-hop facts alone, asked as often in all
-   (by bisection: learning is taken to be monotone). Two-hop questions held out by person, pair or combination (data.py) are told beside chance.
+5. --smallest: the smallest model, in steps of 10%, with 99% of its trained two-hop questions right, and that for their facts alone, after as many one-hop
+   questions (by bisection: learning is taken to be monotone). Two-hop questions held out by person, pair or combination (data.py) are told beside chance.
 
 Recipe: 2 layers, rope (a link of a chain then looks like a question of one hop), AdamW without decay, learning rate RATE sqrt(16 / n_embd) to 0 by a cosine, a
 fixed number of steps, the batch that the exposures ask for. Parameters: all, tied embeddings included. int8, int4: matrices rounded, a scale for each row.
@@ -66,7 +66,7 @@ def parse_args(argv):
     parser.add_argument('--hops', type=int, choices=(1, 2), default=1, help='1: facts; 2: facts, and questions that compose two (default: %(default)s)')
     parser.add_argument('--cot', action='store_true', help='two hops with a chain: the bridge person is written first (default: off)')
     parser.add_argument('--people', type=parse_list, help='one number or several (default: by --fill; --smallest: 100)')
-    parser.add_argument('--fill', type=at_least(0, float, above=True), default=3.5, help='bits of facts a parameter, without --people (default: %(default)s)')
+    parser.add_argument('--fill', type=at_least(0, float, above=True), default=3.5, help='facts in bits a parameter, without --people (default: %(default)s)')
     parser.add_argument('--attributes', type=at_least(0), help='of 128 values (default: 8; two hops: 20)')
     parser.add_argument('--relations', type=at_least(0), help='(default: none; two hops: 4)')
     parser.add_argument('--sizes', type=parse_list, help='parameters aimed at; --smallest: to begin with (default: 10000,20000,40000; --smallest: facts / 2.5)')
@@ -74,7 +74,7 @@ def parse_args(argv):
     parser.add_argument('--n_layer', type=at_least(1), default=2, help='(default: %(default)s)')
     parser.add_argument('--n_head', type=at_least(1), help='(default: 4; two hops: 1)')
     parser.add_argument('--n_loop', type=at_least(1), default=1, help='times the stack of layers is applied, with shared weights (default: %(default)s)')
-    parser.add_argument('--exposures', type=at_least(1), help='times each question is trained (default: 1000; two hops: 300, which is more a fact)')
+    parser.add_argument('--exposures', type=at_least(1), help='times each question is trained (default: 1000; two hops: 300, each fact is in many)')
     parser.add_argument('--max_iters', '--steps', type=at_least(1), default=4800, help='optimizer steps; exposures decide the batch (default: %(default)s)')
     add_run_args(parser, 'out/capacity-<hops>[-cot][-smallest]', train=False)
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoints in out_dir')
@@ -264,7 +264,7 @@ def run_jobs(jobs, args, run, caught, tell):
 
 def find_smallest(args, hops, mode, exposures, run, caught, tell):
     """The smallest model that gets LEARNED of its training questions right: four steps at a time, then between. None if none does, or the first tried."""
-    ladder = [make_job(args, hops, mode, args.sizes[0] * STEP**i, args.people[0], exposures) for i in range(60)]
+    ladder = [make_job(args, hops, mode, args.sizes[0] * STEP**i, args.people[0], exposures) for i in range(30)]
     ladder = list({job['name']: job for job in ladder}.values())  # small widths are further apart than a step
     low, high, found = -1, len(ladder), {}
     while high - low > 1:
@@ -292,11 +292,11 @@ def fit(records, scheme):
 def tell(record, records, out_dir):
     """Add it to the records, the table on the screen and the log."""
     r, P = record, record['params']
-    stored = ', '.join(f'{name} {bits / P:.3f} of {r["entropy"][name] / P:.2f}' for name, bits in r['stored'].items())
-    kept = ', '.join(f'int{b} {next(iter(r[f"int{b}"].values())) / P:.3f}' for b in (8, 4))
-    accuracy = ', '.join(f'{name[4:]} {value:.3f}' for name, value in r.items() if name.startswith('acc'))
-    tqdm.write(f'{P:9,} parameters, {r["people"]:,} people, {r["hops"]}-hop {r["mode"]}, {r["exposures"]:,.0f} exposures | bits a parameter: {stored}; '
-               f'{kept} | right: {accuracy}, chance {r["chance"]:.3f} | {r["seconds"]:.0f} s')
+    stored = ', '.join(f'{name} {bits / P:.3f} of {r["entropy"][name] / P:.3f}' for name, bits in r['stored'].items() if not name.startswith('names'))
+    kept = ', '.join(f'int{b} keeps {r[f"int{b}"][name] / max(1, bits):.3f}' for name, bits in list(r['stored'].items())[:1] for b in (8, 4))
+    right = ', '.join(f'{name[6:] or "one hop"} {value:.3f}' for name, value in r.items() if name.startswith('acc'))
+    tqdm.write(f'{P:9,} parameters, {r["people"]:,} people, {r["hops"]}-hop {r["mode"]}, {r["exposures"]:,.0f} exposures | bits a parameter: {stored}; {kept} '
+               f'| right: {right}, chance {r["chance"]:.3f} | {r["seconds"]:.0f} s')
     common.log(out_dir, arm='model', **record)
     records.append(record)
 
@@ -308,7 +308,7 @@ def plot(records, path, title):
     for colour, scheme in zip(('tab:blue', 'tab:orange', 'tab:green'), records[0]['stored'], strict=False):
         slope = fit(records, scheme)['slope']
         left.plot(x, [r['stored'][scheme] for r in records], 'o', color=colour, label=f'stored, {scheme}: {slope:.2f} bits a parameter')
-        left.plot(x, [r['entropy'][scheme] for r in records], '_', color=colour, ms=14, label='to be stored')
+        left.plot(x, [r['entropy'][scheme] for r in records], '_', color=colour, ms=14, label=None if right.lines else 'to be stored')
         left.axline((0, 0), slope=slope, color=colour, linewidth=1)
         for width in sorted({r['n_embd'] for r in records}):
             line = sorted((r['people'], r['stored'][scheme] / r['params'], r['params']) for r in records if r['n_embd'] == width)
@@ -316,7 +316,7 @@ def plot(records, path, title):
             right.annotate(f'{line[-1][2]:,}', line[-1][:2], xytext=(4, 2), textcoords='offset points', fontsize=7, color=colour)
     left.axline((0, 0), slope=2, color='black', linestyle=':', label='2 bits a parameter')
     left.set(xlabel='parameters', ylabel='bits', title=title, xlim=(0, None), ylim=(0, None))
-    right.set(xlabel='people', ylabel='stored bits a parameter', title='the right scheme is the flat one', xscale='log', ylim=(0, 1.1 * right.get_ylim()[1]))
+    right.set(xlabel='people', ylabel='bits a parameter', title='a right scheme is flat', xscale='log', xmargin=0.15, ylim=(0, 1.1 * right.get_ylim()[1]))
     left.legend(fontsize=8)
     common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
 
@@ -327,8 +327,8 @@ def plot_smallest(records, path, title):
     for key, style in zip(('acc_1', *(f'acc_2_{label}' for label in Profiles.labels)), ('C0o-', 'C1s-', 'C1^:', 'C1v:', 'C1d:'), strict=True):
         if line := sorted((r['params'], r[key]) for r in records if key in r and r['hops'] == int(key[4])):
             axis.plot(*zip(*line, strict=True), style, ms=4, label=f'two hops, {key[6:]}' if key[6:] else 'one hop')
-    axis.hlines((LEARNED, records[0]['chance']), *axis.get_xlim(), color='black', linestyle=':', linewidth=1, label=f'{LEARNED}; chance')
-    axis.set(xlabel='parameters', ylabel='share right', title=title, xscale='log', ylim=(0, 1.03))
+    axis.hlines((LEARNED, records[-1]['chance']), *axis.get_xlim(), color='black', linestyle=':', linewidth=1, label=f'{LEARNED}; chance')
+    axis.set(xlabel='parameters', ylabel='share right', title=title, xscale='log', ylim=(-0.03, 1.03))
     axis.legend(fontsize=8)
     common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
 
@@ -361,6 +361,7 @@ def main(argv=None):
     if run.master:
         common.open_run(args.out_dir, {'script': 'capacity'} | {k: v for k, v in vars(args).items() if k not in ('out_dir', 'resume')}, args.resume)
         common.cut_log(args.out_dir, lambda r: False)  # what is finished is measured again, from its checkpoint
+        print(f'{args.max_iters} steps a model, files in {args.out_dir}', flush=True)
     caught = common.catch_signals()
     if run.world > 1:
         dist.init_process_group('gloo', timeout=timedelta(days=7))  # nobody passes before the folder is there; for results alone
@@ -376,22 +377,21 @@ def main(argv=None):
         dist.destroy_process_group()
     if not run.master:
         return
+    fits = {} if args.smallest else {scheme: fit(records, scheme) for scheme in records[0]['stored']}
     final = dict(hops=args.hops) | (dict(cot=int(args.cot), n_loop=args.n_loop) if two else {})
     if args.smallest:
         one, best = found if None not in found else common.die(f'no size tried was just enough for {LEARNED}: begin with others, or train longer', code=1)
         final |= dict(people=best['people'], smallest=best['params'], smallest_1=one['params'], ratio=best['params'] / one['params'],
-                      best=one['stored']['one hop'] / one['params'], **{name: value for name, value in best.items() if name.startswith(('acc', 'chance'))})
+                      best_1=one['stored']['one hop'] / one['params'], **{name: value for name, value in best.items() if name.startswith(('acc', 'chance'))})
     else:
-        fits = {scheme: fit(records, scheme) for scheme in records[0]['stored']}
         flat = min(fits, key=lambda s: fits[s]['spread'] or math.inf) if two else 'one hop'
-        name = flat.replace(' ', '-') if two and fits[flat]['spread'] else None
-        for scheme, f in fits.items():
+        for scheme, f in sorted(fits.items(), key=lambda item: item[0] == flat):  # the flattest last
             print(f'{scheme}: ' + ', '.join(f'{key} {value:.3f}' for key, value in f.items() if value is not None))
-        final |= dict(scheme=name, **fits[flat], best=max(r['stored'][flat] / r['params'] for r in records))
+        final |= dict(scheme=flat.replace(' ', '-') if two and f['spread'] else None, **f, best=max(r['stored'][flat] / r['params'] for r in records))
         final |= {f'int{b}': fit([r | {'stored': r[f'int{b}']} for r in records], flat)['slope'] / max(1e-9, fits[flat]['slope']) for b in (8, 4)}
     final |= dict(n_models=len(records), exposures=round(records[-1]['exposures']), steps=args.max_iters, seed=args.seed, seconds=time.time() - begin)
     common.log(args.out_dir, arm='final', **final)
-    common.write_atomic(Path(args.out_dir) / 'results.json', lambda tmp: tmp.write_text(json.dumps(dict(final=final, models=records), indent=1) + '\n'))
+    common.write_atomic(Path(args.out_dir) / 'results.json', lambda tmp: tmp.write_text(json.dumps(dict(final=final, fits=fits, models=records)) + '\n'))
     (plot_smallest if args.smallest else plot)(records, Path(args.out_dir) / 'plot.png', f'{args.hops} hop{"s" * two}{", chain" * args.cot}')
     print(common.final_line(**final))
 
