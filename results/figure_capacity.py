@@ -36,8 +36,8 @@ for row, key, style, label in (('capacity-chain', 'acc_1', 'o-', 'one hop, the f
                                ('capacity-chain', 'acc_2_combination', 's:', 'two hops, chain, held out'),
                                ('capacity-latent', 'acc_2_trained', '^-', 'two hops, no chain'),
                                ('capacity-latent', 'acc_2_combination', '^:', 'two hops, no chain, held out'),
-                               ('capacity-latent-loop', 'acc_2_trained', 'd-', 'two hops, no chain, layers twice'),
-                               ('capacity-latent-loop', 'acc_2_combination', 'd:', 'two hops, no chain, layers twice, held out')):
+                               ('capacity-loop', 'acc_2_trained', 'd-', 'two hops, no chain, layers twice'),
+                               ('capacity-loop', 'acc_2_combination', 'd:', 'two hops, no chain, layers twice, held out')):
     colour = {'acc_1': 'tab:blue'}.get(key, {'capacity-chain': 'tab:green', 'capacity-latent': 'tab:red'}.get(row, 'tab:purple'))
     points = [(r['params'], r[key]) for r in models(row) if r['hops'] == int(key[4])]
     means = sorted({x: [y for p, y in points if p == x] for x, _ in points}.items())

@@ -64,10 +64,10 @@ capacity-1-300 capacity.py --exposures 300
 capacity-1-100 capacity.py --exposures 100
 capacity-chain capacity.py --hops 2 --cot --smallest --n_layer 1
 capacity-latent capacity.py --hops 2 --smallest --n_layer 1
-capacity-latent-loop capacity.py --hops 2 --smallest --n_layer 1 --n_loop 2
+capacity-loop capacity.py --hops 2 --sizes 20000,40000 --people 100 --n_layer 1 --n_loop 2
 capacity-chain-2 capacity.py --hops 2 --cot --smallest
 capacity-chain-2-600 capacity.py --hops 2 --cot --smallest --exposures 600 --steps 9600
-capacity-flat capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200
+capacity-flat capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200 --n_layer 1
 gpu-cycle-20 train_cot.py --device cuda --hops 4
 gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
 gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000

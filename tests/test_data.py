@@ -817,15 +817,45 @@ def test_what_is_written_behind_an_answer_of_one_token_does_not_matter():
 
 
 @pytest.mark.parametrize('n, A, R', [(100, 4, 4), (50, 3, 0), (20, 0, 2), (30, 1, 5)])
-def test_chance_of_profiles_is_a_random_value_or_a_random_person(n, A, R):
+def test_a_random_value_or_a_random_person_is_right_less_often_than_chance(n, A, R):
     task, pick, hits, asked = Profiles(n, A, R, [1] if not R else [1, 2]), random.Random(0), 0, 0
     people, kinds = learned(task), {1: [(f'v{i}',) for i in range(128)], 3: list(learned(task))}
     for _ in range(20):
         for facts in people.values():
             for answer in facts.values():
                 hits, asked = hits + (pick.choice(kinds[len(answer)]) == answer), asked + 1
-    assert close(hits, asked, task.chance(1), 4) and task.chance(max(task.hops)) == task.chance(1)
-    assert task.chance(1) == pytest.approx((A / 128 + R / n) / (A + R))
+    uniform = (A / 128 + R / n) / (A + R)
+    assert close(hits, asked, uniform, 4) and all(task.chance(hops) > uniform for hops in task.hops)
+
+
+@pytest.mark.parametrize('task', [*PEOPLE, Profiles(50, 3, 0, [1]), Profiles(20, 0, 2, facts=7), Profiles(30, 1, 5), Profiles(10, 12, 17, bipartite=True)],
+                         ids=lambda task: f'{task.people}-{task.attributes}-{task.relations}')
+def test_chance_of_profiles_is_the_best_constant_answer_to_a_subject_or_to_a_relation_and_a_subject(task):
+    """Counted one fact at a time; and the guesser that always gives this answer, read from the text of all questions, is right exactly as often."""
+    n, A, R = task.people, task.attributes, task.relations
+    for hops in (1, 2) if R else (1,):
+        answers = {}
+        for p, r, q in product(range(n), range(R) if hops == 2 else [-1], range(A + R)):
+            fact = int(task.truth[int(task.truth[p, A + r]) if r >= 0 else p, q])
+            answers.setdefault((r, q), Counter())[fact] += 1
+        assert len(answers) == (R if hops == 2 else 1) * (A + R) and {sum(count.values()) for count in answers.values()} == {n}
+        assert task.chance(hops) == pytest.approx(sum(max(count.values()) / n for count in answers.values()) / len(answers), rel=1e-12)
+        if hops > max(task.hops) or n > 40:
+            continue
+        _, lines = shown(task, list(product(range(n), range(R) if hops == 2 else [-1], range(A + R))), 'direct')
+        said = {}
+        for prompt, answer in lines:
+            said.setdefault((*prompt[:-4], prompt[-1]), []).append(tuple(answer))
+        guess = {kind: Counter(heard).most_common(1)[0][0] for kind, heard in said.items()}
+        right = sum(tuple(answer) == guess[*prompt[:-4], prompt[-1]] for prompt, answer in lines)
+        assert right / len(lines) == pytest.approx(task.chance(hops), rel=1e-12) and type(task.chance(hops)) is float
+
+
+def test_chance_of_profiles_by_hand():
+    """Three of four have the same employer, all the same friend: with that friend, everything that is asked of a friend is known."""
+    task = Profiles(4, 1, 2)
+    task.truth[:] = [[9, 2, 0], [9, 2, 1], [9, 2, 2], [5, 2, 3]]  # a bijection is no help
+    assert task.chance(1) == pytest.approx((3 / 4 + 1 + 1 / 4) / 3) and task.chance(2) == pytest.approx((3 + 3 / 4 + 1 + 1 / 4) / 6)
 
 
 @pytest.mark.parametrize('argv, hops', [('', {1, 2}), ('--people 30 --attributes 2 --relations 3 --hops 2', {2}), ('--hops 1 --relations 0 --people 9', {1}),
@@ -845,8 +875,8 @@ def test_profiles_on_the_command_line(argv, hops, capsys):
         assert words == plain.split() == words[:P] + (answer if 'direct' in argv else chain + answer)
         assert [w[0] == '[' for w in line.split()] == [t >= P for t in range(len(words))]
         told, rest = truth.removeprefix('  answer ').split('   oracle ')
-        assert told.split() == rest.split('   chance ')[0].split() == answer and rest.endswith(f'{task.chance(1):.3f}')
-        seen.add(1 if P == 4 or words[0] == '_' else 2)
+        seen.add(asked := 1 if P == 4 or words[0] == '_' else 2)
+        assert told.split() == rest.split('   chance ')[0].split() == answer and rest.endswith(f'   chance {task.chance(asked):.3f}')
     assert seen == hops
 
 
@@ -874,4 +904,4 @@ def test_train_cot_trains_profiles(tmp_path, capsys, monkeypatch):
     shape = '--n_layer 1 --n_head 1 --n_embd 16 --batch_size 8 --steps 3 --n_test 20 --device cpu'.split()
     train_cot.main(['--task', 'profiles', '--hops', '1-2', '--people', '20', '--mode', 'cot', *shape, '--out_dir', str(tmp_path)])
     final = capsys.readouterr().out.strip().split('\n')[-1]
-    assert final.startswith('final task=profiles hops=1-2 mode=cot ') and 'chance=0.029' in final  # (4 / 128 + 4 / 20) / 8
+    assert final.startswith('final task=profiles hops=1-2 mode=cot ') and f' chance={Profiles(20).chance(2):.3f} ' in final
