@@ -31,7 +31,7 @@ Departures: tokens instead of English, one question a sequence (one-hop question
 
     python capacity.py                                                  # bits per parameter: one hop, three sizes
     python capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200  # which scheme is flat?
-    python capacity.py --hops 2 --cot --smallest                        # what does a chain cost? (less with --exposures 600 --steps 9600)
+    python capacity.py --hops 2 --cot --smallest --n_layer 1            # what does a chain cost? (without --cot: what does it spare?)
     torchrun --standalone --nproc_per_node=2 capacity.py --sizes 20000,53000,141000,376000,1000000 --device cuda
 
 The last line:  final hops=1 slope=... r2=... best=... n_models=... seconds=...     slope of the line through the origin, in bits per parameter
@@ -99,7 +99,7 @@ def names(task, loss, how='optimal'):
     """Selection bits of a model to which the name of a relation costs `loss` bits; 0 where there are no relations: no name carries loss."""
     n, N0 = task.people, task.n_names
     guessed = min(N0, max(n, 2 ** min(loss, 99)))  # among so many names the model would look for the n
-    return selection(n, N0, how) * (1 - selection(n, guessed) / selection(n, N0)) if task.relations and n < N0 else 0.0
+    return selection(n, N0, how) * max(0.0, 1 - selection(n, guessed) / selection(n, N0)) if task.relations and n < N0 else 0.0
 
 
 def one_hop(task, attributes, relations, how='optimal'):
@@ -249,15 +249,15 @@ def make_job(args, hops, mode, target, people, exposures):
 
 def run_jobs(jobs, args, run, caught, tell):
     """Train and measure every job; under torchrun each process takes its share, small and large. The records, in the order of the jobs."""
-    done = {}
-    for i in sorted(range(len(jobs)), key=lambda i: jobs[i]['people'] * jobs[i]['n_embd'] ** 2)[run.rank::run.world]:
+    done, turns = {}, sorted(range(len(jobs)), key=lambda i: jobs[i]['people'] * jobs[i]['n_embd'] ** 2)
+    for i in turns[run.rank::run.world]:
         done[i] = train(jobs[i], args, run, caught)
         if run.world == 1:
             tell(done[i])
     if run.world > 1:
         dist.all_gather_object(shares := [None] * run.world, done)
         done = {i: record for share in shares for i, record in share.items()}
-        for i in range(len(jobs)) if run.master else ():
+        for i in turns if run.master else ():
             tell(done[i])
     return [done[i] for i in range(len(jobs))]
 

@@ -490,7 +490,7 @@ class Profiles(Task):
         n, A, R = people, attributes, relations
         require(2 <= n <= 10**6 and 0 <= A < 1000 and 0 <= R <= 17 and A + R and set(hops) <= {1, 2},
                 'profiles takes 2 to 1,000,000 people, attributes, up to 17 relations (one at least of either), and 1 or 2 hops')
-        require(R or max(hops) == 1, 'two hops need relations')
+        require(R or max(hops) == 1, 'two hops need relations; or ask for one, --hops 1')
         require(not bipartite or (R >= 3 and n % 2 == 0), 'bipartite needs at least three relations, and an even number of people')
         self.people, self.attributes, self.relations, self.hops, self.bipartite, self.values, self.facts = n, A, R, list(hops), bipartite, values, facts
         s, rng = next(s for s in range(2, 201) if s**3 >= 8 * n), np.random.default_rng([facts, n, A, R])
@@ -560,7 +560,7 @@ class Profiles(Task):
 
     def chance(self, hops):
         """Always the most frequent answer to this subject, or to this relation and subject."""
-        tables = [self.truth] if hops == 1 else [self.truth[bridge] for bridge in self.truth[:, self.attributes:].T]
+        tables = [self.truth] if hops == 1 else (self.truth[bridge] for bridge in self.truth[:, self.attributes:].T)
         return float(np.mean([np.bincount(column).max() for table in tables for column in table.T])) / self.people
 
 
