@@ -20,7 +20,7 @@ def slope(records):
     return sum(r['params'] * r['stored']['one hop'] for r in records) / sum(r['params'] ** 2 for r in records)
 
 
-left, middle, right = (figure := Figure(figsize=(15, 4.6), layout='constrained')).subplots(1, 3)
+left, middle, right = (figure := Figure(figsize=(15, 5.2), layout='constrained')).subplots(1, 3)
 for row, colour, exposures in (('capacity-1', 'tab:blue', 1000), ('capacity-1-300', 'tab:cyan', 300), ('capacity-1-100', 'tab:gray', 100)):
     records = models(row)
     left.plot([r['params'] for r in records], [r['stored']['one hop'] / 1000 for r in records], 'o', color=colour, ms=5,
@@ -43,22 +43,22 @@ for row, key, style, label in (('capacity-chain', 'acc_1', 'o-', 'one hop, the f
     means = sorted({x: [y for p, y in points if p == x] for x, _ in points}.items())
     middle.plot([x for x, _ in means], [sum(y) / len(y) for _, y in means], style, color=colour, ms=4, label=label)
 middle.axhline(0.99, color='black', linewidth=0.5)
+middle.axhline(next(r['chance'] for r in models('capacity-latent') if r['hops'] == 2), color='black', linestyle=':', linewidth=1, label='chance')
 middle.set(xlabel='parameters', ylabel='share of questions right', title='100 people: the smallest model that learns them', xscale='log', ylim=(0, 1.03))
 middle.set_xticks([7000, 10000, 20000, 40000], ['7k', '10k', '20k', '40k'], minor=False)
 middle.tick_params(axis='x', which='minor', labelbottom=False)
-middle.legend(fontsize=7, loc='center left', bbox_to_anchor=(0.0, 0.62))
+middle.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.13), ncols=2)
 
 records = models('capacity-flat')
 for scheme, colour in (('optimal', 'tab:blue'), ('double', 'tab:orange'), ('big hash', 'tab:green')):
-    for width in sorted({r['n_embd'] for r in records}):
+    for size, style in ((8, 'o-'), (16, 's--')):
         seeds = {}
-        for r in (r for r in records if r['n_embd'] == width):
+        for r in (r for r in records if round(r['params'] / 8000) * 8 == size):
             seeds.setdefault(r['people'], []).append(r['stored'][scheme] / r['params'])
-        size, people = next(r['params'] for r in records if r['n_embd'] == width), sorted(seeds)
-        right.plot(people, [sum(seeds[n]) / len(seeds[n]) for n in people], 'o-' if size < 12000 else 's--', color=colour, ms=4,
-                   label=f'{scheme}, {size / 1000:.0f}k parameters')
-right.set(xlabel='people', ylabel='stored bits a parameter, if ...', title='two hops, no chain: the right scheme is the flat one', xscale='log', ylim=(0, None))
+        people = sorted(seeds)
+        right.plot(people, [sum(seeds[n]) / len(seeds[n]) for n in people], style, color=colour, ms=4, label=f'{scheme}, {size}k parameters')
+right.set(xlabel='people', ylabel='stored bits a parameter, if ...', title='two hops, no chain: which scheme is flat?', xscale='log', ylim=(0, None))
 right.set_xticks(people, [f'{n}' for n in people])
 right.tick_params(axis='x', which='minor', labelbottom=False)
-right.legend(fontsize=8)
+right.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.13), ncols=3)
 figure.savefig(ROOT / 'capacity.png', dpi=100)
