@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import io
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from itertools import combinations, product
 from pathlib import Path
 from types import SimpleNamespace
 
+import conftest
 import numpy as np
 import pytest
 import torch
@@ -547,15 +547,7 @@ def no_figure(monkeypatch):
 
 
 def call(*argv):
-    """(exit code, stdout, stderr) of capacity.py's main in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            capacity.main(['--device', 'cpu', *map(str, argv)])
-            code = 0
-        except SystemExit as end:
-            code = end.code
-    return code, out.getvalue(), err.getvalue()
+    return conftest.call(capacity, ['--device', 'cpu', *map(str, argv)])
 
 
 def run(folder, *argv):

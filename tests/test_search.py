@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import io
 import json
 import math
 import random
@@ -16,6 +15,7 @@ from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 from types import SimpleNamespace
 
+import conftest
 import pytest
 import torch
 
@@ -536,15 +536,7 @@ def signals():
 
 
 def call(module, *argv):
-    """(exit code, stdout, stderr) of a script's main in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            module.main(['--device', 'cpu', *map(str, argv)])
-            code = 0
-        except SystemExit as end:
-            code = end.code
-    return code, out.getvalue(), err.getvalue()
+    return conftest.call(module, ['--device', 'cpu', *map(str, argv)])
 
 
 def run(*argv):

@@ -1,7 +1,6 @@
 """Rewarding the answer alone: gradients by enumeration, the verifier, one training step written out, resuming, and its headline."""
 
 import contextlib
-import io
 import json
 import math
 import re
@@ -12,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
+import conftest
 import pytest
 import torch
 
@@ -37,15 +37,7 @@ def quick(monkeypatch):
 
 
 def call(module, *argv):
-    """(exit code, stdout, stderr) of a script's main in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            module.main([*map(str, argv), '--device', 'cpu'])
-            code = 0
-        except SystemExit as end:
-            code = end.code
-    return code, out.getvalue(), err.getvalue()
+    return conftest.call(module, [*map(str, argv), '--device', 'cpu'])
 
 
 def run(*argv):
