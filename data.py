@@ -479,14 +479,14 @@ class Profiles(Task):
         _ a7 b0 c3 mentor [a1] [b4] [c9]                           one hop; where no question has two, without the '_'
         employer a7 b0 c3 mentor [a1] [b4] [c9] [employer] [v88]   two hops: the bridge person, its employer
     A name is three tokens, n of s^3 names (s^3 >= 8 n), so that no embedding row is a free table; attributes are uniform over 128 values, relations over all
-    people, oneself included; --bipartite: friends are mutual, parent and child inverse. The facts depend on the sizes and on `facts` alone. All are trained as
-    one-hop questions, which are therefore in both splits. Two-hop questions are held out by first person, by (person, relation) and one by one, a tenth each.
-    `instance` is person, relation (-1: one hop), subject, index into `labels`."""
+    people, oneself included; --bipartite: friends are mutual, parent and child inverse. --relabel shuffles two-hop answers over the people: nothing to compose.
+    The facts depend on the sizes and on `facts` alone. All are trained, as one-hop questions, which are therefore in both splits. Two-hop questions are held
+    out by first person, by (person, relation) and one by one, a tenth each. `instance` is person, relation (-1: one hop), subject, index into `labels`."""
     name, test_share, labels = 'profiles', 0.25, ('trained', 'person', 'pair', 'combination')
     words = ('employer university city birthday',
              'friend parent child mentor boss rival neighbour teacher doctor cousin landlord coach idol heir guest guide agent')
 
-    def __init__(self, people=100, attributes=4, relations=4, hops=(1, 2), bipartite=False, values=128, facts=0):
+    def __init__(self, people=100, attributes=4, relations=4, hops=(1, 2), bipartite=False, values=128, facts=0, relabel=False):
         n, A, R = people, attributes, relations
         require(2 <= n <= 10**6 and 0 <= A < 1000 and 0 <= R <= 17 and A + R and set(hops) <= {1, 2},
                 'profiles takes 2 to 1,000,000 people, attributes, up to 17 relations (one at least of either), and 1 or 2 hops')
@@ -494,13 +494,14 @@ class Profiles(Task):
         require(not bipartite or (R >= 3 and n % 2 == 0), 'bipartite needs at least three relations, and an even number of people')
         self.people, self.attributes, self.relations, self.hops, self.bipartite, self.values, self.facts = n, A, R, list(hops), bipartite, values, facts
         s, rng = next(s for s in range(2, 201) if s**3 >= 8 * n), np.random.default_rng([facts, n, A, R])
-        self.n_names, self.code = s**3, np.sort(rng.choice(s**3, n, replace=False))
+        self.relabel, self.n_names, self.code = relabel, s**3, np.sort(rng.choice(s**3, n, replace=False))
         self.names = np.stack((self.code // s**2, s + self.code // s % s, 2 * s + self.code % s), axis=1)  # (n, 3) tokens
         self.truth = np.concatenate((rng.integers(values, size=(n, A)), rng.integers(n, size=(n, R))), axis=1)  # (n, A + R) values, people
         if bipartite:
             pairs, line = rng.permutation(n), rng.permutation(n)
             self.truth[pairs, A] = pairs.reshape(-1, 2)[:, ::-1].ravel()
             self.truth[line, A + 1], self.truth[line, A + 2] = np.roll(line, 1), np.roll(line, -1)
+        self.instead = rng.permuted(np.tile(np.arange(n)[:, None, None], (R, A + R)), axis=0) if relabel else None  # (n, R, A + R) another's answer
         subjects = self.words[0].split()[:A] + [f'attribute{i}' for i in range(5, A + 1)] + self.words[1].split()[:R]
         self.vocab = [f'{x}{i}' for x in 'abc' for i in range(s)] + [f'v{i}' for i in range(values)] + subjects + ['_']
         self.symbols, self.subject, self.pad, self.answer_len = 3 * s, 3 * s + values, len(self.vocab) - 1, 3 if R else 1
@@ -532,7 +533,8 @@ class Profiles(Task):
     def write(self, rng, source, hops):
         (p, r, q), two = source.T, source[:, 1:2] >= 0
         bridge, asked = np.where(two[:, 0], self.truth[p, self.attributes + r], p), self.subject + q[:, None]
-        word, answer = np.where(two, self.subject + self.attributes + r[:, None], asked), self.answers(bridge, q)
+        told = bridge if self.instead is None else np.where(two[:, 0], self.truth[self.instead[p, r, q], self.attributes + r], p)
+        word, answer = np.where(two, self.subject + self.attributes + r[:, None], asked), self.answers(told, q)
         prompt = np.concatenate((np.where(two, asked, self.pad), self.names[p], word), axis=1)[:, max(self.hops) == 1:]
         chain = np.concatenate((self.names[bridge], asked, answer), axis=1)
         chain[~two[:, 0], :self.answer_len] = answer[~two[:, 0]]
@@ -541,7 +543,7 @@ class Profiles(Task):
     def valid(self, batch, chain):
         """The bridge must be the true one; the answer must be true of the person written, whoever that is."""
         good = self.right(batch, torch.cat((batch.tokens[:, :batch.prompt_len], chain), dim=1))[:, batch.prompt_len:]
-        if int(batch.hops[0]) == 2:
+        if int(batch.hops[0]) == 2 and not self.relabel:
             s, written = self.symbols // 3, chain.cpu().numpy()
             person = np.searchsorted(self.code, (written[:, :3] - (0, s, 2 * s)) @ (s * s, s, 1)).clip(max=self.people - 1)
             true = self.answers(person, batch.instance[:, 2].cpu().numpy())[:, :chain.size(1) - 4]
@@ -555,7 +557,8 @@ class Profiles(Task):
         person, asked = self.names.tolist().index([a, b, c]), [x - self.subject for x in (word, *lead) if x != self.pad]
         bridge = self.truth[person, asked[0]]
         chain = [] if len(asked) == 1 else [*self.names[bridge].tolist(), lead[0]]
-        last = (person, asked[0]) if len(asked) == 1 else (bridge, asked[1])
+        told = self.truth[self.instead[person, asked[0] - self.attributes, asked[1]], asked[0]] if self.relabel and chain else bridge
+        last = (person, asked[0]) if len(asked) == 1 else (told, asked[1])
         return chain + [x for x in self.answers(*np.array([last]).T)[0].tolist() if x != self.pad]
 
     def chance(self, hops):
@@ -567,7 +570,7 @@ class Profiles(Task):
 # ----------------------------------------------------------------------------- command line
 TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star, Countdown, Profiles)}
 OPTIONS = {'cycle': ('nodes', 'hops', 'format'), 'cvpr': ('nodes', 'hops', 'format'), 'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse'),
-           'countdown': ('numbers', 'holdout_targets'), 'profiles': ('people', 'attributes', 'relations', 'hops', 'bipartite', 'facts')}
+           'countdown': ('numbers', 'holdout_targets'), 'profiles': ('people', 'attributes', 'relations', 'hops', 'bipartite', 'facts', 'relabel')}
 
 
 def show_range(hops):
@@ -637,6 +640,7 @@ def add_task_args(parser, hops='4', nodes=20):
         add(f'--{name}', type=int, help=f'profiles: how many (default: {100 if name == "people" else 4})')
     add('--facts', type=at_least(0), help='profiles: which random facts (default: 0)')
     add('--bipartite', action='store_true', default=None, help='profiles: friends are mutual, parent and child inverse (default: off)')
+    add('--relabel', action='store_true', default=None, help='profiles: shuffle two-hop answers over the people: nothing left to compose (default: off)')
     add('--reverse', action='store_true', default=None, help='star: write the path from the goal; multiply: most significant digit first (default: off)')
 
 
