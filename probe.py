@@ -8,14 +8,15 @@ position, reported cross-entropy alone, and let its (person, relation) pairs sta
    penalty is chosen by cross-validation for each cell and hop. Tested where nothing can be learned by heart: on other instances, held out from the model too
    (cycle, cvpr); on other (person, relation) pairs (profiles), and by itself on pairs that the model met as facts, but never in a question of two hops.
 2. Controls. chance: the most frequent node. embedding: l = 0. random init: the same probes on the same model, untrained. control: the same probes on a
-   random label for each (start, c_j) or (person, relation): what they get right is learned by heart, and selectivity is what is above it (Hewitt & Liang
+   random label for each (start, c_j), on pairs of the fit: what they get right is learned by heart, and selectivity is what is above it (Hewitt & Liang
    1909.03368). lens: what the model's own head says in this cell (nostalgebraist 2020). Standard errors: of independent questions; profiles: of pairs.
 3. Used? Interchange (Geiger et al. 2106.02997): question A gets the residual of a question B. Where it carries hop j, and is used as such, A's answer becomes
    sigma_A^(k-j)(c_j of B), A's own table from B's node on. flip: how often it does, where that is another answer. Control: a step of the same length in a
    random direction. With a chain the model writes on from the patched cell: a written node's embedding (l = 0) exchanged is the token altered.
 
 Hop j is looked at where it is needed: a direct model's at the last token of the prompt, a chain model's at the token before the one that it writes. The
-staircase: the first layer at which it is decodable there (accuracy 0.95). Departures: accuracy, not description length; donors share the hop count alone.
+staircase: the first layer at which it is decodable there, to 0.95, and 0.05 better than untrained. Departures: accuracy, not description length; donors share
+the hop count alone; a chain model is given the true chain.
 
     python train_cot.py --mode direct --hops 1-2 --nodes 14 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000
     python probe.py                                             # that model; --ckpt out/.../ckpt.pt: another, of cycle, cvpr or profiles
@@ -59,7 +60,7 @@ def parse_args(argv):
     parser.add_argument('--layers', type=places, help='after how many layers, 0 is the embedding; loops count (default: all)')
     parser.add_argument('--positions', type=places, help='besides those where the hops are read (default: all)')
     parser.add_argument('--n_train', type=at_least(1), default=4000, help='questions that the probes are fitted to (default: %(default)s)')
-    parser.add_argument('--n_test', type=at_least(2), default=2000, help='questions that they are tested on (default: %(default)s)')
+    parser.add_argument('--n_test', type=at_least(1), default=2000, help='questions that they are tested on (default: %(default)s)')
     parser.add_argument('--n_patch', type=at_least(2), default=500, help='questions whose residuals are interchanged (default: %(default)s)')
     add_run_args(parser, 'out/probe-<task>-<mode>', train=False)
     return parser.parse_args(argv)
@@ -86,22 +87,22 @@ def questions(task, mode, n_train, n_test, seed):
         for _ in range(k):
             nodes.append(batch.instance.gather(1, nodes[-1]))
         node = token = torch.cat(nodes[1:], dim=1)  # (N, k)
-        kind, group = start * task.nodes + node, torch.arange(len(node))
+        group = batch.instance.unique(dim=0, return_inverse=True)[1]  # few nodes: tables come again
     else:  # a quarter of the (person, relation) pairs is for testing; subjects are attributes, if there are any
         rng, subjects, R = np.random.default_rng([seed, 2]), task.attributes or task.relations, task.relations
         row = rng.permutation(task.people * R * subjects)
         source = np.stack((row // subjects // R, row // subjects % R, row % subjects), axis=1)
-        asked, test = (task.label(source) + 1) % 4 <= 1, (rng.permutation(task.people * R) < task.people * R / 4)[row // subjects]
+        asked, test = np.isin(task.label(source), (0, 3)), (rng.permutation(task.people * R) < task.people * R / 4)[row // subjects]
         parts = source[asked & ~test][:n_train], source[asked & test][:n_test], source[~asked][:n_test]
         (n_train, n_test), source = map(len, parts[:2]), np.concatenate(parts)
         batch = write_batch(task, rng, source, np.full(len(source), 2), mode)
         bridge, answer = task.truth[source[:, 0], task.attributes + source[:, 1]], batch.tokens.gather(1, batch.answer[:, :1])
         node = torch.cat((torch.from_numpy(bridge[:, None]), answer), dim=1)
         token, group = torch.cat((torch.from_numpy(task.names[bridge, :1]), answer), dim=1), torch.from_numpy(source[:, 0] * R + source[:, 1])
-        kind = group[:, None].expand(-1, 2)
+        start = torch.from_numpy(source[:, :1])
     end, P = int(batch.answer[0, 0]), batch.prompt_len
-    return SimpleNamespace(task=task, k=k, n_train=n_train, n_test=n_test, batch=batch, end=end, node=node, token=token, kind=kind, group=group,
-                           where=[P - 1 + j * (end - P) // (k - 1) for j in range(k)])
+    return SimpleNamespace(task=task, k=k, n_train=n_train, n_test=n_test, batch=batch, end=end, node=node, token=token, group=group,
+                           kind=start * 10**6 + node, where=[P - 1 + j * (end - P) // (k - 1) for j in range(k)])
 
 
 def counterfactual(q, ours, theirs, j):
@@ -117,17 +118,21 @@ def counterfactual(q, ours, theirs, j):
 
 # ----------------------------------------------------------------------------- the residual stream
 
-def residuals(model, idx):
-    """[x_0, ..., x_L], each (B, T, C): the embedding of idx (B, T), and the residual stream after every application of a block."""
+def embed(model, idx):  # (B, T) -> (B, T, C)
     x = model.wte(idx)
-    xs = [x if model.wpe is None else x + model.wpe.weight[:idx.size(1)]]
-    for i in range(model.config.n_layer * model.config.n_loop):
-        xs.append(model.blocks[i % model.config.n_layer](xs[-1], angles(model, idx)))
-    return xs
+    return x if model.wpe is None else x + model.wpe.weight[:idx.size(1)]
 
 
 def angles(model, idx):
     return model.rope[:, :idx.size(1)] if model.config.pos == 'rope' else None
+
+
+def residuals(model, idx):
+    """[x_0, ..., x_L], each (B, T, C): the embedding of idx (B, T), and the residual stream after every application of a block."""
+    xs = [embed(model, idx)]
+    for i in range(model.config.n_layer * model.config.n_loop):
+        xs.append(model.blocks[i % model.config.n_layer](xs[-1], angles(model, idx)))
+    return xs
 
 
 def head(model, x):  # (..., C) -> (..., V): the model's own last norm and head, on any layer
@@ -164,7 +169,7 @@ def write_on(model, q, tokens, xs, layer, position, value):
         if idx.size(1) == q.end:
             return token
         idx = torch.cat((idx, token[:, None]), dim=1)
-        x, first = residuals(model, idx)[0], 0
+        x, first = embed(model, idx), 0
 
 
 # ----------------------------------------------------------------------------- probes
@@ -179,22 +184,24 @@ def fit(x, y, fold, classes, penalties=PENALTIES):
     """
     order, sizes = fold.argsort(), fold.bincount().tolist()
     shift, y = x.mean(1, keepdim=True), y[order]
-    xs = (x - shift)[:, order].split(sizes, dim=1)
+    xs = x.index_select(1, order).sub_(shift).split(sizes, dim=1)
     ys = torch.cat([F.one_hot(y[:, j], K) for j, K in enumerate(classes)], dim=1).float().split(sizes)
     moments = [(xf.mT @ xf, xf.mT @ yf, xf.sum(1), yf.sum(0), len(yf)) for xf, yf in zip(xs, ys, strict=True)]
-    total = [sum(m) for m in zip(*moments, strict=True)]
+    total, tie = [sum(m) for m in zip(*moments, strict=True)], torch.cat([1e-7 * torch.arange(K, device=x.device) for K in classes])
 
     def diagonal(gram, cross, sum_x, sum_y, n):  # small matrices: in float64, on the CPU (mps has none)
-        mean_x, mean_y = sum_x / n, sum_y / n
+        mean_x, mean_y = sum_x / n, sum_y / n - tie  # where a cell says nothing: of equally frequent classes the first
         w, q = torch.linalg.eigh((gram - sum_x[:, :, None] * mean_x[:, None]).double().cpu())
         return mean_x, mean_y, w.clamp(min=0), q, q.mT @ (cross - mean_x[..., None] * sum_y).double().cpu()
 
     hits = torch.zeros(len(penalties), len(x), len(classes), device=x.device)
     for f, (xf, yf) in enumerate(zip(xs, y.split(sizes), strict=True)):
         mean_x, mean_y, w, q, cross = diagonal(*(t - m for t, m in zip(total, moments[f], strict=True)))
-        z, unit = (xf - mean_x[:, None]) @ q.float().to(x.device), w.mean(1, keepdim=True).clamp(min=1e-12)
+        q, unit = q.float().to(x.device), w.mean(1, keepdim=True).clamp(min=1e-12)
+        z, mean_z = q.mT @ xf.mT, mean_x[:, None] @ q  # (G, C, n), (G, 1, C)
         for r, penalty in enumerate(penalties):
-            hits[r] += right(z @ (cross / (w + penalty * unit)[..., None]).float().to(x.device) + mean_y, yf, classes).float().sum(1)
+            W = (cross / (w + penalty * unit)[..., None]).float().to(x.device)
+            hits[r] += right(torch.baddbmm((mean_y - mean_z @ W).mT, W.mT, z), yf, classes).float().sum(1)
     mean_x, mean_y, w, q, cross = diagonal(*total)
     penalty = torch.tensor(penalties, dtype=torch.float64)[hits.argmax(0).cpu()] * w.mean(1, keepdim=True).clamp(min=1e-12)  # (G, J)
     target = torch.arange(len(classes)).repeat_interleave(torch.tensor(classes))  # (M,) whose column
@@ -203,8 +210,12 @@ def fit(x, y, fold, classes, penalties=PENALTIES):
 
 
 def right(scores, y, classes):
-    """scores (G, N, M), y (N, J) -> (G, N, J) bool: is the largest score of the j-th target that of its label?"""
-    return torch.stack([s.argmax(-1) == y[:, j] for j, s in enumerate(scores.split(classes, dim=-1))], dim=-1)
+    """scores (G, M, n), y (n, J) -> (G, n, J) bool: has the label of the j-th target the largest score of its classes? A tie is wrong."""
+    hits = []
+    for j, s in enumerate(scores.split(classes, dim=1)):  # classes before examples: maxima over the last dimension are several times as slow
+        label = y[:, j].expand(len(s), 1, -1)
+        hits.append(s.gather(1, label)[:, 0] > s.scatter(1, label, -torch.inf).amax(1))
+    return torch.stack(hits, dim=-1)
 
 
 def standard_error(hit, group):
@@ -219,48 +230,54 @@ def targets(q, seed):
     g, columns, chance, test = torch.Generator().manual_seed(seed), [], [], slice(q.n_train, q.n_train + q.n_test)
     for j in range(q.k):
         names, label = q.node[:, j].unique(return_inverse=True)
-        n, rows, groups = len(names), q.n_train, len(q.group[:q.n_train].unique())
-        require(rows >= 5 * n and groups >= 2 * n and q.n_test, f'{rows:,} questions, {groups:,} independent, are too few for the {n} classes of hop {j + 1} '
-                '(5 and 2 for each): ' + (f'--n_train {5 * n}, or more' if isinstance(q.task, Lookup) else 'train with more --relations or --attributes'))
+        n, rows, tested = len(names), q.n_train, len(q.group[test].unique())
+        fitted = len(torch.stack((q.group, label))[:, :rows].unique(dim=1)[0])
+        require(rows >= 5 * n and fitted >= 2 * n and tested >= 10,
+                f'{rows:,} questions, {fitted:,} different, to fit the {n} classes of hop {j + 1} and {tested:,} independent ones to test are too few: at '
+                f'least {5 * n}, {2 * n}, 10; ' + ('give more --n_train or --n_test' if isinstance(q.task, Lookup) else 'train on more people or relations'))
         columns.append(label)
         chance.append((label[test] == label[:rows].bincount().argmax()).float().mean().item())  # always the one most frequent in training
         chance[-1] = max(chance[-1], q.task.chance(j + 1)) if q.task.name == 'cycle' else chance[-1]  # a cycle does not come back to the start
     classes = [int(c.max()) + 1 for c in columns] * 2
-    for j in range(q.k):
+    for j in range(q.k):  # labels as frequent as the nodes themselves
         kinds, index = q.kind[:, j].unique(return_inverse=True)
-        columns.append(torch.randint(classes[j], (len(kinds),), generator=g)[index])
+        columns.append(columns[j][torch.randint(q.n_train, (len(kinds),), generator=g)][index])
     return torch.stack(columns, dim=1), classes, chance
 
 
 def probe(model, q, layers, positions, run, seed):
-    """In every cell, each (layers, positions, k) on the CPU: acc, se, its standard error, control, lens, and unasked, accuracy on the last questions of q."""
+    """In every cell, each (layers, positions, k) on the CPU: acc, se, its standard error, control (where its kind was fitted), lens, and, for
+    profiles, unasked, accuracy on the pairs never asked in two hops."""
     x = collect(model, q, layers, positions, run)
     y, classes, _ = targets(q, seed)
     group = q.group[:q.n_train].unique(return_inverse=True)[1]
     fold = (torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed))[group] % FOLDS).to(run.device)
     y, token, fitted, n, parts = y.to(run.device), q.token[q.n_train:].to(run.device), q.n_train, q.n_test, []
+    seen = torch.stack([torch.isin(kind[fitted:fitted + n], kind[:fitted]) for kind in q.kind.T], dim=1).float().to(run.device)  # (n, k)
     for cells in x.flatten(0, 1).split(max(1, 2**27 // (len(y) * max(x.size(-1), sum(classes))))):  # half a GiB at a time
         W, b, _ = fit(cells[:, :fitted], y[:fitted], fold, classes)
-        hit = right(cells[:, fitted:] @ W + b[:, None], y[fitted:], classes).float()
+        hit = right(torch.baddbmm(b[..., None], W.mT, cells[:, fitted:].mT), y[fitted:], classes).float()
         lens = (head(model, cells[:, fitted:fitted + n]).argmax(-1)[..., None] == token[:n]).float()
-        parts.append((hit[:, :n].mean(1), standard_error(hit[:, :n], q.group[fitted:fitted + n]), hit[:, n:].mean(1), lens.mean(1)))
-    acc, se, unasked, lens = (torch.cat(p).cpu().unflatten(0, x.shape[:2]) for p in zip(*parts, strict=True))
-    return dict(acc=acc[..., :q.k], se=se[..., :q.k], control=acc[..., q.k:], lens=lens, unasked=unasked[..., :q.k])
+        se, control = standard_error(hit[:, :n, :q.k], q.group[fitted:fitted + n]), (hit[:, :n, q.k:] * seen).sum(1) / seen.sum(0).clamp(min=1)
+        parts.append((hit[:, :n, :q.k].mean(1), se, control, lens.mean(1), hit[:, n:, :q.k].mean(1)))
+    grids = (torch.cat(p).cpu().unflatten(0, x.shape[:2]) for p in zip(*parts, strict=True))
+    return dict(zip(('acc', 'se', 'control', 'lens', 'unasked')[:4 + isinstance(q.task, Profiles)], grids, strict=False))
 
 
 def interchange(model, q, layers, positions, n, run, seed):
     """How often the answer becomes the counterfactual one, for every cell and hop, (layers, positions, k): flip, with the residual of another
-    question; random, after a step of the same length in a random direction. Among n test questions, where that is another answer."""
+    question; random, after a step of the same length in a random direction. Among n test questions, where the model says something else by itself."""
     ours = torch.arange(q.n_train, q.n_train + min(n, q.n_test))
-    theirs, tokens, g = ours.roll(1), q.batch.tokens[ours, :q.end].to(run.device), torch.Generator().manual_seed(seed)
+    theirs, tokens, g = ours.roll(1), q.batch.tokens[ours, :q.end].to(run.device), torch.Generator()
     wanted = torch.stack([counterfactual(q, ours, theirs, j) for j in range(1, q.k + 1)], dim=1)  # (n, k)
-    differ = (wanted != q.token[ours, -1:]) & (q.node[ours] != q.node[theirs])
     flip, random = torch.zeros(2, len(layers), len(positions), q.k)
     with run.autocast:
         xs = residuals(model, tokens)
+        differ = (wanted != head(model, xs[-1][:, -1:]).argmax(-1).cpu()) & (q.node[ours] != q.node[theirs])
         for i, layer in enumerate(layers):
             for j, position in enumerate(positions):
                 x = xs[layer][:, position]
+                g.manual_seed((seed + 10**6 * layer + 10**3 * position) % 2**63)  # whatever cells there are besides
                 step = torch.randn(x.shape, generator=g).to(x)
                 step *= (x.roll(1, 0) - x).norm(dim=1, keepdim=True) / step.norm(dim=1, keepdim=True)
                 for out, value in ((flip, x.roll(1, 0)), (random, x + step)):
@@ -306,10 +323,13 @@ def main(argv=None):
         common.die(f'there is no checkpoint {DEFAULT} yet; this makes it: {MAKE}')
     args.ckpt = args.ckpt or DEFAULT
     run = common.setup(args)
+    torch.set_float32_matmul_precision('highest')  # TF32 would move the probes' weights
     model, state = common.load_checkpoint(args.ckpt, run.device)
     mode = state['args'].get('arm', 'cot')
     try:
+        require(max(args.n_train, args.n_test, args.n_patch) <= 10**6, 'at most a million questions')
         task = make_task(type(args)(**{name: None for names in OPTIONS.values() for name in names} | state['args']))
+        require(len(task.vocab) == model.config.vocab_size, f'{args.ckpt} is of another version of {task.name}')
         q, depth = questions(task, mode, args.n_train, args.n_test, args.seed), model.config.n_layer * model.config.n_loop
         chance = targets(q, args.seed)[2]
         layers, positions = sorted(set(args.layers or range(depth + 1))), sorted({*(args.positions or range(q.end)), *q.where})
@@ -317,7 +337,9 @@ def main(argv=None):
         require(0 <= positions[0] and positions[-1] < q.end, f'--positions are 0 to {q.end - 1} here')
         size = len(layers) * len(positions) * len(q.node) * model.config.n_embd * 4 / run.world / 2**30
         require(size < 8, f'the residual stream of all these cells takes {size:.0f} GiB: give fewer --positions, --layers or --n_train')
-    except (KeyError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError):
+        common.die(f'{args.ckpt} is of no task known here')
+    except ValueError as error:
         common.die(str(error))
     args.out_dir = args.out_dir or f'out/probe-{task.name}-{mode}'
     args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
@@ -343,26 +365,26 @@ def main(argv=None):
     for j, position in enumerate(q.where):
         h = {key: value[..., j].tolist() for key, value in grids.items()}
         column = {key: [row[positions.index(position)] for row in rows] for key, rows in h.items()}  # by layer, where the hop is needed
-        acc, unasked = column['acc'], column.pop('unasked')
-        best, first = max(range(len(acc)), key=acc.__getitem__), next((i for i, a in enumerate(acc) if a >= DECODABLE), None)
+        acc, unasked = column['acc'], column.pop('unasked', None)
+        best = max(range(len(acc)), key=acc.__getitem__)
+        first = next((i for i, (a, untrained) in enumerate(zip(acc, column['random_init'], strict=True)) if a >= max(DECODABLE, untrained + 0.05)), None)
         print(f'hop {j + 1} at position {position} ({example[position]}), chance {chance[j]:.3f}\n'
               '  layer  probe          control  selectivity  random init  logit lens  flip   random direction')
         for layer, a, se, control, lens, untrained, flip, random in zip(layers, *column.values(), strict=True):
             print(f'  {layer:5}  {a:.3f} +- {se:.3f} {control:7.3f} {a - control:12.3f} {untrained:12.3f} {lens:11.3f} {flip:6.3f} {random:11.3f}')
-        cell, h = best if first is None else first, h | dict(best=acc[best], first_layer='none' if first is None else layers[first], embedding=acc[0])
-        h |= dict(selectivity=acc[best] - column['control'][best], unasked_best=unasked[best], untrained=max(column['random_init']))
-        h |= dict(flip_first=column['flip'][cell], random_first=column['random'][cell])
+        cell, h = best if first is None else first, h | dict(best=acc[best], first_layer='none' if first is None else layers[first])
+        h |= dict(selectivity=acc[best] - column['control'][best], untrained=max(column['random_init']), embedding=None if layers[0] else acc[0])
+        h |= dict(flip_first=column['flip'][cell], random_first=column['random'][cell]) | (dict(unasked_best=unasked[best]) if unasked else {})
         hops.append(dict(hop=j + 1, position=position, chance=chance[j], layers=layers, positions=positions, **h))
         common.log(args.out_dir, arm='hop', **hops[-1])
     one = hops[0]
     final = dict(task=task.name, hops=q.k, mode=mode, n_layer=model.config.n_layer, n_loop=model.config.n_loop)
     final |= {f'best_hop{h["hop"]}': h['best'] for h in hops} | {f'first_layer_hop{h["hop"]}': h['first_layer'] for h in hops}
     final |= dict(selectivity=min(h['selectivity'] for h in hops), random_init=max(h['untrained'] for h in hops),
-                  embedding=max(h['embedding'] for h in hops) if layers[0] == 0 else None, flip=one['flip_first'], flip_random=one['random_first'])
+                  embedding=None if layers[0] else max(h['embedding'] for h in hops), flip=one['flip_first'], flip_random=one['random_first'])
     if mode == 'cot' and isinstance(task, Lookup) and layers[0] == 0:
         final |= dict(flip_token=one['flip'][0][positions.index(q.batch.prompt_len)])  # the first written node altered
-    if isinstance(task, Profiles):
-        final |= dict(unasked=one['unasked_best'])
+    final |= dict(unasked=one.get('unasked_best'))
     final |= dict(acc=hops[-1]['lens'][-1][positions.index(q.end - 1)] if layers[-1] == depth else None, chance=max(chance), n_test=q.n_test,
                   cells=len(layers) * len(positions) * q.k, model_seed=state['args'].get('seed'), seed=args.seed, seconds=time.time() - begin)
     common.log(args.out_dir, arm='final', **final)

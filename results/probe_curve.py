@@ -1,5 +1,5 @@
 """Does the probe see hop 2 before the answer is right? The default model of probe.py is trained once more; a copy of every checkpoint
-that it leaves on the way is probed. Writes results/probe-curve/curve.jsonl: one record a checkpoint.
+that it leaves in the first half, every 50 steps, is probed. Writes results/probe-curve/curve.jsonl: one record a checkpoint.
 
     python results/probe_curve.py
 """
@@ -22,12 +22,14 @@ with tempfile.TemporaryDirectory() as tmp:
     tmp = Path(tmp)
     training = subprocess.Popen([sys.executable, *MAKE, '--out_dir', str(tmp / 'run')], cwd=ROOT, stdout=subprocess.DEVNULL)
     seen, kept = None, []
-    while training.poll() is None:  # a checkpoint is moved into place when it is complete: a copy is of one moment
+    while training.poll() is None and len(kept) < 40:  # a checkpoint is moved into place when it is complete: a copy is of one moment
         path = tmp / 'run' / 'ckpt.pt'
         if path.exists() and path.stat().st_mtime_ns != seen:
             seen = path.stat().st_mtime_ns
             kept.append(shutil.copy(path, tmp / f'{len(kept)}.pt'))
         time.sleep(0.05)
+    training.kill()
+    training.wait()
     (ROOT / 'results' / 'probe-curve').mkdir(exist_ok=True)
     with open(ROOT / 'results' / 'probe-curve' / 'curve.jsonl', 'w') as f:
         for path in kept:

@@ -2,7 +2,7 @@
 # Every run behind the README, in the order of its table: results/<row>/seed<n>/ gets config.json and log.jsonl.
 #   bash results/reproduce.sh                 all rows but the gpu ones, one after the other (some hours on two cores)
 #   bash results/reproduce.sh multiply-4 star just these
-# The rl-hops-4-warm-* rows start from the first seed of rl-warm-*, and search and jacobi rows from the same seed (SEED) of the row
+# The rl-hops-4-warm-* rows start from the first seed of rl-warm-*, and search, jacobi and probe rows from the same seed (SEED) of the row
 # their --ckpt names: those must have run before them, in this folder.
 # ROW_SEEDS, ROW_JOBS: which seeds (default 1337 1338 1339), how many runs side by side (default 1).
 set -euo pipefail
@@ -68,6 +68,18 @@ capacity-loop capacity.py --hops 2 --sizes 20000,40000 --people 100 --n_layer 1 
 capacity-chain-2 capacity.py --hops 2 --cot --smallest
 capacity-chain-2-600 capacity.py --hops 2 --cot --smallest --exposures 600 --steps 9600
 capacity-flat capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200 --n_layer 1
+probe-model train_cot.py --mode direct --hops 1-2 --nodes 14 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000
+probe probe.py --ckpt out/results/probe-model/seedSEED/ckpt.pt
+probe-direct-model train_cot.py --mode direct --hops 1-3 --nodes 10 --n_layer 4 --batch_size 256 --lr 1.5e-3 --steps 4000
+probe-direct probe.py --ckpt out/results/probe-direct-model/seedSEED/ckpt.pt
+probe-loop-model train_cot.py --mode direct --hops 1-3 --nodes 10 --n_layer 1 --n_loop 4 --n_head 2 --batch_size 256 --lr 2e-3 --steps 5000
+probe-loop probe.py --ckpt out/results/probe-loop-model/seedSEED/ckpt.pt
+probe-chain-model train_cot.py --mode cot --hops 1-3 --nodes 10
+probe-chain probe.py --ckpt out/results/probe-chain-model/seedSEED/ckpt.pt
+probe-composer-model train_cot.py --task profiles --mode direct --people 27 --relations 16 --n_layer 1 --n_loop 4 --lr 2e-3 --weight_decay 1 --steps 6000
+probe-composer probe.py --ckpt out/results/probe-composer-model/seedSEED/ckpt.pt
+probe-memoriser-model train_cot.py --task profiles --mode direct --people 27 --relations 16 --n_layer 1 --n_loop 4 --lr 2e-3 --weight_decay 1 --steps 6000 --relabel
+probe-memoriser probe.py --ckpt out/results/probe-memoriser-model/seedSEED/ckpt.pt
 gpu-cycle-20 train_cot.py --device cuda --hops 4
 gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
 gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
