@@ -2,6 +2,9 @@
 
 import contextlib
 import io
+import signal
+
+import pytest
 
 
 def call(module, argv):
@@ -14,3 +17,12 @@ def call(module, argv):
         except SystemExit as end:
             code = end.code
     return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """main leaves its signal handlers behind: put back what was there."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)

@@ -531,15 +531,6 @@ def test_names_half_known_make_half_an_accuracy_of_nothing():
 
 # ----------------------------------------------------------------------------- the script
 
-@pytest.fixture(autouse=True)
-def signals():
-    """main leaves its signal handlers behind: put back what was there."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
-
-
 @pytest.fixture
 def no_figure(monkeypatch):
     for name in ('plot', 'plot_smallest'):

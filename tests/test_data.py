@@ -899,6 +899,82 @@ def test_bad_arguments_for_profiles_end_with_code_2_and_one_line(argv, capsys):
     assert end.value.code == 2 and not out and err.count('\n') == 1 and err.endswith('\n') and 'Traceback' not in err
 
 
+RELABEL = [(30, 2, 3), (40, 4, 3, (1, 2), True), (17, 0, 2), (60, 5, 1, [2])]
+
+
+@pytest.mark.parametrize('args', RELABEL, ids=str)
+def test_relabel_shuffles_two_hop_answers_over_the_people_and_nothing_else(args):
+    """Of each relation and subject the same answers, to other people; facts, prompts, bridges and the split are what they were."""
+    plain, task = Profiles(*args), Profiles(*args, relabel=True)
+    n, A, R = args[:3]
+    assert np.array_equal(task.truth, plain.truth) and np.array_equal(task.names, plain.names)
+    if 1 in task.hops:
+        one = list(product(range(n), [-1], range(A + R)))
+        assert shown(task, one)[1] == shown(plain, one)[1]
+    two = list(product(range(n), range(R), range(A + R)))
+    (batch, ours), (_, theirs) = shown(task, two), shown(plain, two)
+    before, after, moved, possible = {}, {}, 0, 0
+    for (_, r, q), (prompt, chain), (same, true) in zip(two, ours, theirs, strict=True):
+        assert prompt == same and chain[:4] == true[:4]  # the true bridge, the subject again
+        before.setdefault((r, q), []).append(tuple(true[4:]))
+        after.setdefault((r, q), []).append(tuple(chain[4:]))
+    for kind, answers in before.items():
+        assert Counter(answers) == Counter(after[kind])
+        moved += sum(a != b for a, b in zip(answers, after[kind], strict=True))
+        possible += sum(1 - answers.count(a) / n for a in answers)  # as many as a shuffle should move
+    assert moved > 0.5 * len(two) and abs(moved - possible) < 0.1 * len(two)
+    shuffles = {tuple(answers.index(a) for a in after[kind]) for kind, answers in before.items()}
+    assert len(shuffles) == len(before)  # each relation and subject has its own: no other person stands in for the bridge
+    assert task.chance(1) == plain.chance(1) and task.chance(2) == plain.chance(2)
+    assert batch.instance[:, 3].tolist() == task.label(np.array(two)).tolist() == plain.label(np.array(two)).tolist()
+
+
+@pytest.mark.parametrize('args', RELABEL, ids=str)
+def test_relabelled_answers_are_the_same_in_every_batch_and_the_oracle_knows_them(args):
+    task, again, told, met = Profiles(*args, relabel=True), Profiles(*args, relabel=True), {}, Counter()
+    for split, mode, seed, hops in product(SPLITS, ('cot', 'direct'), range(3), (None, 2)):
+        batch, other = (sample_batch(t, 200, seed, 1, split, mode, hops) for t in (task, again))
+        assert torch.equal(batch.tokens, other.tokens)
+        for row, mask in zip(batch.tokens.tolist(), batch.loss_mask.tolist(), strict=True):
+            prompt, written = tuple(row[:batch.prompt_len]), [x for x, m in zip(row, mask, strict=True) if m]
+            chain = task.oracle(list(prompt))
+            assert written == (chain if mode == 'cot' or chain[3:4] != [prompt[0]] else chain[4:])
+            assert told.setdefault(prompt, chain) == chain
+            met[prompt] += 1
+        if mode == 'cot':
+            assert task.right(batch, batch.tokens).all() and task.valid(batch, batch.tokens[:, batch.prompt_len:]).all()
+    assert max(met.values()) > 5
+    assert not np.array_equal(task.instead, Profiles(*args, relabel=True, facts=1).instead)
+    assert np.array_equal(task.instead, Profiles(*args[:3], [2], *args[4:], relabel=True).instead)  # whatever hops are asked
+
+
+def test_a_true_answer_is_wrong_where_answers_are_relabelled():
+    """And the relabelled one right behind the true bridge, as train_cot scores it."""
+    plain, task, wrong = Profiles(20, 2, 2), Profiles(20, 2, 2, relabel=True), 0
+    for question in product(range(20), range(2), range(4)):
+        (batch, _), (true, _) = shown(task, [question]), shown(plain, [question])
+        T = true.tokens.size(1)
+        assert task.right(batch, batch.tokens).all() and task.valid(batch, batch.tokens[:, 5:]).all() and batch.tokens.size(1) == T
+        same = torch.equal(batch.tokens, true.tokens)
+        assert same == bool(task.right(batch, true.tokens).all()) == bool(task.valid(batch, true.tokens[:, 5:]).all())
+        wrong += not same
+    assert wrong > 100
+
+
+def test_relabel_on_the_command_line(capsys):
+    lines = []
+    for extra in ([], ['--relabel']):
+        main(['--task', 'profiles', '--people', '20', '--n', '60', '--raw', *extra])
+        lines.append(capsys.readouterr().out.splitlines())
+    assert len(lines[0]) == 60
+    differ = [(a.split(), b.split()) for a, b in zip(*lines, strict=True) if a != b]
+    assert len(differ) > 10 and all(a[0] != '_' and a[:9] == b[:9] for a, b in differ)
+    with pytest.raises(SystemExit) as end:
+        main(['--relabel'])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and not out and err.count('\n') == 1 and 'relabel' in err
+
+
 def test_train_cot_trains_profiles(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train_cot, 'plot', lambda *_: None)
     shape = '--n_layer 1 --n_head 1 --n_embd 16 --batch_size 8 --steps 3 --n_test 20 --device cpu'.split()

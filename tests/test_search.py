@@ -6,7 +6,6 @@ import json
 import math
 import random
 import re
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -525,15 +524,6 @@ def test_results_of_two_processes_come_back_in_the_order_of_the_puzzles(monkeypa
 
 
 # ----------------------------------------------------------------------------- the script
-
-@pytest.fixture(autouse=True)
-def signals():
-    """main leaves its signal handlers behind: put back what was there."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
-
 
 def call(module, *argv):
     return conftest.call(module, ['--device', 'cpu', *map(str, argv)])
