@@ -20,7 +20,7 @@ the hop count alone; a chain model is given the true chain.
 
     python train_cot.py --mode direct --hops 1-2 --nodes 14 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000
     python probe.py                                             # that model; --ckpt out/.../ckpt.pt: another, of cycle, cvpr or profiles
-    python probe.py --layers 1,2 --positions 14,15              # some cells; those where the hops are needed are always there
+    python probe.py --layers 1,2 --positions 14,15 --out_dir out/some  # some cells; those where the hops are needed are always there
     torchrun --standalone --nproc_per_node=2 probe.py --device cuda
 
 The last line:  final ... best_hop1=... first_layer_hop1=... best_hop2=... selectivity=... random_init=... flip=... chance=... cells=... seconds=...
@@ -233,8 +233,8 @@ def targets(q, seed):
         n, rows, tested = len(names), q.n_train, len(q.group[test].unique())
         fitted = len(torch.stack((q.group, label))[:, :rows].unique(dim=1)[0])
         require(rows >= 5 * n and fitted >= 2 * n and tested >= 10,
-                f'{rows:,} questions, {fitted:,} different, to fit the {n} classes of hop {j + 1} and {tested:,} independent ones to test are too few: at '
-                f'least {5 * n}, {2 * n}, 10; ' + ('give more --n_train or --n_test' if isinstance(q.task, Lookup) else 'train on more people or relations'))
+                f'too few questions for the {n} classes of hop {j + 1}: {rows:,} to fit (at least {5 * n}), {fitted:,} of them different ({2 * n}), {tested:,} '
+                'independent ones to test (10); ' + ('give more --n_train or --n_test' if isinstance(q.task, Lookup) else 'train on more people or relations'))
         columns.append(label)
         chance.append((label[test] == label[:rows].bincount().argmax()).float().mean().item())  # always the one most frequent in training
         chance[-1] = max(chance[-1], q.task.chance(j + 1)) if q.task.name == 'cycle' else chance[-1]  # a cycle does not come back to the start
@@ -296,7 +296,7 @@ def plot(hops, layers, words, path, title):
         len(shown), 3, squeeze=False, width_ratios=(width, width, 4))
     for (left, middle, right), h in zip(axes, shown, strict=True):
         at = h['positions'].index(h['position'])
-        for axis, key, name in ((left, 'acc', 'probe'), (middle, 'flip', 'interchange flips the answer')):
+        for axis, key, name in ((left, 'acc', 'probe'), (middle, 'flip', 'flip')):
             image = axis.imshow(h[key], vmin=0, vmax=1, aspect='auto', origin='lower', cmap='viridis')
             axis.plot(at, len(layers) - 0.62, 'v', color='black', ms=6, clip_on=False)
             axis.set(title=f'hop {h["hop"]}: {name}', ylabel='layer', yticks=range(len(layers)), yticklabels=layers)
@@ -304,14 +304,14 @@ def plot(hops, layers, words, path, title):
             for i, row in enumerate(h[key] if len(words) <= 20 else ()):
                 for j, value in enumerate(row):
                     axis.text(j, i, f'{value:.2f}'.lstrip('0'), ha='center', va='center', fontsize=6, color='white' if value < 0.6 else 'black')
-        for key, style, name in (('acc', 'C0o-', 'probe'), ('lens', 'C2s--', 'logit lens'), ('control', 'C1^--', 'control task'),
-                                 ('random_init', 'kx:', 'random init'), ('flip', 'C3d-', 'interchange'), ('random', 'C3.:', 'random direction')):
+        for key, style, name in (('acc', 'C0o-', 'probe'), ('lens', 'C2s--', 'logit lens'), ('control', 'C1^--', 'control'),
+                                 ('random_init', 'kx:', 'random init'), ('flip', 'C3d-', 'flip'), ('random', 'C3.:', 'random direction')):
             right.plot(layers, [row[at] for row in h[key]], style, ms=4, lw=1.2, label=name)
         right.axhline(h['chance'], color='0.6', lw=0.8, label='chance')
         first = 'not decodable' if h['first_layer'] == 'none' else f'decodable from layer {h["first_layer"]}'
-        right.set(title=f'hop {h["hop"]} at \u25bc: {first}', ylim=(-0.03, 1.03), xticks=layers, xlabel='layer')
+        right.set(title=f'hop {h["hop"]} at \u25bc: {first}', ylim=(-0.03, 1.03), xticks=layers, xlabel='layer', ylabel='share of questions')
     figure.legend(*right.get_legend_handles_labels(), loc='outside lower right', ncols=7, fontsize=8)
-    figure.colorbar(image, ax=axes[:, :2], location='bottom', shrink=0.3, aspect=40)
+    figure.colorbar(image, ax=axes[:, :2], location='bottom', shrink=0.3, aspect=40, label='share of questions; below the panels, the tokens of one of them')
     figure.suptitle(title)
     common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
 
@@ -359,21 +359,22 @@ def main(argv=None):
     if not run.master:
         return
 
+    acc = grids['lens'][-1, positions.index(q.end - 1), -1].item() if layers[-1] == depth else None  # the model's own
     hops, example = [], task.decode(q.batch.tokens[q.n_train, :q.end].tolist()).split()
-    print(f'{task.name}, {q.k} hops, {mode}: {len(layers)} x {len(positions)} cells, {q.n_train:,} questions to fit, {q.n_test:,} to test, such as\n'
-          f'  {" ".join(example)}')
+    print(f'{task.name}, {q.k} hops, {mode}: {len(layers)} x {len(positions)} cells, {q.n_train:,} questions to fit, {q.n_test:,} to test'
+          + (f'; the model answers {acc:.3f} of these' if acc is not None else '') + f'. One of them:\n  {" ".join(example)}')
     for j, position in enumerate(q.where):
-        h = {key: value[..., j].tolist() for key, value in grids.items()}
+        h = {key: value[..., j].double().round(decimals=4).tolist() for key, value in grids.items()}
         column = {key: [row[positions.index(position)] for row in rows] for key, rows in h.items()}  # by layer, where the hop is needed
-        acc, unasked = column['acc'], column.pop('unasked', None)
-        best = max(range(len(acc)), key=acc.__getitem__)
-        first = next((i for i, (a, untrained) in enumerate(zip(acc, column['random_init'], strict=True)) if a >= max(DECODABLE, untrained + 0.05)), None)
+        found, unasked = column['acc'], column.pop('unasked', None)
+        best = max(range(len(found)), key=found.__getitem__)
+        first = next((i for i, (a, untrained) in enumerate(zip(found, column['random_init'], strict=True)) if a >= max(DECODABLE, untrained + 0.05)), None)
         print(f'hop {j + 1} at position {position} ({example[position]}), chance {chance[j]:.3f}\n'
               '  layer  probe          control  selectivity  random init  logit lens  flip   random direction')
         for layer, a, se, control, lens, untrained, flip, random in zip(layers, *column.values(), strict=True):
             print(f'  {layer:5}  {a:.3f} +- {se:.3f} {control:7.3f} {a - control:12.3f} {untrained:12.3f} {lens:11.3f} {flip:6.3f} {random:11.3f}')
-        cell, h = best if first is None else first, h | dict(best=acc[best], first_layer='none' if first is None else layers[first])
-        h |= dict(selectivity=acc[best] - column['control'][best], untrained=max(column['random_init']), embedding=None if layers[0] else acc[0])
+        cell, h = best if first is None else first, h | dict(best=found[best], first_layer='none' if first is None else layers[first])
+        h |= dict(selectivity=found[best] - column['control'][best], untrained=max(column['random_init']), embedding=None if layers[0] else found[0])
         h |= dict(flip_first=column['flip'][cell], random_first=column['random'][cell]) | (dict(unasked_best=unasked[best]) if unasked else {})
         hops.append(dict(hop=j + 1, position=position, chance=chance[j], layers=layers, positions=positions, **h))
         common.log(args.out_dir, arm='hop', **hops[-1])
@@ -385,8 +386,8 @@ def main(argv=None):
     if mode == 'cot' and isinstance(task, Lookup) and layers[0] == 0:
         final |= dict(flip_token=one['flip'][0][positions.index(q.batch.prompt_len)])  # the first written node altered
     final |= dict(unasked=one.get('unasked_best'))
-    final |= dict(acc=hops[-1]['lens'][-1][positions.index(q.end - 1)] if layers[-1] == depth else None, chance=max(chance), n_test=q.n_test,
-                  cells=len(layers) * len(positions) * q.k, model_seed=state['args'].get('seed'), seed=args.seed, seconds=time.time() - begin)
+    final |= dict(acc=acc, chance=max(chance), n_test=q.n_test, cells=len(layers) * len(positions) * q.k, model_seed=state['args'].get('seed'), seed=args.seed,
+                  seconds=time.time() - begin)
     common.log(args.out_dir, arm='final', **final)
     common.write_atomic(Path(args.out_dir) / 'results.json', lambda tmp: tmp.write_text(json.dumps(dict(final=final, hops=hops)) + '\n'))
     plot(hops, layers, [example[p] for p in positions], Path(args.out_dir) / 'plot.png', f'{task.name}, {mode}, {q.k} hops')
