@@ -58,7 +58,7 @@ def parse_args(argv):
     parser = Parser(prog='probe.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
     parser.add_argument('--ckpt', help=f'of train_cot.py or capacity.py (default: {DEFAULT})')
     parser.add_argument('--layers', type=places, help='after how many layers, 0 is the embedding; loops count (default: all)')
-    parser.add_argument('--positions', type=places, help='besides those where the hops are read (default: all)')
+    parser.add_argument('--positions', type=places, help='which tokens, from 0; those where a hop is needed are added (default: all)')
     parser.add_argument('--n_train', type=at_least(1), default=4000, help='questions that the probes are fitted to (default: %(default)s)')
     parser.add_argument('--n_test', type=at_least(1), default=2000, help='questions that they are tested on (default: %(default)s)')
     parser.add_argument('--n_patch', type=at_least(2), default=500, help='questions whose residuals are interchanged (default: %(default)s)')
@@ -289,7 +289,7 @@ def interchange(model, q, layers, positions, n, run, seed):
 # ----------------------------------------------------------------------------- the result
 
 def plot(hops, layers, words, path, title):
-    """For up to five hops: accuracy of the probes and flips, layer x position, and what is found where the hop is read, by layer."""
+    """For up to five hops: accuracy of the probes and flips, layer x position, and what is found where the hop is needed, by layer."""
     shown = [hops[i] for i in sorted({round(i) for i in np.linspace(0, len(hops) - 1, min(5, len(hops)))})]
     width = min(9, 1.5 + 0.28 * len(words))
     axes = (figure := Figure(figsize=(2 * width + 5, 1 + 2.5 * len(shown)), layout='constrained')).subplots(

@@ -322,7 +322,7 @@ def test_the_control_task_is_scored_where_its_label_could_be_known():
         x[0, 0] += one_hot(q.kind[:, 0].unique(return_inverse=True)[1], 256)  # in the cell there is all that the labels go by
         x[0, 1] += one_hot(q.node[:, 0], 256)
     grids = planted(q, fill, 1, 2, 256, noise=0)
-    assert grids['control'][0, 0, 0] >= 0.98 and grids['acc'][0, 1, 0] >= 0.99 and grids['control'][0, 1, 0] < 0.6
+    assert 1 >= grids['control'][0, 0, 0] >= 0.98 and grids['acc'][0, 1, 0] >= 0.99 and grids['control'][0, 1, 0] < 0.6
 
 
 def test_unasked_is_the_accuracy_on_the_last_questions():
@@ -330,11 +330,15 @@ def test_unasked_is_the_accuracy_on_the_last_questions():
     tested, rest = slice(q.n_train, q.n_train + q.n_test), slice(q.n_train + q.n_test, None)
 
     def fill(x, model):
-        for cell, hidden in (((0, 0), slice(0, 0)), ((0, 1), tested), ((1, 0), rest)):
+        half = torch.arange(q.n_train + q.n_test, len(q.node), 2)
+        for cell, hidden in (((0, 0), slice(0, 0)), ((0, 1), tested), ((1, 0), rest), ((1, 1), half)):
             told = one_hot(q.node[:, 0])
             told[hidden] = 0
             x[cell] += told
-    grids = planted(q, fill, 2, 2)
+        x[2, 0] = 3 * model.wte.weight[q.token[:, 0]] + 0.1 * x[2, 0]  # the first token of the bridge's name, as the head would read it
+    grids = planted(q, fill, 3, 2)
+    assert grids['lens'][2, 0, 0] >= 0.99 and grids['lens'][0].max() < 0.3
+    assert grids['acc'][1, 1, 0] >= 0.99 and 0.4 < grids['unasked'][1, 1, 0] < 0.75
     assert grids['acc'][..., 0].tolist()[0][0] >= 0.99 <= grids['unasked'][0, 0, 0]
     assert grids['acc'][0, 1, 0] < 0.4 and grids['unasked'][0, 1, 0] >= 0.99
     assert grids['acc'][1, 0, 0] >= 0.99 and grids['unasked'][1, 0, 0] < 0.4
