@@ -44,7 +44,7 @@ draw(top[0], 'probe-direct', 'direct, 4 layers, 3 hops', 'layer, at the last tok
 draw(top[1], 'probe-loop', 'one layer, 4 times, 3 hops', 'times applied, at the last token of the prompt')
 draw(top[2], 'probe-chain', 'one layer and a chain, 3 hops', 'layer, at the token before each hop is written')
 top[0].set(ylabel='share of held-out questions')
-top[0].legend(fontsize=8)
+top[2].legend(loc='upper left', fontsize=8)
 
 draw(bottom[0], 'probe', 'the default: 2 layers, 2 hops', 'layer, at the last token of the prompt')
 bottom[0].set(ylabel='share of held-out questions')

@@ -70,7 +70,7 @@ capacity-chain-2-600 capacity.py --hops 2 --cot --smallest --exposures 600 --ste
 capacity-flat capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200 --n_layer 1
 probe-model train_cot.py --mode direct --hops 1-2 --nodes 14 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000
 probe probe.py --ckpt out/results/probe-model/seedSEED/ckpt.pt
-probe-direct-model train_cot.py --mode direct --hops 1-3 --nodes 10 --n_layer 4 --batch_size 256 --lr 1.5e-3 --steps 4000
+probe-direct-model train_cot.py --mode direct --hops 1-3 --nodes 10 --n_layer 4 --batch_size 256 --lr 1.5e-3 --steps 6000
 probe-direct probe.py --ckpt out/results/probe-direct-model/seedSEED/ckpt.pt
 probe-loop-model train_cot.py --mode direct --hops 1-3 --nodes 10 --n_layer 1 --n_loop 4 --n_head 2 --batch_size 256 --lr 2e-3 --steps 5000
 probe-loop probe.py --ckpt out/results/probe-loop-model/seedSEED/ckpt.pt
