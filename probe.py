@@ -186,13 +186,14 @@ def fit(x, y, fold, classes, penalties=PENALTIES):
     shift, y = x.mean(1, keepdim=True), y[order]
     xs = x.index_select(1, order).sub_(shift).split(sizes, dim=1)
     ys = torch.cat([F.one_hot(y[:, j], K) for j, K in enumerate(classes)], dim=1).float().split(sizes)
-    moments = [(xf.mT @ xf, xf.mT @ yf, xf.sum(1), yf.sum(0), len(yf)) for xf, yf in zip(xs, ys, strict=True)]
+    wide = torch.float32 if x.device.type == 'mps' else torch.float64  # the smallest penalty shows the digits that float32 loses
+    moments = [((d := xf.to(wide)).mT @ d, d.mT @ yf.to(wide), d.sum(1), yf.sum(0), len(yf)) for xf, yf in zip(xs, ys, strict=True)]
     total, tie = [sum(m) for m in zip(*moments, strict=True)], torch.cat([1e-7 * torch.arange(K, device=x.device) for K in classes])
 
-    def diagonal(gram, cross, sum_x, sum_y, n):  # small matrices: in float64, on the CPU (mps has none)
+    def diagonal(gram, cross, sum_x, sum_y, n):  # small matrices: on the CPU, which has float64 everywhere
         mean_x, mean_y = sum_x / n, sum_y / n - tie  # where a cell says nothing: of equally frequent classes the first
-        w, q = torch.linalg.eigh((gram - sum_x[:, :, None] * mean_x[:, None]).double().cpu())
-        return mean_x, mean_y, w.clamp(min=0), q, q.mT @ (cross - mean_x[..., None] * sum_y).double().cpu()
+        w, q = torch.linalg.eigh((gram - sum_x[:, :, None] * mean_x[:, None]).cpu().double())
+        return mean_x.float(), mean_y, w.clamp(min=0), q, q.mT @ (cross - mean_x[..., None] * sum_y).cpu().double()
 
     hits = torch.zeros(len(penalties), len(x), len(classes), device=x.device)
     for f, (xf, yf) in enumerate(zip(xs, y.split(sizes), strict=True)):
@@ -234,7 +235,8 @@ def targets(q, seed):
         fitted = len(torch.stack((q.group, label))[:, :rows].unique(dim=1)[0])
         require(rows >= 5 * n and fitted >= 2 * n and tested >= 10,
                 f'too few questions for the {n} classes of hop {j + 1}: {rows:,} to fit (at least {5 * n}), {fitted:,} of them different ({2 * n}), {tested:,} '
-                'independent ones to test (10); ' + ('give more --n_train or --n_test' if isinstance(q.task, Lookup) else 'train on more people or relations'))
+                'independent ones to test (10); '
+                + ('give more --n_train, --n_test or train on more nodes' if isinstance(q.task, Lookup) else 'train on more people or relations'))
         columns.append(label)
         chance.append((label[test] == label[:rows].bincount().argmax()).float().mean().item())  # always the one most frequent in training
         chance[-1] = max(chance[-1], q.task.chance(j + 1)) if q.task.name == 'cycle' else chance[-1]  # a cycle does not come back to the start
@@ -329,7 +331,7 @@ def main(argv=None):
     try:
         require(max(args.n_train, args.n_test, args.n_patch) <= 10**6, 'at most a million questions')
         task = make_task(type(args)(**{name: None for names in OPTIONS.values() for name in names} | state['args']))
-        require(len(task.vocab) == model.config.vocab_size, f'{args.ckpt} is of another version of {task.name}')
+        require(len(task.vocab) == model.config.vocab_size and task.block_size <= model.config.block_size, f'{args.ckpt} is of another version of {task.name}')
         q, depth = questions(task, mode, args.n_train, args.n_test, args.seed), model.config.n_layer * model.config.n_loop
         chance = targets(q, args.seed)[2]
         layers, positions = sorted(set(args.layers or range(depth + 1))), sorted({*(args.positions or range(q.end)), *q.where})

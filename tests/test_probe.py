@@ -112,6 +112,20 @@ def test_fit_is_ridge_regression_with_the_penalty_of_its_own_cross_validation(se
     assert len(chosen) >= 4 and ties >= 3  # the cells do ask for different ones
 
 
+def test_a_large_direction_that_is_no_channel_does_not_blur_the_small_ones():
+    """As in trained residual streams, under the smallest penalty: where one direction is 300 times as large, sums in float32 lose the others' digits."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(5, size=(4000, 1))
+    x = rng.normal(size=(3, 4000, 16)) + 0.3 * rng.normal(size=(3, 5, 16))[:, y[:, 0]]
+    x[:, :, 0] *= np.array([[30], [300], [300]])
+    x = np.float32(x @ np.linalg.qr(rng.normal(size=(3, 16, 16)))[0] + np.array([0, 0, 30]).reshape(3, 1, 1))
+    W, b, penalty = probe.fit(torch.from_numpy(x), torch.from_numpy(y), torch.arange(4000) % 5, [5], penalties=(1e-6,))
+    for g, cell in enumerate(x.astype(np.float64)):
+        want_W, want_b = ridge(cell, y[:, 0], 5, penalty[g, 0].item())
+        assert np.abs(W[g].numpy() - want_W).max() < 1e-4 * np.abs(want_W).max()
+        assert np.abs(b[g].numpy() - want_b).max() < 1e-4
+
+
 def test_a_cell_alone_and_a_target_alone_give_what_they_give_together():
     x, y, fold, classes = labelled_cells(2)
     x, y, fold = map(torch.from_numpy, (x, y, fold))
