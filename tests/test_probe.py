@@ -477,11 +477,10 @@ def test_ones_own_residual_changes_nothing(mode, n_layer, n_loop, pos, logits_of
             assert torch.equal(answer, said) and len(set(said.tolist())) > 2
 
 
-@KINDS
-def test_anothers_residual_does_what_a_hook_that_puts_it_there_does(mode, n_layer, n_loop, pos, logits_of):
-    q, model, tokens, xs = asked(mode, n_layer, n_loop, pos)
+def as_with_a_hook(q, model, tokens, xs, logits_of):
+    """In every cell; how many answers change."""
     changed = 0
-    for layer in range(n_layer * n_loop + 1):
+    for layer in range(len(xs)):
         for position in range(q.end):
             value = xs[layer][:, position].roll(1, 0)
             logits, answer = logits_of(model, q, tokens, xs, layer, position, value)
@@ -489,7 +488,12 @@ def test_anothers_residual_does_what_a_hook_that_puts_it_there_does(mode, n_laye
             torch.testing.assert_close(logits.view_as(want), want, rtol=1e-5, atol=1e-5)
             assert torch.equal(answer, said)
             changed += int((answer != written(model, q, tokens, position)[1]).sum())
-    assert changed > 30  # it does make a difference
+    return changed
+
+
+@KINDS
+def test_anothers_residual_does_what_a_hook_that_puts_it_there_does(mode, n_layer, n_loop, pos, logits_of):
+    assert as_with_a_hook(*asked(mode, n_layer, n_loop, pos), logits_of) > 30  # it does make a difference
 
 
 @KINDS
@@ -523,14 +527,7 @@ def test_behind_the_last_layer_only_the_position_that_is_read_matters():
 def test_write_on_for_profiles(mode, logits_of):
     """The answer is the first token of a value, behind the bridge and the subject in a chain."""
     q, model, tokens, xs = asked(mode, 2, 1, 'learned', task=Profiles(10, 3, 4), n=20)
-    assert q.end == 5 + 4 * (mode == 'cot')
-    for layer in range(3):
-        for position in range(q.end):
-            value = xs[layer][:, position].roll(1, 0)
-            logits, answer = logits_of(model, q, tokens, xs, layer, position, value)
-            want, said = patched(model, q, tokens, layer, position, value)
-            torch.testing.assert_close(logits.view_as(want), want, rtol=1e-5, atol=1e-5)
-            assert torch.equal(answer, said)
+    assert q.end == 5 + 4 * (mode == 'cot') and as_with_a_hook(q, model, tokens, xs, logits_of) > 10
 
 
 # ----------------------------------------------------------------------------- interchange: what is expected of it
