@@ -1,11 +1,8 @@
 """Every synthetic task: sample instances, write them as tokens, say which tokens carry loss, and know the right answer.
 
-One idea runs through the file: chain of thought, answering directly and (later) path-only losses are the same instances under different tokens and masks:
-    prompt | chain | answer            chain of thought: loss on chain and answer
-    prompt | answer                    direct: no chain tokens at all, loss on the answer
-`loss_mask[b, t]` says whether token t of row b is a *target* that carries loss: the model that has read tokens 0 .. t-1 is asked for it. So the training
-loss is cross-entropy(model(tokens[:, :-1])[loss_mask[:, 1:]], tokens[:, 1:][loss_mask[:, 1:]]).
-
+Chain of thought, answering directly and path-only loss are the same instances under different tokens and masks: `prompt | chain | answer` with loss on chain and
+answer; `prompt | answer`, no chain at all, with loss on the answer. `loss_mask[b, t]` says whether token t of row b is a *target* that carries loss: the model
+that has read tokens 0 .. t-1 is asked for it; so the loss is cross-entropy(model(tokens[:, :-1])[loss_mask[:, 1:]], tokens[:, 1:][loss_mask[:, 1:]]).
 1. `(seed, split, step)` alone determines a batch: a resumed run sees the data of an uninterrupted one, and every process takes its slice of one global batch.
 2. Test instances are never trained on: a hash of the instance (graph, table, factors; not its presentation) sends 1 in 10 to 'test'. Countdown: whole targets.
 3. No Python loop runs over a batch.
@@ -38,10 +35,13 @@ class Batch:
     answer: torch.Tensor  # (B, A) int64: where in `tokens` the answer stands
     hops: torch.Tensor  # (B,) int64: lookups from the prompt to the answer
     instance: torch.Tensor  # (B, ...) int64: what the evaluation needs, see each task
-    prompt_len: int  # tokens before the chain, the same in every row
+    prompt_len: int  # tokens before the chain, in the rows where they are the most
 
-    def __getitem__(self, rows):
-        """The same batch with only these rows (a slice, or an index tensor)."""
+    @property
+    def start(self):  # (B,) where the chain starts
+        return self.loss_mask.byte().argmax(1)
+
+    def __getitem__(self, rows):  # a slice, or an index tensor
         return Batch(*(v if isinstance(v, int) else v[rows] for v in (getattr(self, f.name) for f in fields(self))))
 
     def to(self, device):
@@ -63,24 +63,22 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
     Raises ValueError for a hop count the task was not made for, or if it has (almost) no instances in this split."""
     asked = [hops] if isinstance(hops, int) else hops or task.hops
     require(set(asked) <= set(task.hops), f'{task.name} was made for hops {show_range(task.hops)}, not {hops}')
-    rng = np.random.default_rng([seed, SPLITS.index(split), step])
-    want, missing = [], batch_size
+    rng, want, missing = np.random.default_rng([seed, SPLITS.index(split), step]), [], batch_size
     while missing > 0:
         require(len(want) < 100, f'{task.name} of this size has too few instances to hold some out for testing; make it larger')
         size = int(missing * (1.2 if split == 'train' else 1.1 / task.test_share)) + 16  # a few more than needed, to keep those of this split
         k = np.full(size, hops) if isinstance(hops, int) else rng.choice(asked, size)
         key, source = task.draw(rng, k)
         mine = np.flatnonzero(task.in_split(key, split))[:missing]
-        want.append((k[mine], source[mine]))
+        want.append((source[mine], k[mine]))
         missing -= len(mine)
-    k, source = (np.concatenate(x) for x in zip(*want, strict=True))
-    return write_batch(task, rng, source, k, mode)
+    return write_batch(task, rng, *map(np.concatenate, zip(*want, strict=True)), mode)
 
 
 def write_batch(task, rng, source, hops, mode):
     """The batch that shows these instances, as task.draw gives them, in this mode; rng decides what is left open (the order of pairs or edges)."""
     prompt, chain, chain_len, instance = task.write(rng, source, hops)
-    chain, size = chain[:, :chain_len.max()], task.answer_size(source)
+    chain, size = chain[:, :chain_len.max()], np.minimum(task.answer_size(source), chain_len)
     place = np.minimum(np.arange(task.answer_len), size[:, None] - 1)  # (B, A): of a shorter answer the last token, again and again
     slot = place + (0 * chain_len if task.answer_first else chain_len - size)[:, None]  # where the answer stands in the chain
     if mode == 'direct':
@@ -88,8 +86,12 @@ def write_batch(task, rng, source, hops, mode):
     carries = np.arange(chain.shape[1]) < chain_len[:, None]
     tokens = np.concatenate((prompt, np.where(carries, chain, task.pad)), axis=1)
     loss_mask = np.concatenate((np.zeros(prompt.shape, dtype=bool), carries), axis=1)
-    arrays = (tokens.astype(np.int64), loss_mask, prompt.shape[1] + slot, hops.astype(np.int64), instance.astype(np.int64))
-    return Batch(*map(torch.from_numpy, arrays), prompt_len=prompt.shape[1])
+    start = (prompt >= 0).sum(1)
+    if start.min() < prompt.shape[1]:  # prompts of different lengths: -1 is where there is nothing, and what follows moves up
+        order = (tokens < 0).argsort(axis=1, kind='stable')[:, :(start + chain_len).max()]
+        tokens, loss_mask = np.take_along_axis(np.where(tokens < 0, task.pad, tokens), order, 1), np.take_along_axis(loss_mask, order, 1)
+    arrays = (tokens.astype(np.int64), loss_mask, start[:, None] + slot, hops.astype(np.int64), instance.astype(np.int64))
+    return Batch(*map(torch.from_numpy, arrays), prompt_len=int(start.max()))
 
 
 def shuffled(rng, B, n):
@@ -147,20 +149,18 @@ class Lookup(Task):
         self.pad, self.block_size = len(self.vocab) - 1, nodes * (2 if format == 'pairs' else 1) + 2 + max(hops)
 
     def write(self, rng, source, hops):
-        table, start = source[:, :-1], source[:, -1:]  # (B, n), (B, 1)
-        shown, chain = table, [start]
+        table, start, chain = source[:, :-1], source[:, -1:], [source[:, -1:]]  # (B, n), (B, 1)
+        shown = table
         if self.format == 'pairs':
             order = shuffled(rng, *table.shape)
             shown = np.stack((order, np.take_along_axis(table, order, 1)), axis=2).reshape(len(table), -1)
         for _ in range(max(self.hops)):
             chain.append(np.take_along_axis(table, chain[-1], 1))
-        prompt = np.concatenate((shown, self.nodes + hops[:, None] - 1, start), axis=1)
-        return prompt, np.concatenate(chain[1:], axis=1), hops, table
+        return np.concatenate((shown, self.nodes + hops[:, None] - 1, start), axis=1), np.concatenate(chain[1:], axis=1), hops, table
 
     def valid(self, batch, chain):
         before = torch.cat((batch.tokens[:, batch.prompt_len - 1:batch.prompt_len], chain[:, :-1]), dim=1)  # start, c_1, ...
-        true = batch.instance.gather(1, before.clamp(max=self.nodes - 1))
-        return (before < self.nodes) & (chain == true)
+        return (before < self.nodes) & (chain == batch.instance.gather(1, before.clamp(max=self.nodes - 1)))
 
     def oracle(self, prompt):
         *shown, hop, node = prompt
@@ -198,12 +198,10 @@ class CVPR(Lookup):
         return table, np.concatenate((table, path[:, :1]), axis=1)
 
     def chance(self, hops):
-        # the best blind guess is 0: E[1 / (p + 1)] over p, the largest of `hops` distinct cells, P(p) = C(p, k-1) / C(n, k)
-        n, prob, total = self.nodes, hops / self.nodes, 0.0  # P(p = n - 1) = k / n
-        for p in range(n - 1, hops - 2, -1):
-            total += prob / (p + 1)
-            prob *= (p - hops + 1) / p if p else 0
-        return total
+        # the best blind guess is 0: E[1 / (p + 1)] over p, the largest of `hops` distinct cells, P(p) = C(p, k-1) / C(n, k), from p = n - 1 down
+        p = np.arange(self.nodes - 1, hops - 2, -1)
+        prob = hops / self.nodes * np.append(1, (p[:-1] - hops + 1) / p[:-1]).cumprod()
+        return float((prob / (p + 1)).sum())
 
 
 # ----------------------------------------------------------------------------- multiplication
@@ -231,8 +229,7 @@ class Multiply(Task):
         return digits[:, ::-1] if reverse else digits
 
     def write(self, rng, source, hops):
-        N, (a, b) = self.digits, source.T
-        sign = np.full((len(a), 1), 10)
+        N, (a, b), sign = self.digits, source.T, np.full((len(source), 1), 10)
         prompt = np.concatenate((self.spell(a, N, True), sign, self.spell(b, N, True), sign + 1), axis=1)
         numbers = [x for j in range(N) for x in (a * (b // 10 ** j % 10), a * (b % 10 ** (j + 1)))]
         chain = np.concatenate([self.spell(x, w, self.reverse) for x, w in zip(numbers, self.widths, strict=True)], axis=1)
@@ -267,10 +264,9 @@ class Star(Task):
     name = 'star'
 
     def __init__(self, star=(2, 3), nodes=None, reverse=False):
-        d, l = star
-        used = d * (l - 1) + 1
+        require(len(star) == 2 and min(star) >= 2, f'star needs two numbers, arms and nodes on a path, each at least 2, got {",".join(map(str, star))}')
+        (d, l), used = star, star[0] * (star[1] - 1) + 1
         nodes = max(used, 10) if nodes is None else nodes
-        require(d >= 2 and l >= 2, f'star needs at least 2 arms and paths of 2 nodes, got {d},{l}')
         require(used <= nodes <= 10**5, f'G({d},{l}) has {used} nodes: give that many labels, at most 100,000, not {nodes}')
         self.star, self.arms, self.length, self.nodes, self.reverse = (d, l), d, l, nodes, reverse
         self.vocab = [str(i) for i in range(nodes)] + ['|', '/', '=', '_']
@@ -428,12 +424,10 @@ class Countdown(Task):
         return child[torch.arange(len(x), device=x.device), same.int().argmax(1)], same.any(1)
 
     def write(self, rng, source, hops):
-        B, source = len(hops), torch.from_numpy(source)
-        prompt, chain = torch.full((B, 1 + self.numbers), self.pad), torch.full((B, 6), self.pad)
+        source, prompt, chain = torch.from_numpy(source), torch.full((len(hops), 1 + self.numbers), self.pad), torch.full((len(hops), 6), self.pad)
         for k in sorted(set(hops.tolist())):
             rows = torch.from_numpy(np.flatnonzero(hops == k))
-            target, x = source[rows, 0], source[rows, 1:k + 2]
-            step, good = self.solve(target, x)
+            step, good = self.solve(target := source[rows, 0], x := source[rows, 1:k + 2])
             pick = (torch.from_numpy(rng.random(good.shape)) * good).argmax(1)  # any of the right ones
             chain[rows, 0] = torch.where(good.any(1), self.yes, self.no)
             chain[rows, 1:] = torch.where(good.any(1)[:, None], step[torch.arange(len(rows)), pick], self.pad)
@@ -567,10 +561,153 @@ class Profiles(Task):
         return float(np.mean([np.bincount(column).max() for table in tables for column in table.T])) / self.people
 
 
+# ----------------------------------------------------------------------------- mazes
+class Maze(Task):
+    """n x n cells with walls between, an origin, a target: write a shortest path; of several a random one is shown. --gen dfs and wilson make trees: depth-first
+    search has long corridors, Wilson's are uniform over all spanning trees; percolation opens each wall of a dfs maze with a probability: loops. For n = 2:
+        --format adjlist   <ADJLIST_START> (1,1) <--> (1,0) ; (0,0) <--> (0,1) ; (0,0) <--> (1,0) ; <ADJLIST_END> <ORIGIN_START> (1,1) <ORIGIN_END>
+                           <TARGET_START> (0,1) <TARGET_END> <PATH_START> [(1,1)] [(1,0)] [(0,0)] [(0,1)] [<PATH_END>]
+        --format grid      DR L U R (1,1) (0,1) <PATH_START> [(1,1)] ...          which ways are open, cell by cell: up, left, down, right
+    adjlist is maze-dataset's AOTP_UT (2309.10498), passages in random order and direction; --no_separators leaves out <--> and ;. Cells are numbered from a
+    corner, (0,0) (0,1) (1,0) (1,1) (0,2) ...: a smaller grid's are the first of a larger one's. `hops` is n: --grid 3-5 mixes sizes. A tenth of all sets of
+    passages is held out. `instance` (B, 2, N + 1), by cell, at N for no cell: open ways as bits; steps to the target or -1. near (N + 1, 4): cells beside."""
+    name, gens = 'maze', ('dfs', 'wilson', 'percolation')
+
+    def __init__(self, grid=(4,), gen='dfs', percolation=None, format='adjlist', no_separators=False):
+        n, N = max(grid), max(grid)**2
+        require(2 <= min(grid) and n <= 30, f'grid must be from 2 to 30, got {show_range(grid)}')
+        require(gen in self.gens and format in ('adjlist', 'grid'), f'gen is one of {", ".join(self.gens)}, format adjlist or grid; got {gen}, {format}')
+        require(gen == 'percolation' or percolation is None, '--percolation means nothing without --gen percolation')
+        self.percolation = 0.2 if gen == 'percolation' and percolation is None else percolation
+        self.grid, self.hops, self.gen, self.format, self.no_separators, self.symbols = list(grid), list(grid), gen, format, no_separators, N
+        cells = sorted(((r, c) for r in range(n) for c in range(n)), key=lambda cell: (max(cell), min(cell), cell))
+        number = {cell: i for i, cell in enumerate(cells)}
+        self.cells = np.array([*cells, (-1, -1)])  # (N + 1, 2) row, column
+        self.near = np.array([[number.get((r + a, c + b), N) for a, b in ((-1, 0), (0, -1), (1, 0), (0, 1))] for r, c in cells] + [[N] * 4])
+        signs = '<ADJLIST_START> <ADJLIST_END> <ORIGIN_START> <ORIGIN_END> <TARGET_START> <TARGET_END> <PATH_START> <PATH_END> <--> ; <PADDING>'.split()
+        walls = [''.join(way for i, way in enumerate('ULDR') if bits >> i & 1) for bits in range(1, 16)]
+        self.vocab = [f'({r},{c})' for r, c in cells] + signs + walls * (format == 'grid')
+        self.begin, self.end, self.pad, self.answer_len = N + 6, N + 7, N + 10, N + 1
+        edges = 2 * n * (n - 1) if self.percolation else N - 1
+        self.block_size = (N + 3 if format == 'grid' else 9 + edges * (2 if no_separators else 4)) + self.answer_len
+
+    def dfs(self, rng, size):
+        """(B,) sizes -> (B, N + 1): from which cell a randomised depth-first search came to each."""
+        row, cell, parent = np.arange(len(size)), (rng.random(len(size)) * size**2).astype(int), np.full((len(size), self.symbols + 1), -1)
+        seen = np.arange(self.symbols + 1) >= size[:, None]**2
+        seen[row, cell] = True
+        while not seen.all():
+            way = self.near[cell]  # (B, 4)
+            free = ~seen[row[:, None], way]
+            new = np.where(free.any(1), way[row, (rng.random(way.shape) * free).argmax(1)], self.symbols)
+            parent[row, new], seen[row, new] = cell, True
+            cell = np.where(free.any(1), new, parent[row, cell])  # nowhere to go: back
+        return parent
+
+    def wilson(self, rng, size):
+        """The same for uniform spanning trees, by cycle popping (Wilson 1996): every cell points at a random neighbour, and as long as there are cycles, all
+        their cells draw again; the order in which cycles are popped makes no difference to what comes out."""
+        me, near = np.arange(self.symbols), np.sort(self.near[:-1], axis=1)  # the neighbours inside come first
+        ways, todo, root = (near < size[:, None, None]**2).sum(2), np.arange(len(size)), (me == 0) | (me >= size[:, None]**2)
+        parent, draw = np.tile(np.append(me, 0), (len(size), 1)), ~root
+        while len(todo):
+            there = parent[todo, :-1] = np.where(draw, near[me, (rng.random(draw.shape) * ways[todo]).astype(int)], parent[todo, :-1])
+            for _ in range(len(me).bit_length()):  # after N steps everybody is at the root, or on a cycle
+                there = np.take_along_axis(there, there, 1)
+            draw = np.zeros_like(draw)
+            np.put_along_axis(draw, there, True, 1)
+            draw &= ~root[todo]
+            todo, draw = todo[draw.any(1)], draw[draw.any(1)]
+        return parent
+
+    def draw(self, rng, hops):
+        B, parent, ahead = len(hops), (self.wilson if self.gen == 'wilson' else self.dfs)(rng, hops), self.near[:-1, 2:]  # edges down, right: (B, N, 2)
+        edge = (parent[:, :-1, None] == ahead) | (parent[:, ahead] == np.arange(self.symbols)[:, None])
+        if self.percolation:
+            edge |= rng.random(edge.shape) < self.percolation
+        edge &= ahead < hops[:, None, None]**2
+        key, (a, b) = edge.reshape(B, -1) - 1, (rng.random((2, B)) * (hops**2, hops**2 - 1)).astype(int)  # -1 adds nothing to the hash, on a grid of any size
+        return key, np.column_stack((key + 1, a, (a + 1 + b) % hops**2))
+
+    def distances(self, ways, target):
+        """Breadth-first search in all mazes at once: ways (B, N, 4) bool, target (B,) -> steps to the target (B, N + 1), -1 where none lead."""
+        row, cell, steps, far = np.arange(len(target)), target, 0, np.full((len(target), self.symbols + 1), -1)
+        while len(row):
+            far[row, cell] = np.arange(len(row))  # several ways may lead to a cell: go on from one of them
+            one = far[row, cell] == np.arange(len(row))
+            far[row, cell], steps = steps, steps + 1
+            came, way = ways[row[one], cell[one]].nonzero()
+            row, cell = row[one][came], self.near[cell[one][came], way]
+            new = far[row, cell] < 0
+            row, cell = row[new], cell[new]
+        return far
+
+    def write(self, rng, source, hops):
+        B, N, row, origin, target = len(hops), self.symbols, np.arange(len(hops)), source[:, -2], source[:, -1]
+        edge = np.concatenate((source[:, :-2].reshape(B, N, 2) > 0, np.zeros((B, 1, 2), dtype=bool)), axis=1)
+        ways = np.concatenate((edge[:, self.near[:, :2], [0, 1]], edge), axis=2)  # (B, N + 1, 4): what is down for the cell above
+        far = self.distances(ways, target)
+        length, cell, chain = far[row, origin], origin, np.full((B, far[row, origin].max() + 2), self.end)
+        for t in range(chain.shape[1] - 1):
+            chain[:, t] = np.where(t <= length, cell, self.end)
+            nearer = ways[row, cell] & (far[row[:, None], self.near[cell]] < far[row, cell, None])
+            cell = np.where(t < length, self.near[cell, (rng.random(nearer.shape) * nearer).argmax(1)], cell)
+        tail = np.stack([np.full(B, x) for x in (N + 2, origin, N + 3, N + 4, target, N + 5, self.begin)], axis=1)
+        bits = ways @ [1, 2, 4, 8]
+        if self.format == 'grid':
+            prompt = np.where(bits > 0, self.pad + bits, -1)[:, :-1], tail[:, [1, 4, 6]]
+        else:
+            flat, M = edge[:, :-1].reshape(B, -1), edge.sum((1, 2)).max()
+            order = np.where(flat, rng.random(flat.shape), 1).argsort(axis=1)[:, :M]  # passages in random order, then what is none
+            a, b, sign = order // 2, self.near[:-1, 2:].ravel()[order], np.full((B, M), N + 8)
+            flip = rng.random((B, M)) < 0.5
+            words = np.stack((np.where(flip, b, a), sign, np.where(flip, a, b), sign + 1), axis=2)[:, :, ::1 + self.no_separators]
+            words[~np.take_along_axis(flat, order, 1)] = -1
+            prompt = tail[:, :1] - 2, words.reshape(B, -1), tail[:, :1] - 1, tail
+        return np.concatenate(prompt, axis=1), chain, length + 2, np.stack((bits, far), axis=1)
+
+    def around(self, instance, cell):
+        """Of cells (B, L) in mazes `instance`: those beside them, to which of these a way leads, which are nearer to the target, each (B, L, 4).
+        No way leads from a token that is no cell."""
+        (bits, far), cell, near = instance.unbind(1), cell.clamp(max=self.symbols), torch.from_numpy(self.near).to(cell.device)
+        there = far.gather(1, near[cell].flatten(1)).unflatten(1, (-1, 4))
+        return near[cell], bits.gather(1, cell)[..., None] >> torch.arange(4, device=cell.device) & 1 > 0, there < far.gather(1, cell)[..., None]
+
+    def valid(self, batch, chain):
+        """The origin, then from each cell one to which a way leads, <PATH_END> at the target, and anything behind it."""
+        first = batch.tokens.gather(1, batch.start[:, None])
+        before = torch.cat((torch.full_like(first, self.begin), chain[:, :-1]), dim=1)
+        beside, ways, _ = self.around(batch.instance, before)
+        done = (chain == self.end) & (batch.instance[:, 1].gather(1, before.clamp(max=self.symbols)) == 0)
+        step = ((beside == chain[..., None]) & ways).any(2) | ((before == self.begin) & (chain == first))
+        return step | done | ((before == self.end).cumsum(1) > 0)
+
+    def oracle(self, prompt):
+        *cells, origin, target = [x for x in prompt if x < self.symbols]
+        walls = self.decode(prompt[:-3]).split() if self.format == 'grid' else []
+        pairs = [*zip(cells[::2], cells[1::2], strict=True), *((i, int(self.near[i, 'ULDR'.index(way)])) for i, word in enumerate(walls) for way in word)]
+        path, queue = {target: [target, self.end]}, [target]
+        for cell in queue:
+            for a, b in pairs + [pair[::-1] for pair in pairs]:
+                if a == cell and b not in path:
+                    path[b] = [b, *path[a]]
+                    queue.append(b)
+        return path[origin]
+
+    def chance(self, hops):
+        """Legal steps at random, never straight back, along the true path; on the test split."""
+        batch = sample_batch(self, 2000, 0, 0, 'test', hops=int(hops))
+        choices = self.around(batch.instance, batch.tokens)[1].sum(2) - 1  # (B, T)
+        choices += torch.arange(choices.size(1)) == batch.start[:, None]  # the origin has no way back
+        steps = batch.loss_mask & (batch.instance[:, 1].gather(1, batch.tokens.clamp(max=self.symbols)) > 0)
+        return (1 / torch.where(steps, choices, 1)).prod(1).mean().item()
+
+
 # ----------------------------------------------------------------------------- command line
-TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star, Countdown, Profiles)}
+TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star, Countdown, Profiles, Maze)}
 OPTIONS = {'cycle': ('nodes', 'hops', 'format'), 'cvpr': ('nodes', 'hops', 'format'), 'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse'),
-           'countdown': ('numbers', 'holdout_targets'), 'profiles': ('people', 'attributes', 'relations', 'hops', 'bipartite', 'facts', 'relabel')}
+           'countdown': ('numbers', 'holdout_targets'), 'maze': ('grid', 'gen', 'percolation', 'format', 'no_separators'),
+           'profiles': ('people', 'attributes', 'relations', 'hops', 'bipartite', 'facts', 'relabel')}
 
 
 def show_range(hops):
@@ -586,19 +723,12 @@ def parse_hops(text):
     return list(range(first, last + 1))
 
 
-def parse_star(text):
-    """'2,3' -> (2, 3)"""
-    d, l = map(int, text.split(','))
-    return d, l
-
-
 def parse_list(text):
     """'24,36' -> [24, 36]"""
     return [at_least(1)(word) for word in text.split(',')]
 
 
-parse_list.__name__ = 'list of numbers (such as 24,36)'
-parse_hops.__name__, parse_star.__name__ = 'hop count (4, or a range 1-4; at least 1)', 'star (arms,length such as 2,3)'  # argparse's words
+parse_hops.__name__, parse_list.__name__ = 'number or range (4, or 1-4; at least 1)', 'list of numbers (such as 24,36)'  # argparse's words
 
 
 class Parser(argparse.ArgumentParser):
@@ -631,9 +761,10 @@ def add_task_args(parser, hops='4', nodes=20):
     add('--task', choices=TASKS, default='cycle', help='what to compute (default: cycle)')
     add('--hops', type=parse_hops, help=f'cycle, cvpr, profiles: lookups to the answer; 4, or 1-4 for a uniform mixture (default: {hops}; profiles: 1-2)')
     add('--nodes', type=int, help=f"cycle, cvpr: length of the table (default: {nodes}); star: number of labels (default: 10, or the graph's)")
-    add('--format', choices=('table', 'pairs'), help='cycle, cvpr: how the prompt shows the table (default: table)')
+    add('--format', choices=('table', 'pairs', 'adjlist', 'grid'), help='how the prompt shows cycle, cvpr: table, pairs; maze: adjlist, grid (default: table, adjlist)')
+    add_maze_args(add)
     add('--digits', type=int, help='multiply: digits of each factor (default: 3)')
-    add('--star', type=parse_star, metavar='D,L', help='star: arms, and nodes on a path, the centre included (default: 2,3)')
+    add('--star', type=parse_list, metavar='D,L', help='star: arms, and nodes on a path, the centre included (default: 2,3)')
     add('--numbers', type=int, help='countdown: how many numbers, 2 to 5 (default: 4)')
     add('--holdout_targets', type=parse_list, metavar='T,T', help='countdown: targets never trained on, 24 always among them (default: 24)')
     for name in ('people', 'attributes', 'relations'):
@@ -642,6 +773,13 @@ def add_task_args(parser, hops='4', nodes=20):
     add('--bipartite', action='store_true', default=None, help='profiles: friends are mutual, parent and child inverse (default: off)')
     add('--relabel', action='store_true', default=None, help='profiles: shuffle two-hop answers over the people: nothing left to compose (default: off)')
     add('--reverse', action='store_true', default=None, help='star: write the path from the goal; multiply: most significant digit first (default: off)')
+
+
+def add_maze_args(add):
+    add('--grid', type=parse_hops, help='maze: cells a side; 4, or 3-5 for a uniform mixture (default: 4)')
+    add('--gen', choices=Maze.gens, help='maze: how it is made (default: dfs)')
+    add('--percolation', type=at_least(0, float, above=True), help='maze: with --gen percolation, the probability that a wall is opened (default: 0.2)')
+    add('--no_separators', action='store_true', default=None, help='maze: an adjacency list without <--> and ; (default: with)')
 
 
 def add_run_args(parser, out_dir, train=True):
@@ -688,10 +826,12 @@ def main(argv=None):
     if not args.raw:
         print(f'{task.name}, hops {show_range(task.hops)}: vocab_size {len(task.vocab)}, block_size {task.block_size}, [loss] on bracketed tokens\n')
     for tokens, carries, answer, hops in zip(batch.tokens.tolist(), batch.loss_mask.tolist(), batch.answer.tolist(), batch.hops.tolist(), strict=True):
+        while not carries[-1]:  # padding
+            carries.pop(), tokens.pop()
         words = [f'[{word}]' if c and not args.raw else word for word, c in zip(task.decode(tokens).split(), carries, strict=True)]
-        print(' '.join(words).rstrip(' _'))
+        print(' '.join(words))
         if not args.raw:
-            chain, places = task.oracle(tokens[:batch.prompt_len]), sorted(set(answer))
+            chain, places = task.oracle(tokens[:carries.index(True)]), sorted(set(answer))
             truth = task.decode(chain[:task.answer_len] if task.answer_first else chain[-len(places):])
             print(f'  answer {task.decode(tokens[i] for i in places)}   oracle {truth}   chance {task.chance(hops):.3f}\n')
 

@@ -181,7 +181,7 @@ class GPT(nn.Module):
         """Parameters, position embeddings included; the head is the token embedding and counts once."""
         return sum(p.numel() for p in self.parameters())
 
-    def forward(self, idx, loss_mask=None, cache=None, start=0, shared=None):
+    def forward(self, idx, loss_mask=None, cache=None, start=0, shared=None, visible=None):
         """Logits for the token that follows each position of idx (B, T), an integer tensor.
 
         loss_mask (B, T) bool: only these positions are wanted; returns (N, V), row by row in reading order, so that they
@@ -189,6 +189,7 @@ class GPT(nn.Module):
         cache, start: generate's; see there.
         shared (S, G): every G rows have their first S tokens in common, as samples of one prompt do. They are worked through
             once for the G rows: less work, the same logits and gradients to rounding. Needs a loss_mask and a causal model.
+        visible (B, T) bool: no position may look at any other than these; each row needs one. For a model that is not causal.
         Raises ValueError when the sequence is longer than block_size, or a cache that is not empty gets more than one token.
         """
         T = idx.size(1)
@@ -214,6 +215,9 @@ class GPT(nn.Module):
         x = self.drop(x)
         angles = self.rope[:, pos] if self.config.pos == 'rope' else None
         pick = Pick(loss_mask, self.config.causal, mask) if loss_mask is not None else None
+        if visible is not None:
+            mask = visible[:, None, None]  # (B, 1, 1, T), the same for every query
+            pick.attn_mask = mask
         depth = self.config.n_layer * self.config.n_loop
         for i in range(depth):
             block = self.blocks[i % self.config.n_layer]  # n_loop times through the same blocks

@@ -80,6 +80,23 @@ probe-composer-model train_cot.py --task profiles --mode direct --people 27 --re
 probe-composer probe.py --ckpt out/results/probe-composer-model/seedSEED/ckpt.pt
 probe-memoriser-model train_cot.py --task profiles --mode direct --people 27 --relations 16 --n_layer 1 --n_loop 4 --lr 2e-3 --weight_decay 1 --steps 6000 --relabel
 probe-memoriser probe.py --ckpt out/results/probe-memoriser-model/seedSEED/ckpt.pt
+maze train_maze.py
+maze-path train_maze.py --loss path --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 5e-4 --steps 1000 --eval_interval 50
+maze-full train_maze.py --loss full --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 5e-4 --steps 1000 --eval_interval 50
+maze-balanced train_maze.py --loss balanced --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 5e-4 --steps 1000 --eval_interval 50
+maze-path-fast train_maze.py --loss path --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 2e-3 --steps 1000 --eval_interval 50
+maze-full-fast train_maze.py --loss full --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 2e-3 --steps 1000 --eval_interval 50
+maze-balanced-fast train_maze.py --loss balanced --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 2e-3 --steps 1000 --eval_interval 50
+maze-size-full-4 train_maze.py --loss full --grid 4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
+maze-size-full-34 train_maze.py --loss full --grid 3-4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
+maze-size-path-4 train_maze.py --loss path --grid 4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
+maze-size-path-34 train_maze.py --loss path --grid 3-4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
+maze-loops-path train_maze.py --loss path --gen percolation --steps 1500 --eval_interval 300
+maze-loops-graded train_maze.py --loss graded --gen percolation --steps 1500 --eval_interval 300
+maze-mlmu train_maze.py --loss mlmu
+maze-wilson-full train_maze.py --loss full --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1500 --eval_interval 100
+maze-wilson-path train_maze.py --loss path --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1500 --eval_interval 100
+maze-wilson-balanced train_maze.py --loss balanced --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1500 --eval_interval 100
 gpu-cycle-20 train_cot.py --device cuda --hops 4
 gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
 gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
@@ -88,6 +105,11 @@ gpu-rl-32 train_rl.py --device cuda --nodes 32 --hops 1-8 --curriculum --entropy
 gpu-countdown-5 train_cot.py --device cuda --task countdown --numbers 5 --n_layer 6 --n_head 8 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 20000
 gpu-search-5 search.py --device cuda --ckpt out/results/gpu-countdown-5/seedSEED/ckpt.pt
 gpu-capacity capacity.py --device cuda --sizes 20000,53000,141000,376000,1000000
+gpu-maze-path-5 train_maze.py --device cuda --loss path --grid 5 --format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024 --lr 1e-3 --steps 25000
+gpu-maze-full-5 train_maze.py --device cuda --loss full --grid 5 --format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024 --lr 1e-3 --steps 25000
+gpu-maze-mlmu-5 train_maze.py --device cuda --loss mlmu --grid 5 --format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024 --lr 1e-3 --steps 25000
+gpu-maze-path-10 train_maze.py --device cuda --loss path --grid 10 --format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024 --lr 1e-3 --steps 25000
+gpu-maze-mlmu-10 train_maze.py --device cuda --loss mlmu --grid 10 --format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024 --lr 1e-3 --steps 25000
 ROWS
 }
 
