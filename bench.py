@@ -33,7 +33,6 @@ CONFIGS = {
     'star-50': (Star(star=(5, 5), nodes=50), dict(n_layer=6, n_head=6, n_embd=384), 256),  # Bachmann & Nagarajan's size
 }
 
-
 def turns(repeats, device, *functions):
     """Seconds of each function in each of `repeats` turns, one call apiece after a warm-up: a list of tuples."""
     synchronize = {'cuda': torch.cuda.synchronize, 'mps': torch.mps.synchronize}.get(device.type, lambda: None)
@@ -49,24 +48,19 @@ def turns(repeats, device, *functions):
             f()
     return [tuple(once(f) for f in functions) for _ in range(repeats)]
 
-
 def median(rows, i):
     return statistics.median(row[i] for row in rows)
-
 
 def ratio(rows, slow=1, fast=0):
     """Median over turns of how many times longer the one took than the other."""
     return statistics.median(row[slow] / row[fast] for row in rows)
 
-
 def skipping(model, x, mask, **options):
     return model(x, mask, **options)
-
 
 def everything(model, x, mask):
     """Logits everywhere, most of which are thrown away."""
     return model(x)[mask]
-
 
 def train_step(model, optimizer, tokens, loss_mask, run, forward=skipping, **options):
     """One step as in the training scripts."""
@@ -79,7 +73,6 @@ def train_step(model, optimizer, tokens, loss_mask, run, forward=skipping, **opt
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
-
 def gradient_gap(model, batch):
     """Largest difference between any two gradients with and without skipping, relative to the largest gradient (float32)."""
     x, mask, found = batch.tokens[:, :-1], batch.loss_mask[:, 1:], []
@@ -87,7 +80,6 @@ def gradient_gap(model, batch):
         found.append(torch.autograd.grad(F.cross_entropy(logits, batch.tokens[:, 1:][mask]), list(model.parameters())))
     largest = max(g.abs().max() for g in found[1])
     return (max((a - b).abs().max() for a, b in zip(*found, strict=True)) / largest).item()
-
 
 def main(argv=None):
     parser = Parser(prog='bench.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
@@ -164,7 +156,6 @@ def main(argv=None):
         print(f'  {name:10} {1 / median(rows, i):8,.0f}')
     print(f'  this one   {1 / median(rows, len(tasks)):8,.0f}   {median(rows, len(tasks)) / step_time:.1%}')
     print(common.final_line(**final, data_share=median(rows, len(tasks)) / step_time))
-
 
 if __name__ == '__main__':
     main()

@@ -60,7 +60,6 @@ from model import GPT, GPTConfig
 RATE = 2e-2
 LEARNED, STEP = 0.99, 1.1  # --smallest: share of the training questions, size of the steps
 
-
 def parse_args(argv):
     parser = Parser(prog='capacity.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
     parser.add_argument('--hops', type=int, choices=(1, 2), default=1, help='1: facts; 2: facts, and questions that compose two (default: %(default)s)')
@@ -80,7 +79,6 @@ def parse_args(argv):
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoints in out_dir')
     return parser.parse_args(argv)
 
-
 # ----------------------------------------------------------------------------- bits
 
 def selection(n, N0, how='optimal'):
@@ -89,11 +87,9 @@ def selection(n, N0, how='optimal'):
         return (math.lgamma(N0 + 1) - math.lgamma(n + 1) - math.lgamma(N0 - n + 1)) / math.log(2)
     return {'bound': n * math.log2(N0 / n), 'enumerate': n * math.log2(N0), 'independent': 0.0}[how]
 
-
 def known(loss, entropy):
     """Share of `entropy` bits that a summed loss, in bits, leaves known: within 0 and 1."""
     return min(1.0, max(0.0, 1 - loss / entropy)) if entropy else 0.0
-
 
 def names(task, loss, how='optimal'):
     """Selection bits of a model to which the name of a relation costs `loss` bits; 0 where there are no relations: no name carries loss."""
@@ -101,13 +97,11 @@ def names(task, loss, how='optimal'):
     guessed = min(N0, max(n, 2 ** min(loss, 99)))  # among so many names the model would look for the n
     return selection(n, N0, how) * max(0.0, 1 - selection(n, guessed) / selection(n, N0)) if task.relations and n < N0 else 0.0
 
-
 def one_hop(task, attributes, relations, how='optimal'):
     """Stored bits, from the losses in bits summed over all one-hop questions for attributes and for relations; the entropy, where these are 0.
     task: its people, attributes, relations, values and n_names count. how: see selection."""
     n, h_a, h_r = task.people, task.people * task.attributes * math.log2(task.values), task.people * task.relations * math.log2(task.people)
     return h_a * known(attributes, h_a) + h_r * known(relations, h_r) + names(task, relations / max(1, n * task.relations), how)
-
 
 def two_hops(task, scheme, one, two, counts, how='optimal'):
     """Stored bits if facts are kept as `scheme` says (module docstring, 3): optimal, double or big hash; the entropy, where all losses are 0.
@@ -120,7 +114,6 @@ def two_hops(task, scheme, one, two, counts, how='optimal'):
     facts = attributes * math.log2(task.values) * math.sqrt(known(two[0], h_a)) + relations * math.log2(task.people) * math.sqrt(known(two[1], h_r))
     return facts + names(task, two[1] / counts[1] if counts[1] else math.inf, how)
 
-
 def schemes(task, mode, loss, count):
     """{scheme: stored bits}, from what evaluate returns; {scheme: entropy}, with an empty loss."""
     one, two, counts = ([d.get(f'{kind}{hops}', 0) for kind in ('attribute', 'relation', 'pair')] for d, hops in ((loss, 1), (loss, 2), (count, 2)))
@@ -132,7 +125,6 @@ def schemes(task, mode, loss, count):
         return {'chain': one_hop(task, max(one[0], task.attributes * a), max(one[1], task.relations * (r + bridge) / 2))}
     return {scheme: two_hops(task, scheme, one[:2], two, counts) for scheme in ('optimal', 'double', 'big hash')}
 
-
 def quantized(model, bits):
     """A copy with every matrix rounded to 2^bits - 1 levels around zero (1 bit: to a sign), one scale for each row."""
     model = copy.deepcopy(model)
@@ -142,7 +134,6 @@ def quantized(model, bits):
         p.data = (p / scale).round().clamp(-most, most) * scale if bits > 1 else torch.where(p < 0, -scale, scale)
     return model.requires_grad_(False)
 
-
 # ----------------------------------------------------------------------------- one model
 
 def all_questions(task):
@@ -151,7 +142,6 @@ def all_questions(task):
     one, two = (np.stack(np.meshgrid(range(n), r, range(A + R), indexing='ij'), axis=-1).reshape(-1, 3) for r in ([-1], range(R)))
     return np.concatenate((one, two)[:max(task.hops)])
 
-
 def losses(model, tokens, mask, group, run):
     """Cross-entropy (nats) of every loss token of questions (N, T), in reading order, and whether it is the most likely one. Every `group`
     questions are one person's, whose name is worked through once."""
@@ -159,7 +149,6 @@ def losses(model, tokens, mask, group, run):
     with run.autocast:
         logits = model(tokens[:, :-1], mask, shared=(3, group) if group > 1 else None)
     return F.cross_entropy(logits.float(), target[mask], reduction='none'), logits.argmax(-1) == target[mask]
-
 
 @torch.no_grad()
 def evaluate(model, task, mode, batch, group, run):
@@ -181,7 +170,6 @@ def evaluate(model, task, mode, batch, group, run):
     parts = {'acc_1': one} | {f'acc_2_{name}': ~one & (label == i) for i, name in enumerate(task.labels)}
     count = {k: int(rows.sum()) for k, rows in kinds.items()} | {'pair2': len(batch.instance[two][:, :2].unique(dim=0))}
     return loss, count, {k: right.all(1)[rows].double().mean().item() for k, rows in parts.items() if rows.any()}
-
 
 def train(job, args, run, caught):
     """One model of the grid, from scratch or from its checkpoint, and everything measured on it: a dict of plain values."""
@@ -235,7 +223,6 @@ def train(job, args, run, caught):
         record[f'int{bits}'] = max(kept, key=lambda stored: sum(stored.values()))
     return record | accuracy | dict(chance=task.chance(job['hops']), seconds=time.time() - begin)
 
-
 # ----------------------------------------------------------------------------- the grid
 
 def make_job(args, hops, mode, target, people, exposures):
@@ -245,7 +232,6 @@ def make_job(args, hops, mode, target, people, exposures):
     exact = (math.sqrt(b * b + 48 * L * target) - b) / (24 * L)
     w = min((max(2, math.floor(exact / H) + i) * H for i in (0, 1)), key=lambda w: abs(12 * L * w * w + b * w - target))
     return dict(name=f'{hops}-{mode}-{people}x{w}', hops=hops, mode=mode, people=people, n_embd=w, exposures=exposures)
-
 
 def run_jobs(jobs, args, run, caught, tell):
     """Train and measure every job; under torchrun each process takes its share, small and large. The records, in the order of the jobs."""
@@ -260,7 +246,6 @@ def run_jobs(jobs, args, run, caught, tell):
         for i in turns if run.master else ():
             tell(done[i])
     return [done[i] for i in range(len(jobs))]
-
 
 def find_smallest(args, hops, mode, exposures, run, caught, tell):
     """The smallest model that gets LEARNED of its training questions right: four steps at a time, then between. None if none does, or the first tried."""
@@ -278,7 +263,6 @@ def find_smallest(args, hops, mode, exposures, run, caught, tell):
                 low = i
     return found.get(high) if high else None
 
-
 # ----------------------------------------------------------------------------- the result
 
 def fit(records, scheme):
@@ -287,7 +271,6 @@ def fit(records, scheme):
     slope, rates = x @ y / (x @ x), (y / x)[[r.get('acc_2_trained', r['acc_1']) < LEARNED for r in records]]
     return dict(slope=float(slope), r2=float(1 - ((y - slope * x)**2).sum() / ((y - y.mean())**2).sum()) if y.std() else None,
                 spread=float(rates.std(ddof=1) / rates.mean()) if len(rates) > 1 and rates.any() else None)
-
 
 def tell(record, records, out_dir):
     """Add it to the records, the table on the screen and the log."""
@@ -299,7 +282,6 @@ def tell(record, records, out_dir):
                f'| right: {right}, chance {r["chance"]:.3f} | {r["seconds"]:.0f} s')
     common.log(out_dir, arm='model', **record)
     records.append(record)
-
 
 def plot(records, path, title):
     """Stored bits against parameters, with what there was to store, the fits and 2 bits a parameter; bits a parameter against people."""
@@ -320,7 +302,6 @@ def plot(records, path, title):
     left.legend(fontsize=8)
     common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
 
-
 def plot_smallest(records, path, title):
     """Share of questions right against parameters: training questions of either hop count, two-hop questions held out."""
     axis = (figure := Figure(figsize=(6, 4.2), layout='constrained')).subplots()
@@ -331,7 +312,6 @@ def plot_smallest(records, path, title):
     axis.set(xlabel='parameters', ylabel='share right', title=title, xscale='log', ylim=(-0.03, 1.03))
     axis.legend(fontsize=8)
     common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
-
 
 def main(argv=None):
     begin, args = time.time(), parse_args(argv)
@@ -394,7 +374,6 @@ def main(argv=None):
     common.write_atomic(Path(args.out_dir) / 'results.json', lambda tmp: tmp.write_text(json.dumps(dict(final=final, fits=fits, models=records)) + '\n'))
     (plot_smallest if args.smallest else plot)(records, Path(args.out_dir) / 'plot.png', f'{args.hops} hop{"s" * two}{", chain" * args.cot}')
     print(common.final_line(**final))
-
 
 if __name__ == '__main__':
     main()

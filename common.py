@@ -16,13 +16,11 @@ import torch.distributed as dist
 
 from model import GPT, GPTConfig
 
-
 def die(message, code=2):
     """End with one line on stderr; code 2 is bad input, 1 a run that failed, 128 + n a signal."""
     if os.environ.get('RANK', '0') == '0':  # one line, however many processes
         print(f'{Path(sys.argv[0]).name}: {" ".join(message.split())}', file=sys.stderr, flush=True)
     sys.exit(code)
-
 
 def setup(args):
     """Device, precision and processes from args.device, args.dtype and torchrun's variables; dies if the device is not there.
@@ -45,14 +43,12 @@ def setup(args):
     return SimpleNamespace(device=device, autocast=torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext(),
                            bf16=bf16, rank=rank, world=world, master=rank == 0)
 
-
 def sum_over_processes(run, *numbers):
     """Each number summed over all processes; every process must call it at the same step."""
     if run.world == 1:
         return numbers
     dist.all_reduce(total := torch.tensor(numbers, dtype=torch.float32, device=run.device))
     return total.tolist()
-
 
 def catch_signals(exit_now=False):
     """A list that receives the number of a SIGINT or SIGTERM: a training loop looks at it between steps, saves and exits with
@@ -67,14 +63,12 @@ def catch_signals(exit_now=False):
         signal.signal(number, handler)
     return caught
 
-
 # ----------------------------------------------------------------------------- the run folder
 
 def write_atomic(path, write):
     """write(temporary path), then move it into place: a reader, or a resumed run, never sees half a file."""
     write(tmp := Path(f'{path}.tmp'))
     os.replace(tmp, path)
-
 
 def open_run(out_dir, args, resume, **facts):
     """Make out_dir and write config.json, or, to resume, check that it holds the same run.
@@ -107,12 +101,10 @@ def open_run(out_dir, args, resume, **facts):
     except OSError as error:
         die(f'cannot write to --out_dir {out_dir}: {error.strerror}')
 
-
 def log(out_dir, **record):
     """Append one JSON object to log.jsonl."""
     with open(Path(out_dir) / 'log.jsonl', 'a') as f:
         f.write(json.dumps(record) + '\n')
-
 
 def read_log(out_dir):
     """The log's records; a last line cut short by a kill is left out."""
@@ -122,19 +114,16 @@ def read_log(out_dir):
             records.append(json.loads(line))
     return records
 
-
 def cut_log(out_dir, keep):
     """Drop the records for which keep(record) is false: what a resumed run is about to do again."""
     kept = [json.dumps(r) + '\n' for r in read_log(out_dir) if keep(r)]
     write_atomic(Path(out_dir) / 'log.jsonl', lambda tmp: tmp.write_text(''.join(kept)))
-
 
 def save_checkpoint(path, model, optimizer, step, args, **more):
     """A plain dict: weights, model config, optimizer, step, random states, arguments, and more. Moved into place when complete."""
     state = more | {'model': model.state_dict(), 'config': vars(model.config), 'optimizer': optimizer.state_dict(), 'step': step, 'args': args,
              'rng': torch.get_rng_state(), 'rng_cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
     write_atomic(path, lambda tmp: torch.save(state, tmp))
-
 
 def load_checkpoint(path, device='cpu', args=None):
     """(model, state): the GPT on device, and the dict of save_checkpoint. Dies if the file is missing, cut short or not ours, or
@@ -154,6 +143,17 @@ def load_checkpoint(path, device='cpu', args=None):
         die(f'{path} is not a checkpoint of this repo, or was cut short: name another, or delete it and start over')
     die(f'{path} is the checkpoint of another run: delete it, or give another --out_dir')
 
+def parse_typed(parser, argv):
+    """The arguments, and the names of those that were typed: argparse leaves alone what a namespace already has."""
+    typed = vars(parser.parse_args(argv, SimpleNamespace(**{action.dest: parser for action in parser._actions})))
+    return parser.parse_args(argv), {name for name, value in typed.items() if value is not parser}
+
+def restore_args(args, typed, saved, script, free):
+    """For --eval_only: args get the values saved with the checkpoint args.ckpt, but for `free` ones typed; dies if the script or another typed flag differs."""
+    wrong = [f'{name}={saved.get(name)}' for name in sorted(typed - free) if saved.get(name) != getattr(args, name)]
+    if saved['script'] != script or wrong:
+        die(f'{args.ckpt} was trained by {saved["script"]}.py' + f' with {" ".join(wrong)}; leave those flags out' * bool(wrong))
+    vars(args).update({name: saved[name] for name in saved.keys() - (typed & free) - {'device', 'dtype'}})
 
 def final_line(**values):
     """'final task=cycle acc=1.000 ...': what the README quotes and tests parse; a value of None is left out."""

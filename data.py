@@ -1,8 +1,8 @@
 """Every synthetic task: sample instances, write them as tokens, say which tokens carry loss, and know the right answer.
 
-Chain of thought, answering directly and path-only loss are the same instances under different tokens and masks: `prompt | chain | answer` with loss on chain and
-answer; `prompt | answer`, no chain at all, with loss on the answer. `loss_mask[b, t]` says whether token t of row b is a *target* that carries loss: the model
-that has read tokens 0 .. t-1 is asked for it; so the loss is cross-entropy(model(tokens[:, :-1])[loss_mask[:, 1:]], tokens[:, 1:][loss_mask[:, 1:]]).
+Chain of thought, answering directly and path-only loss are the same instances under different tokens and masks: `prompt | chain | answer`, loss on chain and
+answer; `prompt | answer`, no chain at all, loss on the answer. `loss_mask[b, t]` says whether token t of row b is a *target* that carries loss: the model that
+has read tokens 0 .. t-1 is asked for it; so the loss is cross-entropy(model(tokens[:, :-1])[loss_mask[:, 1:]], tokens[:, 1:][loss_mask[:, 1:]]).
 1. `(seed, split, step)` alone determines a batch: a resumed run sees the data of an uninterrupted one, and every process takes its slice of one global batch.
 2. Test instances are never trained on: a hash of the instance (graph, table, factors; not its presentation) sends 1 in 10 to 'test'. Countdown: whole targets.
 3. No Python loop runs over a batch.
@@ -13,19 +13,15 @@ that has read tokens 0 .. t-1 is asked for it; so the loss is cross-entropy(mode
 import argparse
 import os
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import torch
 
 SPLITS = ('train', 'test')
 
-
-def require(ok, message):
-    """The check behind every size and flag; the scripts turn the error into one line."""
+def require(ok, message):  # the check behind every size and flag; the scripts turn the error into one line
     if not ok:
         raise ValueError(message)
-
 
 @dataclass
 class Batch:
@@ -47,7 +43,6 @@ class Batch:
     def to(self, device):
         return Batch(*(v if isinstance(v, int) else v.to(device, non_blocking=True) for v in (getattr(self, f.name) for f in fields(self))))
 
-
 def held_out(key):
     """Which instances (B, L) belong to the test split: a 64-bit hash modulo 10, (B,) bool. No seed: a checkpoint of one run can be tested by another."""
     power = np.cumprod(np.full(key.shape[1], 0x9E3779B97F4A7C17, dtype=np.uint64))  # polynomial hash modulo 2^64
@@ -56,11 +51,9 @@ def held_out(key):
         h = (h ^ (h >> np.uint64(shift))) * np.uint64(factor)
     return (h >> np.uint64(32)) % np.uint64(10) == 0
 
-
 def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=None):
-    """The batch of this (seed, split, step). mode: 'cot' writes the chain and puts loss on it and on the answer, 'direct' leaves it out.
-    hops: every row has this hop count; or, for each row, a uniform draw from this list, by default task.hops.
-    Raises ValueError for a hop count the task was not made for, or if it has (almost) no instances in this split."""
+    """The batch of this (seed, split, step). mode: 'cot' writes the chain and puts loss on it and on the answer, 'direct' leaves it out. hops: of every row, or
+    a list to draw from for each, by default task.hops. Raises ValueError for hops the task was not made for, or if (almost) no instances are in this split."""
     asked = [hops] if isinstance(hops, int) else hops or task.hops
     require(set(asked) <= set(task.hops), f'{task.name} was made for hops {show_range(task.hops)}, not {hops}')
     rng, want, missing = np.random.default_rng([seed, SPLITS.index(split), step]), [], batch_size
@@ -73,7 +66,6 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
         want.append((source[mine], k[mine]))
         missing -= len(mine)
     return write_batch(task, rng, *map(np.concatenate, zip(*want, strict=True)), mode)
-
 
 def write_batch(task, rng, source, hops, mode):
     """The batch that shows these instances, as task.draw gives them, in this mode; rng decides what is left open (the order of pairs or edges)."""
@@ -93,24 +85,19 @@ def write_batch(task, rng, source, hops, mode):
     arrays = (tokens.astype(np.int64), loss_mask, start[:, None] + slot, hops.astype(np.int64), instance.astype(np.int64))
     return Batch(*map(torch.from_numpy, arrays), prompt_len=int(start.max()))
 
-
-def shuffled(rng, B, n):
-    """(B, n): an independent uniform permutation of 0 .. n-1 in every row."""
+def shuffled(rng, B, n):  # (B, n): an independent uniform permutation of 0 .. n-1 in every row
     return rng.random((B, n)).argsort(axis=1)
 
-
 class Task:
-    """What all tasks share. A task has
-    name, hops (list of hop counts), vocab (list of strings; the first `symbols` are nodes or digits, what a chain is made of), block_size (longest sequence),
-    answer_len (A), pad (token id), and every one of its flags (see OPTIONS) as an attribute
+    """What all tasks share. A task has as attributes its flags, name, hops (list of hop counts), vocab (strings; the first `symbols` are nodes or digits,
+    what a chain is made of), block_size (longest sequence), answer_len (A), pad (token id), test_share (about, of the instances drawn), and
     draw(rng, hops (B,)) -> key (B, L), source (B, ...)   random instances; key is what identifies one for the split
     write(rng, source, hops) -> prompt (B, P), chain (B, L), chain_len (B,), instance (B, ...)   the chain ends in the answer; answer_first: begins with it
     valid(batch, chain (B, L)) -> (B, L) bool   which chain tokens truly follow from the tokens before them
     right(batch, out (B, T)) -> (B, T) bool   which tokens are right: here, those that equal the batch's
     oracle(prompt) -> the chain of one prompt, a list of ids, worked out from its tokens alone
-    in_split(key, split) -> (B,) bool, and test_share, about how many of the instances drawn are in 'test'
     answer_size(source) -> (B,) int, how many tokens the answer of each row has, answer_len at most
-    chance(hops) -> accuracy of the best answer that does not follow the instance's structure"""
+    chance(hops) -> accuracy of the best answer that does not follow the instance's structure: here `guess`, whatever the hop count"""
     answer_first, test_share = False, 0.1
 
     def in_split(self, key, split):
@@ -119,41 +106,38 @@ class Task:
     def answer_size(self, source):
         return np.full(len(source), self.answer_len)
 
+    def chance(self, hops):
+        return self.guess
+
     def right(self, batch, out):
         return (out == batch.tokens) | ~batch.loss_mask
 
-    def encode(self, text):
-        """'3 k=4 0' -> [3, 23, 0]; raises ValueError at a word that is not in the vocabulary."""
+    def encode(self, text):  # '3 k=4 0' -> [3, 23, 0]; raises ValueError at a word that is not in the vocabulary
         return [self.vocab.index(word) for word in text.split()]
 
-    def decode(self, ids):
-        """[3, 23, 0] -> '3 k=4 0'"""
+    def decode(self, ids):  # [3, 23, 0] -> '3 k=4 0'
         return ' '.join(self.vocab[i] for i in ids)
-
 
 # ----------------------------------------------------------------------------- pointer chasing: cycle and cvpr
 class Lookup(Task):
-    """Follow a table sigma from a start node: the chain is sigma(s), sigma^2(s), ..., its last node, sigma^k(s), the answer.
-        --format table, 4 nodes, 2 hops:  2 0 3 1 k=2 0 [2] [3]           position i holds sigma(i)
-        --format pairs, the same:         3 1 0 2 1 0 2 3 k=2 0 [2] [3]   i sigma(i), in random order
-    The prompt ends with the hop count, then the start: one layer can look up only what its own position holds.
-    hops=k is exactly k lookups; FactorExe's num_hops=h is h+1 of them. `instance` is the table sigma (B, n)."""
+    """Follow a table sigma from a start node: the chain is sigma(s), sigma^2(s), ..., its last node, sigma^k(s), the answer. With 4 nodes and 2 hops:
+        --format table   2 0 3 1 k=2 0 [2] [3]           position i holds sigma(i); pairs:   3 1 0 2 1 0 2 3 k=2 0 [2] [3]   i sigma(i), in random order
+    The prompt ends with the hop count, then the start: one layer can look up only what its own position holds. hops=k is exactly k lookups; FactorExe's
+    num_hops=h is h+1 of them. `instance` is the table sigma (B, n)."""
     answer_len = 1
 
     def __init__(self, nodes=20, hops=(4,), format='table'):
         require(3 <= nodes <= 10**5, f'{self.name} takes from 3 to 100,000 nodes, got {nodes}')
         require(1 <= min(hops) <= max(hops) < nodes, f'hops must be from 1 to nodes - 1 = {nodes - 1}, got {show_range(hops)}')
         require(format in ('table', 'pairs'), f'format must be table or pairs, got {format}')
-        self.nodes, self.hops, self.format, self.symbols = nodes, list(hops), format, nodes
+        self.nodes, self.hops, self.format, self.symbols, self.guess = nodes, list(hops), format, nodes, 1 / (nodes - 1)  # any node but the start
         self.vocab = [str(i) for i in range(nodes)] + [f'k={k}' for k in range(1, max(hops) + 1)] + ['_']
         self.pad, self.block_size = len(self.vocab) - 1, nodes * (2 if format == 'pairs' else 1) + 2 + max(hops)
 
     def write(self, rng, source, hops):
         table, start, chain = source[:, :-1], source[:, -1:], [source[:, -1:]]  # (B, n), (B, 1)
-        shown = table
-        if self.format == 'pairs':
-            order = shuffled(rng, *table.shape)
-            shown = np.stack((order, np.take_along_axis(table, order, 1)), axis=2).reshape(len(table), -1)
+        order = shuffled(rng, *table.shape) if self.format == 'pairs' else None
+        shown = table if order is None else np.stack((order, np.take_along_axis(table, order, 1)), axis=2).reshape(len(table), -1)
         for _ in range(max(self.hops)):
             chain.append(np.take_along_axis(table, chain[-1], 1))
         return np.concatenate((shown, self.nodes + hops[:, None] - 1, start), axis=1), np.concatenate(chain[1:], axis=1), hops, table
@@ -167,10 +151,9 @@ class Lookup(Task):
         sigma = dict(zip(shown[::2], shown[1::2], strict=True)) if self.format == 'pairs' else shown
         return [node := sigma[node] for _ in range(hop - self.nodes + 1)]
 
-
 class Cycle(Lookup):
     """A permutation of n nodes that is one cycle (FactorExe's Cycle): k < n hops never come back to a node."""
-    name = 'cycle'
+    name, flags = 'cycle', ('nodes', 'hops', 'format')
 
     def draw(self, rng, hops):
         order = shuffled(rng, len(hops), self.nodes)  # the cycle in its own order; where it starts is the start node
@@ -178,20 +161,15 @@ class Cycle(Lookup):
         np.put_along_axis(table, order, np.roll(order, -1, axis=1), axis=1)
         return table, np.concatenate((table, order[:, :1]), axis=1)
 
-    def chance(self, hops):
-        return 1 / (self.nodes - 1)  # any node but the start
-
-
 class CVPR(Lookup):
     """Conditional Pointer Value Retrieval (Abnar et al. 2023): follow pointers that increase, x[i] > i, until a value, x[i] <= i, which is the answer.
     k hops read k - 1 pointers and the value; cells off the path are uniform noise. FactorExe's C_VPR begins at cell 0, this at the start node."""
-    name = 'cvpr'
+    name, flags = 'cvpr', ('nodes', 'hops', 'format')
 
     def draw(self, rng, hops):
         B, n, row = len(hops), self.nodes, np.arange(len(hops))
         path = np.argsort(shuffled(rng, B, n) >= hops[:, None], axis=1, kind='stable')  # k random cells first, in increasing order
-        table = rng.integers(n, size=(B, n))
-        target = np.take_along_axis(table, path, 1)
+        target = np.take_along_axis(table := rng.integers(n, size=(B, n)), path, 1)
         target[:, :-1] = np.where(np.arange(n - 1) < hops[:, None] - 1, path[:, 1:], target[:, :-1])  # each points at the next
         target[row, hops - 1] = rng.integers(path[row, hops - 1] + 1)  # and the last holds a value no larger than its index
         np.put_along_axis(table, path, target, axis=1)
@@ -203,30 +181,25 @@ class CVPR(Lookup):
         prob = hops / self.nodes * np.append(1, (p[:-1] - hops + 1) / p[:-1]).cumprod()
         return float((prob / (p + 1)).sum())
 
-
 # ----------------------------------------------------------------------------- multiplication
 class Multiply(Task):
-    """Two N-digit numbers; for each digit of the second: the partial product, then the running sum, least significant digit first (--reverse: every number
-    most significant digit first). The last running sum, 2N digits, is the product, the answer. `instance` is the two factors (B, 2). For N = 2:
-        2 7 * 4 3 = [1] [8] [0] [1] [8] [0] [8] [0] [1] [1] [6] [1] [1]      27 * 43 = 1161
-                    27 * 3 = 081, sum 081,  27 * 4 = 108, 81 + 1080 = 1161"""
-    name = 'multiply'
+    """Two N-digit numbers; for each digit of the second: the partial product, then the running sum, least significant digit first (--reverse: last). The last
+    running sum, 2N digits, is the product, the answer. `instance` is the two factors (B, 2). 27 * 43 = 1161 by way of 081, sum 081, 108, 81 + 1080:
+        2 7 * 4 3 = [1] [8] [0] [1] [8] [0] [8] [0] [1] [1] [6] [1] [1]"""
+    name, flags = 'multiply', ('digits', 'reverse')
 
     def __init__(self, digits=3, reverse=False):
         require(1 <= digits <= 9, f'digits must be from 1 to 9 (products are int64), got {digits}')
-        self.digits, self.reverse, self.hops = digits, reverse, [digits]
-        self.vocab = [str(i) for i in range(10)] + ['*', '=', '_']
+        self.digits, self.reverse, self.hops, self.vocab = digits, reverse, [digits], [*'0123456789*=_']
         self.widths = [w for j in range(digits) for w in (digits + 1, digits + 1 + j)]  # of partial product 0, running sum 0, partial product 1, ...
-        self.pad, self.answer_len, self.symbols, self.block_size = 12, 2 * digits, 10, 2 * digits + 2 + sum(self.widths)
+        self.pad, self.answer_len, self.symbols, self.block_size, self.guess = 12, 2 * digits, 10, 2 * digits + 2 + sum(self.widths), 10.0 ** (-2 * digits)
 
     def draw(self, rng, hops):
         factors = rng.integers(10 ** (self.digits - 1), 10 ** self.digits, size=(len(hops), 2))
         return np.sort(factors, axis=1), factors  # a * b is held out together with b * a
 
-    def spell(self, x, width, reverse):
-        """(B,) -> (B, width) digits, least significant first unless reverse."""
-        digits = x[:, None] // 10 ** np.arange(width, dtype=np.int64) % 10
-        return digits[:, ::-1] if reverse else digits
+    def spell(self, x, width, reverse):  # (B,) -> (B, width) digits, least significant first unless reverse
+        return x[:, None] // 10 ** np.arange(width, dtype=np.int64)[::-1 if reverse else 1] % 10
 
     def write(self, rng, source, hops):
         N, (a, b), sign = self.digits, source.T, np.full((len(source), 1), 10)
@@ -235,54 +208,44 @@ class Multiply(Task):
         chain = np.concatenate([self.spell(x, w, self.reverse) for x, w in zip(numbers, self.widths, strict=True)], axis=1)
         return prompt, chain, np.full(len(a), chain.shape[1]), source
 
-    def valid(self, batch, chain):
-        """Whole numbers at a time: a partial product must be right, a running sum must add the two numbers written before it."""
+    def valid(self, batch, chain):  # whole numbers at a time: a partial product must be right, a running sum must add the two numbers written before it
         a, b = batch.instance.T
         pieces = [piece.flip(1) if self.reverse else piece for piece in chain.split(self.widths, dim=1)]  # least significant digit first
         written = [(piece * 10 ** torch.arange(piece.size(1), device=chain.device)).sum(1) for piece in pieces]
         true = [x for j in range(self.digits) for x in (a * (b // 10 ** j % 10), written[2 * j] * 10 ** j + (written[2 * j - 1] if j else 0))]
-        good = [((w == t) & (piece < 10).all(1))[:, None].expand_as(piece) for piece, w, t in zip(pieces, written, true, strict=True)]
-        return torch.cat(good, dim=1)
+        return torch.cat([((w == t) & (piece < 10).all(1))[:, None].expand_as(piece) for piece, w, t in zip(pieces, written, true, strict=True)], dim=1)
 
     def oracle(self, prompt):
         a, b = map(int, ''.join(self.vocab[i] for i in prompt[:-1]).split('*'))
         numbers = [x for j in range(self.digits) for x in (a * (b // 10 ** j % 10), a * (b % 10 ** (j + 1)))]
-        spelled = [str(x).zfill(width)[::1 if self.reverse else -1] for x, width in zip(numbers, self.widths, strict=True)]
-        return [int(digit) for digit in ''.join(spelled)]
-
-    def chance(self, hops):
-        return 10.0 ** -self.answer_len  # every digit guessed
-
+        return [int(digit) for x, width in zip(numbers, self.widths, strict=True) for digit in str(x).zfill(width)[::1 if self.reverse else -1]]
 
 # ----------------------------------------------------------------------------- star graphs
 class Star(Task):
     """Star graph G(d, l) (Bachmann & Nagarajan 2024): d arms leave a centre, each path has l nodes with the centre; given the edges in random order, the
-    centre and the goal, which is one arm's end, write the path. G(2, 3) with 10 labels:
-        8 3 | 4 0 | 3 7 | 8 4 / 8 7 = [8] [3] [7]
-    Left to right, the first step needs a plan and every later one a lookup: a model trained on next tokens learns the lookups and picks an arm at random, 1/d.
-    --reverse writes the path from the goal: lookups only. Chain and answer are the same, the path. `instance`: every label's parent or -1, (B, labels)."""
-    name = 'star'
+    centre and the goal, one arm's end, write the path: 8 3 | 4 0 | 3 7 | 8 4 / 8 7 = [8] [3] [7]. Left to right, the first step needs a plan and every later
+    one a lookup: a model trained on next tokens learns the lookups and picks an arm at random, 1/d. --reverse writes the path from the goal: lookups only.
+    Chain and answer are the same, the path. `instance`: every label's parent or -1, (B, labels)."""
+    name, flags = 'star', ('star', 'nodes', 'reverse')
 
     def __init__(self, star=(2, 3), nodes=None, reverse=False):
         require(len(star) == 2 and min(star) >= 2, f'star needs two numbers, arms and nodes on a path, each at least 2, got {",".join(map(str, star))}')
         (d, l), used = star, star[0] * (star[1] - 1) + 1
         nodes = max(used, 10) if nodes is None else nodes
         require(used <= nodes <= 10**5, f'G({d},{l}) has {used} nodes: give that many labels, at most 100,000, not {nodes}')
-        self.star, self.arms, self.length, self.nodes, self.reverse = (d, l), d, l, nodes, reverse
+        self.star, self.arms, self.length, self.nodes, self.reverse, self.guess = (d, l), d, l, nodes, reverse, 1 / d  # legal steps, a random arm
         self.vocab = [str(i) for i in range(nodes)] + ['|', '/', '=', '_']
         self.hops, self.answer_len, self.symbols, self.pad, self.block_size = [l - 1], l, nodes, nodes + 3, 3 * d * (l - 1) + 3 + l
 
     def draw(self, rng, hops):
-        d, l, B = self.arms, self.length, len(hops)
+        d, l, B, parent = self.arms, self.length, len(hops), np.full((len(hops), self.nodes), -1)
         labels = shuffled(rng, B, self.nodes)[:, :d * (l - 1) + 1]
-        parent = np.full((B, self.nodes), -1)
         inner = np.concatenate((np.repeat(labels[:, :1, None], d, axis=1), labels[:, 1:].reshape(B, d, l - 1)), axis=2)  # (B, d, l)
         np.put_along_axis(parent, inner[:, :, 1:].reshape(B, -1), inner[:, :, :-1].reshape(B, -1), axis=1)
         return parent, np.concatenate((labels, parent), axis=1)  # the graph decides the split, whichever arm is the goal
 
     def write(self, rng, source, hops):
-        d, l, (B, _) = self.arms, self.length, source.shape
-        labels, parent = source[:, :-self.nodes], source[:, -self.nodes:]
+        d, l, B, labels, parent = self.arms, self.length, len(source), source[:, :-self.nodes], source[:, -self.nodes:]
         path = labels[:, :l]  # arms are drawn at random, so the first may hold the goal
         ends = np.take_along_axis(labels[:, 1:], shuffled(rng, B, d * (l - 1)), 1)  # (B, E): edges in random order
         edges = np.stack((np.take_along_axis(parent, ends, 1), ends, np.full_like(ends, self.nodes)), axis=2).reshape(B, -1)
@@ -290,33 +253,24 @@ class Star(Task):
         prompt = np.concatenate((edges, path[:, :1], path[:, -1:], np.full((B, 1), self.nodes + 2)), axis=1)
         return prompt, path[:, ::-1] if self.reverse else path, np.full(B, l), parent
 
-    def valid(self, batch, chain):
-        """The first token must be the centre (reversed: the goal), every later one a neighbour along the arm."""
-        first = batch.tokens[:, batch.prompt_len - (2 if self.reverse else 3)]
+    def valid(self, batch, chain):  # the first token must be the centre (reversed: the goal), every later one a neighbour along the arm
         upper, lower = (chain[:, 1:], chain[:, :-1]) if self.reverse else (chain[:, :-1], chain[:, 1:])
-        edge = batch.instance.gather(1, lower.clamp(max=self.nodes - 1)) == upper
-        return torch.cat(((chain[:, 0] == first)[:, None], edge & (lower < self.nodes)), dim=1)
+        edge = (lower < self.nodes) & (batch.instance.gather(1, lower.clamp(max=self.nodes - 1)) == upper)
+        return torch.cat(((chain[:, 0] == batch.tokens[:, batch.prompt_len - (2 if self.reverse else 3)])[:, None], edge), dim=1)
 
     def oracle(self, prompt):
         parent = {v: u for u, v in zip(prompt[:-3:3], prompt[1:-3:3], strict=True)}
-        centre, goal = prompt[-3:-1]
-        path = [goal]
+        centre, *path = prompt[-3:-1]
         while path[-1] != centre:
             path.append(parent[path[-1]])
         return path if self.reverse else path[::-1]
 
-    def chance(self, hops):
-        return 1 / self.arms  # legal steps, a random arm
-
-
 # ----------------------------------------------------------------------------- countdown
 def legal_moves(x, largest=199):
-    """Every move from states x (N, m): take two numbers, put back their sum, difference, product or quotient.
-    Returns child (N, M, m - 1), the numbers then left, sorted; ok (N, M) bool, legal; step (N, M, 4): a, op (0 to 3: + - * /), b, c with a op b = c and a >= b.
-    M is 2 m (m - 1). Integers: c must be one, from 0 to largest (the Stream of Search's game, 2404.03683). Floats: any fraction, also below zero (the Game of
-    24), with op 4 and 5 for b - a and b / a; exact, since different values of so few small numbers are far apart."""
-    N, m = x.shape
-    i, j = torch.triu_indices(m, m, 1, device=x.device)
+    """Every move from states x (N, m): put back the sum, difference, product or quotient of two numbers. Returns child (N, M, m - 1), the numbers then left,
+    sorted; ok (N, M) bool, legal; step (N, M, 4): a, op (0 to 3: + - * /), b, c with a op b = c and a >= b. M is 2 m (m - 1). Integers: c from 0 to largest
+    (Stream of Search, 2404.03683). Floats: any fraction, also negative (Game of 24), op 4 and 5 are b - a and b / a; exact enough for so few small numbers."""
+    m, (i, j) = x.size(1), torch.triu_indices(x.size(1), x.size(1), 1, device=x.device)
     a, b = torch.maximum(x[:, i], x[:, j]), torch.minimum(x[:, i], x[:, j])  # (N, pairs)
     if x.is_floating_point():
         c = torch.stack((a + b, a - b, a * b, a / b, b - a, b / a), dim=2)
@@ -331,16 +285,12 @@ def legal_moves(x, largest=199):
     step = torch.stack((a[..., None].expand_as(c), torch.arange(c.size(2), device=x.device).expand_as(c), b[..., None].expand_as(c), c), dim=3)
     return child, ok.flatten(1), step.flatten(1, 2)
 
-
-def distinct(x, ok):
-    """ok (N, M) bool without those states x (N, M, m) that an ok state further left in their row equals."""
+def distinct(x, ok):  # ok (N, M) bool without those states x (N, M, m) that an ok state further left in their row equals
     x = (x * 2**20).round().long() if x.is_floating_point() else x
     key = (x * torch.full((x.size(2),), 0x1E3779B97F4A7C15, device=x.device).cumprod(0)).sum(2)  # (N, M), modulo 2^64
     return ok & ~((key[:, :, None] == key[:, None, :]) & ok[:, None, :]).tril(-1).any(2)
 
-
-def ways(x, target, largest=199):
-    """How many sequences of moves take states x (N, m) to target (N,), (N,) int64. Moves that leave the same numbers are one."""
+def ways(x, target, largest=199):  # how many sequences of moves take states x (N, m) to target (N,), (N,) int64. Moves that leave the same numbers are one
     if x.size(1) == 1:
         return ((x[:, 0] - target).abs() < 1e-6).long()
     child, ok, _ = legal_moves(x, largest)
@@ -349,41 +299,17 @@ def ways(x, target, largest=199):
     ok = distinct(child, ok)
     return torch.zeros_like(ok, dtype=torch.long).masked_scatter_(ok, ways(child[ok], target[:, None].expand_as(ok)[ok], largest)).sum(1)
 
-
-def read_puzzles(path, n):
-    """The puzzles of a file, n integers from 1 to 13 a line, (P, n) sorted; raises ValueError naming the first line that is something else."""
-    lines = [line.split() for line in Path(path).read_text(encoding='utf-8', errors='replace').rstrip().splitlines()]
-    for number, words in enumerate(lines, 1):
-        good = len(words) == n and all(word.isascii() and word.isdigit() and 1 <= int(word) <= 13 for word in words)
-        require(good, f'{path}, line {number}: expected {n} integers from 1 to 13, got {" ".join(words)[:40]!r}')
-    require(lines, f'{path} holds no puzzle')
-    return torch.tensor([sorted(map(int, words)) for words in lines])
-
-
-def all_puzzles(n, target):
-    """Every multiset of n numbers from 1 to 13 (of n > 4: of a fixed 200) that makes the target, with fractions or without, (P, n);
-    first those with the fewest sequences of moves that do it, last those that need fractions. Raises ValueError where there is none."""
-    x = torch.combinations(torch.arange(1, 14), n, with_replacement=True)
-    x = x if n <= 4 else x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:200]]
-    t = torch.full((len(x),), target)
-    count, solvable = ways(x, t), ways(x.double(), t) > 0
-    require(solvable.any(), f'no {n} numbers from 1 to 13 make {target}')
-    return x[solvable][torch.where(count > 0, count, 10**9)[solvable].argsort(stable=True)]
-
-
 class Countdown(Task):
     """Can the target be made from the numbers, each used once, with + - * / (the Game of 24: four numbers, target 24)? A verdict, and if it can, a step after
-    which it still can. The whole solution is the recursion of that: the step's two numbers give way to its result, and the next prompt asks again:
-        24 3 5 6 9 [yes] [9] [-] [3] [=] [6]     and then: 24 5 6 6 _ [yes] ...
-        24 5 7 _ _ [no]                          target, numbers in order
-    Numbers are tokens, integers from 0 to 199 (which costs none of the 1,346 puzzles that integers solve). hops: how many steps remain. Training targets are
-    10 to 100 without those held out, of which no state is ever trained on. States: four numbers from 1 to 13 after random moves; half the time the target is
-    what more random moves make of them, if that is one, else any. Of several right steps a random one is shown. `instance`: target, numbers, -1 for none."""
-    name, answer_len, answer_first, largest, targets = 'countdown', 1, True, 199, range(10, 101)
+    which it still can: 24 3 5 6 9 [yes] [9] [-] [3] [=] [6]. The step's two numbers give way to its result; the next prompt asks again: 24 5 6 6 _ [yes] ... or
+    24 5 7 _ _ [no]. Numbers are tokens, integers from 0 to 199 (which costs none of the 1,346 puzzles that integers solve). hops: how many steps remain.
+    Training targets are 10 to 100 without those held out, of which no state is ever trained on. States: numbers from 1 to 13 after random moves; half the time
+    the target is what more moves make of them, if that is one, else any. Of several right steps one is shown at random. `instance`: target, numbers, -1."""
+    name, flags, answer_len, answer_first, largest, targets = 'countdown', ('numbers', 'holdout_targets'), 1, True, 199, range(10, 101)
 
     def __init__(self, numbers=4, holdout_targets=(24,)):
         require(2 <= numbers <= 5, f'countdown takes from 2 to 5 numbers (six take seconds a batch to solve), got {numbers}')
-        self.numbers, self.holdout_targets, self.shares = numbers, sorted({24, *holdout_targets}), {}
+        self.numbers, self.holdout_targets, self.shares = numbers, sorted({24, *holdout_targets}), {}  # shares: see chance
         require(set(self.holdout_targets) < set(self.targets), 'holdout_targets must be some of 10 to 100, and not all of them')
         self.hops, self.symbols, self.block_size, self.test_share = list(range(1, numbers)), self.largest + 1, 1 + numbers + 6, 0.01 * len(self.holdout_targets)
         self.vocab = [str(i) for i in range(self.symbols)] + ['+', '-', '*', '/', '=', 'yes', 'no', '_']
@@ -393,8 +319,7 @@ class Countdown(Task):
         return np.isin(key[:, 0], self.holdout_targets) == (split == 'test')
 
     def draw(self, rng, hops):
-        B, n = len(hops), self.numbers
-        x, state = rng.integers(1, 14, (B, n)), np.full((B, n), -1)
+        B, n, x, state = len(hops), self.numbers, rng.integers(1, 14, (len(hops), self.numbers)), np.full((len(hops), self.numbers), -1)
         for m in range(n, 0, -1):
             state[hops == m - 1, :m] = np.sort(x[hops == m - 1], axis=1)
             if m > 1:  # two numbers at random, and any operation that is legal for them
@@ -402,12 +327,11 @@ class Countdown(Task):
                 child, ok, _ = legal_moves(torch.from_numpy(x[:, :2]))
                 c = child[:, :, 0].numpy()[np.arange(B), (rng.random(ok.shape) * ok.numpy()).argmax(1)]
                 x = np.column_stack((c, x[:, 2:]))
-        value, target = x[:, 0], rng.integers(self.targets[0], self.targets[-1] + 1, B)
-        target = np.where((rng.random(B) < 0.5) & np.isin(value, self.targets), value, target)[:, None]
+        target = rng.integers(self.targets[0], self.targets[-1] + 1, B)
+        target = np.where((rng.random(B) < 0.5) & np.isin(x[:, 0], self.targets), x[:, 0], target)[:, None]
         return target, np.concatenate((target, state), axis=1)
 
-    def prompt(self, target, x):
-        """target (N,), x (N, m) sorted -> (N, 1 + numbers)"""
+    def prompt(self, target, x):  # target (N,), x (N, m) sorted -> (N, 1 + numbers)
         return torch.cat((target[:, None], x, x.new_full((len(x), self.numbers - x.size(1)), self.pad)), dim=1)
 
     def solve(self, target, x):
@@ -439,16 +363,14 @@ class Countdown(Task):
         child, legal = self.play(batch.instance[:, 1:int(batch.hops[0]) + 2], chain[:, 1:6])
         return legal, legal & (ways(child, batch.instance[:, 0]) > 0)
 
-    def valid(self, batch, chain):
-        """The verdict must be true and the step legal; behind a 'no' that is true nothing is asked for."""
+    def valid(self, batch, chain):  # the verdict must be true and the step legal; behind a 'no' that is true nothing is asked for
         truth = batch.tokens[:, batch.prompt_len]
         if chain.size(1) == 1:  # only 'no's were asked for, or verdicts
             return chain == truth[:, None]
         step = (self.judge(batch, chain)[0] | (truth == self.no))[:, None].expand(-1, chain.size(1) - 1)
         return torch.cat(((chain[:, 0] == truth)[:, None], step), dim=1)
 
-    def right(self, batch, out):
-        """Any step will do after which the target can be reached."""
+    def right(self, batch, out):  # any step will do after which the target can be reached
         right, P = out == batch.tokens, batch.prompt_len
         if out.size(1) > P + 1:
             right[:, P + 1:] = (self.judge(batch, out[:, P:])[1] | (batch.tokens[:, P] == self.no))[:, None]
@@ -458,25 +380,22 @@ class Countdown(Task):
         step, good = self.solve(torch.tensor(prompt[:1]), torch.tensor([[x for x in prompt[1:] if x != self.pad]]))
         return [self.yes, *step[good][0].tolist()] if good.any() else [self.no]
 
-    def chance(self, hops):
-        """Always the more frequent verdict, as measured on the test split."""
+    def chance(self, hops):  # always the more frequent verdict, as measured on the test split
         if hops not in self.shares:
-            verdict = sample_batch(self, 2000, 0, 0, 'test', 'direct', int(hops)).tokens[:, -1]
-            self.shares[hops] = (verdict == self.yes).double().mean().item()
+            self.shares[hops] = (sample_batch(self, 2000, 0, 0, 'test', 'direct', int(hops)).tokens[:, -1] == self.yes).double().mean().item()
         return max(self.shares[hops], 1 - self.shares[hops])
-
 
 # ----------------------------------------------------------------------------- profiles
 class Profiles(Task):
     """Facts to be learned by heart, people with attributes and relations to one another, and questions about them: who is a7 b0 c3's mentor, what is the
-    mentor's employer? The subject of the second fact comes first, '_' where there is none, so that name and word stand side by side in every link:
-        _ a7 b0 c3 mentor [a1] [b4] [c9]                           one hop; where no question has two, without the '_'
-        employer a7 b0 c3 mentor [a1] [b4] [c9] [employer] [v88]   two hops: the bridge person, its employer
-    A name is three tokens, n of s^3 names (s^3 >= 8 n), so that no embedding row is a free table; attributes are uniform over 128 values, relations over all
-    people, oneself included; --bipartite: friends are mutual, parent and child inverse. --relabel shuffles two-hop answers over the people: nothing to compose.
-    The facts depend on the sizes and on `facts` alone. All are trained, as one-hop questions, which are therefore in both splits. Two-hop questions are held
-    out by first person, by (person, relation) and one by one, a tenth each. `instance` is person, relation (-1: one hop), subject, index into `labels`."""
-    name, test_share, labels = 'profiles', 0.25, ('trained', 'person', 'pair', 'combination')
+    mentor's employer? One hop: _ a7 b0 c3 mentor [a1] [b4] [c9]; two, with the bridge person: employer a7 b0 c3 mentor [a1] [b4] [c9] [employer] [v88]. What
+    the second fact is about comes first ('_': nothing; left out where no question has two hops): name and word stand side by side in every link. A name is
+    three tokens, n of s^3 names (s^3 >= 8 n): no embedding row is a free table. Attributes are uniform over 128 values, relations over all people, oneself too;
+    --bipartite: friends are mutual, parent and child inverse. --relabel shuffles two-hop answers over the people: nothing to compose. The facts depend on the
+    sizes and on `facts` alone. All are trained, as one-hop questions, which are therefore in both splits. Two-hop questions are held out by first person, by
+    (person, relation) and one by one, a tenth each. `instance` is person, relation (-1: one hop), subject, index into `labels`."""
+    name, flags = 'profiles', ('people', 'attributes', 'relations', 'hops', 'bipartite', 'facts', 'relabel')
+    test_share, labels = 0.25, ('trained', 'person', 'pair', 'combination')
     words = ('employer university city birthday',
              'friend parent child mentor boss rival neighbour teacher doctor cousin landlord coach idol heir guest guide agent')
 
@@ -501,8 +420,7 @@ class Profiles(Task):
         self.symbols, self.subject, self.pad, self.answer_len = 3 * s, 3 * s + values, len(self.vocab) - 1, 3 if R else 1
         self.block_size = 4 + self.answer_len + 5 * (max(hops) > 1)
 
-    def label(self, question):
-        """(B, 3) person, relation, subject -> (B,) index into labels."""
+    def label(self, question):  # (B, 3) person, relation, subject -> (B,) index into labels
         return np.select([held_out(question[:, :k]) & (question[:, 1] >= 0) for k in (1, 2, 3)], (1, 2, 3), 0)
 
     def in_split(self, key, split):
@@ -513,11 +431,9 @@ class Profiles(Task):
         one = hops[:, None] == 1  # these are in either split, as often as other questions happen to be: the mixture of hops stays as it is
         return np.where(one, other, question), np.where(one, question * (1, 0, 1) - (0, 1, 0), question)
 
-    def answers(self, person, subject):
-        """(B,), (B,) -> (B, answer_len): a value and padding, or a name."""
+    def answers(self, person, subject):  # (B,), (B,) -> (B, answer_len): a value and padding, or a name
         fact, value = self.truth[person, subject], subject < self.attributes
-        name = self.names[np.where(value, 0, fact)][:, :self.answer_len]
-        name[value] = self.pad
+        name = np.where(value[:, None], self.pad, self.names[np.where(value, 0, fact)][:, :self.answer_len])
         name[value, 0] = self.symbols + fact[value]
         return name
 
@@ -534,15 +450,13 @@ class Profiles(Task):
         chain[~two[:, 0], :self.answer_len] = answer[~two[:, 0]]
         return prompt, chain, self.answer_size(source) + 4 * two[:, 0], np.column_stack((source, self.label(source)))
 
-    def valid(self, batch, chain):
-        """The bridge must be the true one; the answer must be true of the person written, whoever that is."""
+    def valid(self, batch, chain):  # the bridge must be the true one; the answer must be true of the person written, whoever that is
         good = self.right(batch, torch.cat((batch.tokens[:, :batch.prompt_len], chain), dim=1))[:, batch.prompt_len:]
         if int(batch.hops[0]) == 2 and not self.relabel:
             s, written = self.symbols // 3, chain.cpu().numpy()
             person = np.searchsorted(self.code, (written[:, :3] - (0, s, 2 * s)) @ (s * s, s, 1)).clip(max=self.people - 1)
             true = self.answers(person, batch.instance[:, 2].cpu().numpy())[:, :chain.size(1) - 4]
-            there = (self.names[person] == written[:, :3]).all(1, keepdims=True)
-            good[:, 4:] = torch.from_numpy((written[:, 4:] == true) & there).to(good.device)
+            good[:, 4:] = torch.from_numpy((written[:, 4:] == true) & (self.names[person] == written[:, :3]).all(1, keepdims=True)).to(good.device)
         last = good.gather(1, batch.answer[:, -1:] - batch.prompt_len)  # padding counts as the answer does
         return torch.where(batch.loss_mask[:, batch.prompt_len:], good, last)
 
@@ -550,49 +464,43 @@ class Profiles(Task):
         *lead, a, b, c, word = prompt
         person, asked = self.names.tolist().index([a, b, c]), [x - self.subject for x in (word, *lead) if x != self.pad]
         bridge = self.truth[person, asked[0]]
-        chain = [] if len(asked) == 1 else [*self.names[bridge].tolist(), lead[0]]
-        told = self.truth[self.instead[person, asked[0] - self.attributes, asked[1]], asked[0]] if self.relabel and chain else bridge
-        last = (person, asked[0]) if len(asked) == 1 else (told, asked[1])
+        chain, last = ([], (person, asked[0])) if len(asked) == 1 else ([*self.names[bridge].tolist(), lead[0]], (bridge, asked[1]))
+        if self.relabel and chain:
+            last = self.truth[self.instead[person, asked[0] - self.attributes, asked[1]], asked[0]], asked[1]
         return chain + [x for x in self.answers(*np.array([last]).T)[0].tolist() if x != self.pad]
 
-    def chance(self, hops):
-        """Always the most frequent answer to this subject, or to this relation and subject."""
+    def chance(self, hops):  # always the most frequent answer to this subject, or to this relation and subject
         tables = [self.truth] if hops == 1 else (self.truth[bridge] for bridge in self.truth[:, self.attributes:].T)
         return float(np.mean([np.bincount(column).max() for table in tables for column in table.T])) / self.people
 
-
 # ----------------------------------------------------------------------------- mazes
 class Maze(Task):
-    """n x n cells with walls between, an origin, a target: write a shortest path; of several a random one is shown. --gen dfs and wilson make trees: depth-first
-    search has long corridors, Wilson's are uniform over all spanning trees; percolation opens each wall of a dfs maze with a probability: loops. For n = 2:
-        --format adjlist   <ADJLIST_START> (1,1) <--> (1,0) ; (0,0) <--> (0,1) ; (0,0) <--> (1,0) ; <ADJLIST_END> <ORIGIN_START> (1,1) <ORIGIN_END>
-                           <TARGET_START> (0,1) <TARGET_END> <PATH_START> [(1,1)] [(1,0)] [(0,0)] [(0,1)] [<PATH_END>]
-        --format grid      DR L U R (1,1) (0,1) <PATH_START> [(1,1)] ...          which ways are open, cell by cell: up, left, down, right
+    """n x n cells with walls between, an origin, a target: write a shortest path; of several a random one. --gen dfs and wilson make trees: depth-first search
+    has long corridors, Wilson's are uniform over all spanning trees; percolation opens each wall of a dfs maze with a probability: loops. For n = 2:
+        <ADJLIST_START> (1,1) <--> (1,0) ; (0,0) <--> (0,1) ; (0,0) <--> (1,0) ; <ADJLIST_END> <ORIGIN_START> (1,1) <ORIGIN_END> <TARGET_START> (0,1)
+        <TARGET_END> <PATH_START> [(1,1)] [(1,0)] [(0,0)] [(0,1)] [<PATH_END>]; --format grid, open sides of ULDR: DR L U R (1,1) (0,1) <PATH_START> [(1,1)] ...
     adjlist is maze-dataset's AOTP_UT (2309.10498), passages in random order and direction; --no_separators leaves out <--> and ;. Cells are numbered from a
     corner, (0,0) (0,1) (1,0) (1,1) (0,2) ...: a smaller grid's are the first of a larger one's. `hops` is n: --grid 3-5 mixes sizes. A tenth of all sets of
-    passages is held out. `instance` (B, 2, N + 1), by cell, at N for no cell: open ways as bits; steps to the target or -1. near (N + 1, 4): cells beside."""
-    name, gens = 'maze', ('dfs', 'wilson', 'percolation')
+    passages is held out. `instance` (B, 2, N + 1), by cell, at N for no cell: open sides as bits; steps to the target or -1."""
+    name, flags, gens = 'maze', ('grid', 'gen', 'percolation', 'format', 'no_separators'), ('dfs', 'wilson', 'percolation')
 
     def __init__(self, grid=(4,), gen='dfs', percolation=None, format='adjlist', no_separators=False):
-        n, N = max(grid), max(grid)**2
+        n, N, loops = max(grid), max(grid)**2, gen == 'percolation'
         require(2 <= min(grid) and n <= 30, f'grid must be from 2 to 30, got {show_range(grid)}')
         require(gen in self.gens and format in ('adjlist', 'grid'), f'gen is one of {", ".join(self.gens)}, format adjlist or grid; got {gen}, {format}')
-        require(gen == 'percolation' or percolation is None, '--percolation means nothing without --gen percolation')
-        self.percolation = 0.2 if gen == 'percolation' and percolation is None else percolation
+        require(loops or percolation is None, '--percolation means nothing without --gen percolation')
         self.grid, self.hops, self.gen, self.format, self.no_separators, self.symbols = list(grid), list(grid), gen, format, no_separators, N
         cells = sorted(((r, c) for r in range(n) for c in range(n)), key=lambda cell: (max(cell), min(cell), cell))
         number = {cell: i for i, cell in enumerate(cells)}
-        self.cells = np.array([*cells, (-1, -1)])  # (N + 1, 2) row, column
-        self.near = np.array([[number.get((r + a, c + b), N) for a, b in ((-1, 0), (0, -1), (1, 0), (0, 1))] for r, c in cells] + [[N] * 4])
+        self.cells, self.percolation = np.array([*cells, (-1, -1)]), 0.2 if loops and percolation is None else percolation  # (N + 1, 2) row, column
+        self.near = np.array([[number.get((r + a, c + b), N) for a, b in ((-1, 0), (0, -1), (1, 0), (0, 1))] for r, c in cells] + [[N] * 4])  # (N + 1, 4)
         signs = '<ADJLIST_START> <ADJLIST_END> <ORIGIN_START> <ORIGIN_END> <TARGET_START> <TARGET_END> <PATH_START> <PATH_END> <--> ; <PADDING>'.split()
-        walls = [''.join(way for i, way in enumerate('ULDR') if bits >> i & 1) for bits in range(1, 16)]
-        self.vocab = [f'({r},{c})' for r, c in cells] + signs + walls * (format == 'grid')
-        self.begin, self.end, self.pad, self.answer_len = N + 6, N + 7, N + 10, N + 1
-        edges = 2 * n * (n - 1) if self.percolation else N - 1
-        self.block_size = (N + 3 if format == 'grid' else 9 + edges * (2 if no_separators else 4)) + self.answer_len
+        sides = [''.join(side for i, side in enumerate('ULDR') if bits >> i & 1) for bits in range(1, 16)]
+        self.vocab, self.answer_len = [f'({r},{c})' for r, c in cells] + signs + sides * (format == 'grid'), N + 1
+        self.begin, self.end, self.pad, room = N + 6, N + 7, N + 10, (2 * n * (n - 1) if loops else N - 1) * (2 if no_separators else 4)
+        self.block_size = (N + 3 if format == 'grid' else 9 + room) + self.answer_len
 
-    def dfs(self, rng, size):
-        """(B,) sizes -> (B, N + 1): from which cell a randomised depth-first search came to each."""
+    def dfs(self, rng, size):  # (B,) sizes -> (B, N + 1): from which cell a randomised depth-first search came to each
         row, cell, parent = np.arange(len(size)), (rng.random(len(size)) * size**2).astype(int), np.full((len(size), self.symbols + 1), -1)
         seen = np.arange(self.symbols + 1) >= size[:, None]**2
         seen[row, cell] = True
@@ -633,13 +541,13 @@ class Maze(Task):
         """Breadth-first search in all mazes at once: ways (B, N, 4) bool, target (B,) -> steps to the target (B, N + 1), -1 where none lead."""
         row, cell, steps, far = np.arange(len(target)), target, 0, np.full((len(target), self.symbols + 1), -1)
         while len(row):
-            far[row, cell] = np.arange(len(row))  # several ways may lead to a cell: go on from one of them
-            one = far[row, cell] == np.arange(len(row))
             far[row, cell], steps = steps, steps + 1
-            came, way = ways[row[one], cell[one]].nonzero()
-            row, cell = row[one][came], self.near[cell[one][came], way]
+            came, way = ways[row, cell].nonzero()
+            row, cell = row[came], self.near[cell[came], way]
             new = far[row, cell] < 0
             row, cell = row[new], cell[new]
+            if self.percolation:  # several ways may lead to one cell
+                row, cell = np.divmod(np.unique(row * far.shape[1] + cell), far.shape[1])
         return far
 
     def write(self, rng, source, hops):
@@ -667,101 +575,69 @@ class Maze(Task):
         return np.concatenate(prompt, axis=1), chain, length + 2, np.stack((bits, far), axis=1)
 
     def around(self, instance, cell):
-        """Of cells (B, L) in mazes `instance`: those beside them, to which of these a way leads, which are nearer to the target, each (B, L, 4).
-        No way leads from a token that is no cell."""
+        """Of cells (B, L) in mazes `instance`: those beside them; to which a way leads (from no cell none); which are nearer to the target. (B, L, 4) each."""
         (bits, far), cell, near = instance.unbind(1), cell.clamp(max=self.symbols), torch.from_numpy(self.near).to(cell.device)
         there = far.gather(1, near[cell].flatten(1)).unflatten(1, (-1, 4))
         return near[cell], bits.gather(1, cell)[..., None] >> torch.arange(4, device=cell.device) & 1 > 0, there < far.gather(1, cell)[..., None]
 
-    def valid(self, batch, chain):
-        """The origin, then from each cell one to which a way leads, <PATH_END> at the target, and anything behind it."""
-        first = batch.tokens.gather(1, batch.start[:, None])
-        before = torch.cat((torch.full_like(first, self.begin), chain[:, :-1]), dim=1)
+    def valid(self, batch, chain):  # the origin, then from each cell one to which a way leads, <PATH_END> at the target, and anything behind it
+        before = torch.cat((torch.full_like(chain[:, :1], self.begin), chain[:, :-1]), dim=1)
         beside, ways, _ = self.around(batch.instance, before)
-        done = (chain == self.end) & (batch.instance[:, 1].gather(1, before.clamp(max=self.symbols)) == 0)
-        step = ((beside == chain[..., None]) & ways).any(2) | ((before == self.begin) & (chain == first))
-        return step | done | ((before == self.end).cumsum(1) > 0)
+        done = torch.where(batch.instance[:, 1].gather(1, before.clamp(max=self.symbols)) == 0, chain == self.end, (before == self.end).cumsum(1) > 0)
+        return ((beside == chain[..., None]) & ways).any(2) | torch.where(before == self.begin, chain == batch.tokens.gather(1, batch.start[:, None]), done)
 
     def oracle(self, prompt):
         *cells, origin, target = [x for x in prompt if x < self.symbols]
-        walls = self.decode(prompt[:-3]).split() if self.format == 'grid' else []
-        pairs = [*zip(cells[::2], cells[1::2], strict=True), *((i, int(self.near[i, 'ULDR'.index(way)])) for i, word in enumerate(walls) for way in word)]
-        path, queue = {target: [target, self.end]}, [target]
-        for cell in queue:
-            for a, b in pairs + [pair[::-1] for pair in pairs]:
-                if a == cell and b not in path:
-                    path[b] = [b, *path[a]]
-                    queue.append(b)
+        words, path = self.decode(prompt[:-3]).split() * (self.format == 'grid'), {target: [target, self.end]}
+        pairs = [*zip(cells[::2], cells[1::2], strict=True), *((i, int(self.near[i, 'ULDR'.index(side)])) for i, word in enumerate(words) for side in word)]
+        while origin not in path:
+            path |= {b: [b, *path[a]] for a, b in pairs + [pair[::-1] for pair in pairs] if a in path and b not in path}
         return path[origin]
 
-    def chance(self, hops):
-        """Legal steps at random, never straight back, along the true path; on the test split."""
+    def chance(self, hops):  # legal steps at random, never straight back, along the true path; on the test split
         batch = sample_batch(self, 2000, 0, 0, 'test', hops=int(hops))
         choices = self.around(batch.instance, batch.tokens)[1].sum(2) - 1  # (B, T)
         choices += torch.arange(choices.size(1)) == batch.start[:, None]  # the origin has no way back
         steps = batch.loss_mask & (batch.instance[:, 1].gather(1, batch.tokens.clamp(max=self.symbols)) > 0)
         return (1 / torch.where(steps, choices, 1)).prod(1).mean().item()
 
-
 # ----------------------------------------------------------------------------- command line
 TASKS = {task.name: task for task in (Cycle, CVPR, Multiply, Star, Countdown, Profiles, Maze)}
-OPTIONS = {'cycle': ('nodes', 'hops', 'format'), 'cvpr': ('nodes', 'hops', 'format'), 'multiply': ('digits', 'reverse'), 'star': ('star', 'nodes', 'reverse'),
-           'countdown': ('numbers', 'holdout_targets'), 'maze': ('grid', 'gen', 'percolation', 'format', 'no_separators'),
-           'profiles': ('people', 'attributes', 'relations', 'hops', 'bipartite', 'facts', 'relabel')}
+OPTIONS = {name: task.flags for name, task in TASKS.items()}
 
-
-def show_range(hops):
-    """[1, 2, 3] -> '1-3', [4] -> '4'"""
+def show_range(hops):  # [1, 2, 3] -> '1-3', [4] -> '4'
     return str(hops[0]) if len(hops) == 1 else f'{hops[0]}-{hops[-1]}'
 
-
-def parse_hops(text):
-    """'4' -> [4], '1-3' -> [1, 2, 3]; raises ValueError (argparse turns it into one line)."""
-    first, dash, last = text.partition('-')
-    first, last = int(first), int(last if dash else first)
+def parse_hops(text):  # '4' -> [4], '1-3' -> [1, 2, 3]; raises ValueError (argparse turns it into one line)
+    first, last = map(int, (text.split('-', 1) * 2)[:2])
     require(1 <= first <= last < 10**6, 'at least 1, and in order')
     return list(range(first, last + 1))
 
-
-def parse_list(text):
-    """'24,36' -> [24, 36]"""
+def parse_list(text):  # '24,36' -> [24, 36]
     return [at_least(1)(word) for word in text.split(',')]
-
 
 parse_hops.__name__, parse_list.__name__ = 'number or range (4, or 1-4; at least 1)', 'list of numbers (such as 24,36)'  # argparse's words
 
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with one line instead of the whole usage for a mistake, and no abbreviated flags."""
+class Parser(argparse.ArgumentParser):  # one line instead of the whole usage for a mistake, and no abbreviated flags
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def parse_typed(self, argv):
-        """The arguments, and the names of those that were typed: argparse leaves alone what a namespace already has."""
-        unset = object()
-        typed = vars(self.parse_args(argv, argparse.Namespace(**{action.dest: unset for action in self._actions})))
-        return self.parse_args(argv), {name for name, value in typed.items() if value is not unset}
 
     def error(self, message):
         self.exit(2, f'{self.prog}: {" ".join(message.split())}\n' if os.environ.get('RANK', '0') == '0' else None)
 
-
-def at_least(low, kind=int, above=False):
-    """An argparse type: an int or a float >= low (> low if above), finite and within 64 bits."""
+def at_least(low, kind=int, above=False):  # an argparse type: an int or a float >= low (> low if above), finite and within 64 bits
     def parse(text):
         require(low <= (x := kind(text)) < 2**63 and not (above and x == low), 'out of range')
         return x
     parse.__name__ = f'number ({"above" if above else "at least"} {low})'
     return parse
 
-
-def add_task_args(parser, hops='4', nodes=20):
-    """The flags that say which task and how large; what is left out is None and gets the task's default, or the script's (hops and nodes, for the help)."""
+def add_task_args(parser, hops='4', nodes=20):  # what is left out is None and gets the task's default, or the script's (hops and nodes, for the help)
     add = parser.add_argument_group('task').add_argument
     add('--task', choices=TASKS, default='cycle', help='what to compute (default: cycle)')
     add('--hops', type=parse_hops, help=f'cycle, cvpr, profiles: lookups to the answer; 4, or 1-4 for a uniform mixture (default: {hops}; profiles: 1-2)')
     add('--nodes', type=int, help=f"cycle, cvpr: length of the table (default: {nodes}); star: number of labels (default: 10, or the graph's)")
-    add('--format', choices=('table', 'pairs', 'adjlist', 'grid'), help='how the prompt shows cycle, cvpr: table, pairs; maze: adjlist, grid (default: table, adjlist)')
+    add('--format', choices=('table', 'pairs', 'adjlist', 'grid'), help='how it is shown; cycle, cvpr: table or pairs (default: table); maze: adjlist or grid')
     add_maze_args(add)
     add('--digits', type=int, help='multiply: digits of each factor (default: 3)')
     add('--star', type=parse_list, metavar='D,L', help='star: arms, and nodes on a path, the centre included (default: 2,3)')
@@ -774,16 +650,13 @@ def add_task_args(parser, hops='4', nodes=20):
     add('--relabel', action='store_true', default=None, help='profiles: shuffle two-hop answers over the people: nothing left to compose (default: off)')
     add('--reverse', action='store_true', default=None, help='star: write the path from the goal; multiply: most significant digit first (default: off)')
 
-
 def add_maze_args(add):
     add('--grid', type=parse_hops, help='maze: cells a side; 4, or 3-5 for a uniform mixture (default: 4)')
     add('--gen', choices=Maze.gens, help='maze: how it is made (default: dfs)')
     add('--percolation', type=at_least(0, float, above=True), help='maze: with --gen percolation, the probability that a wall is opened (default: 0.2)')
     add('--no_separators', action='store_true', default=None, help='maze: an adjacency list without <--> and ; (default: with)')
 
-
-def add_run_args(parser, out_dir, train=True):
-    """The flags that every script takes: on what, with which seed, into which folder (out_dir: its default, for the help)."""
+def add_run_args(parser, out_dir, train=True):  # what every script takes: on what, with which seed, into which folder (out_dir: its default, for the help)
     add = parser.add_argument_group('run').add_argument
     add('--device', default='auto', help='auto (cuda, then mps, then cpu), or a name (default: %(default)s)')
     add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='auto: bfloat16 autocast on cuda (default: %(default)s)')
@@ -794,21 +667,11 @@ def add_run_args(parser, out_dir, train=True):
         add('--eval_only', action='store_true', help='evaluate --ckpt, train nothing, write nothing')
         add('--ckpt', help='checkpoint for --eval_only')
 
-
-def restore_args(args, typed, saved, script, free):
-    """For --eval_only: args get the values saved with a checkpoint, but for `free` ones typed; ValueError if the script or another typed flag differs."""
-    wrong = [f'{name}={saved.get(name)}' for name in sorted(typed - free) if saved.get(name) != getattr(args, name)]
-    require(saved['script'] == script and not wrong, f'was trained by {saved["script"]}.py' + f' with {" ".join(wrong)}; leave those flags out' * bool(wrong))
-    vars(args).update({name: saved[name] for name in saved.keys() - (typed & free) - {'device', 'dtype'}})
-
-
-def make_task(args):
-    """The task an argparse namespace asks for; raises ValueError for a size that makes no sense, or a flag of another task."""
+def make_task(args):  # the task these arguments ask for; ValueError for a size that makes no sense, or a flag of another task
     given = {k: v for names in OPTIONS.values() for k in names if (v := getattr(args, k)) is not None}
     foreign = sorted(set(given) - set(OPTIONS[args.task]))
     require(not foreign, f'--{" --".join(foreign)} means nothing to {args.task}, which takes --{" --".join(OPTIONS[args.task])}')
     return TASKS[args.task](**given)
-
 
 def main(argv=None):
     parser = Parser(description='Print examples of a task: [loss-bearing] tokens in brackets.')
@@ -825,16 +688,13 @@ def main(argv=None):
         parser.error(str(error))
     if not args.raw:
         print(f'{task.name}, hops {show_range(task.hops)}: vocab_size {len(task.vocab)}, block_size {task.block_size}, [loss] on bracketed tokens\n')
-    for tokens, carries, answer, hops in zip(batch.tokens.tolist(), batch.loss_mask.tolist(), batch.answer.tolist(), batch.hops.tolist(), strict=True):
-        while not carries[-1]:  # padding
-            carries.pop(), tokens.pop()
-        words = [f'[{word}]' if c and not args.raw else word for word, c in zip(task.decode(tokens).split(), carries, strict=True)]
-        print(' '.join(words))
+    for tokens, carries, answer, hops, start in zip(*(x.tolist() for x in (batch.tokens, batch.loss_mask, batch.answer, batch.hops, batch.start)), strict=True):
+        words = task.decode(tokens[:start + sum(carries)]).split()  # without the padding
+        print(' '.join(words[:start] + [word if args.raw else f'[{word}]' for word in words[start:]]))
         if not args.raw:
-            chain, places = task.oracle(tokens[:carries.index(True)]), sorted(set(answer))
+            chain, places = task.oracle(tokens[:start]), sorted(set(answer))
             truth = task.decode(chain[:task.answer_len] if task.answer_first else chain[-len(places):])
             print(f'  answer {task.decode(tokens[i] for i in places)}   oracle {truth}   chance {task.chance(hops):.3f}\n')
-
 
 if __name__ == '__main__':
     main()

@@ -21,7 +21,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-
 @dataclass
 class GPTConfig:
     vocab_size: int  # from the task
@@ -47,7 +46,6 @@ class GPTConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
 
-
 # ----------------------------------------------------------------------------- pieces
 
 def rotate(x, cos, sin):
@@ -58,7 +56,6 @@ def rotate(x, cos, sin):
     a, b, *rest = x.split(cos.size(-1), dim=-1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos, *rest), dim=-1).type_as(x)
 
-
 def attend(q, k, v, mask, causal, dropout):
     """softmax(q k^T / sqrt(D)) v for q (B, H, M, D), k and v (B, H, T, D), bool mask (B, 1, M, T) or None -> (B, H, M, D)."""
     if mask is None or q.size(2) >= 16 or dropout:
@@ -66,7 +63,6 @@ def attend(q, k, v, mask, causal, dropout):
     # A few queries under a mask are quicker by hand than in the fused kernel: 12% of the default training step on two cores
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.size(-1))
     return scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
-
 
 class Pick:
     """The masked positions of a batch, laid out so that attention still sees a rectangle: row b's loss positions come first,
@@ -83,7 +79,6 @@ class Pick:
     def rows(self, x):  # (B, T, C) -> (B, M, C)
         return x.gather(1, self.pos[..., None].expand(-1, -1, x.size(-1)))
 
-
 def pack(idx, loss_mask, S, G):
     """Rows that share their first S tokens by G, as one row each: the shared tokens, then all that follow them, G times.
 
@@ -99,7 +94,6 @@ def pack(idx, loss_mask, S, G):
     where = wanted.flatten().cumsum(0).view_as(wanted) - 1
     where = torch.cat((where[:, None, :S].expand(P, G, S), where[:, S:].view(P, G, C)), 2).reshape(B, T)[loss_mask]
     return torch.cat((idx[::G, :S], idx[:, S:].reshape(P, G * C)), 1), wanted, pos, mask, where
-
 
 class Block(nn.Module):
     """Pre-norm attention, then a pre-norm GELU MLP. Queries have a projection of their own, so that they can be
@@ -152,7 +146,6 @@ class Block(nn.Module):
         if pick is not None:
             x = x.flatten(0, 1) if pick.keep is None else x[pick.keep]  # (N, C): the MLP sees loss positions and nothing else
         return x + self.drop(self.out(F.gelu(self.fc(self.ln_2(x)))))
-
 
 # ----------------------------------------------------------------------------- the model
 

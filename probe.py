@@ -46,13 +46,10 @@ MAKE = __doc__[__doc__.index('python train_cot'):__doc__.index('\n    python pro
 PENALTIES, FOLDS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4), 5  # in units of the mean variance of a cell; where several do as well, the first
 DECODABLE = 0.95
 
-
 def places(text):
     return [int(word) for word in text.split(',')]
 
-
 places.__name__ = 'list of numbers (such as 0,2)'
-
 
 def parse_args(argv):
     parser = Parser(prog='probe.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
@@ -64,7 +61,6 @@ def parse_args(argv):
     parser.add_argument('--n_patch', type=at_least(2), default=500, help='questions whose residuals are interchanged (default: %(default)s)')
     add_run_args(parser, 'out/probe-<task>-<mode>', train=False)
     return parser.parse_args(argv)
-
 
 # ----------------------------------------------------------------------------- questions
 
@@ -104,7 +100,6 @@ def questions(task, mode, n_train, n_test, seed):
     return SimpleNamespace(task=task, k=k, n_train=n_train, n_test=n_test, batch=batch, end=end, node=node, token=token, group=group,
                            kind=start * 10**6 + node, where=[P - 1 + j * (end - P) // (k - 1) for j in range(k)])
 
-
 def counterfactual(q, ours, theirs, j):
     """The answers (n,) of questions `ours` if their j-th nodes, 1 to k, were those of the questions `theirs`; both (n,) rows of q."""
     x, instance = q.node[theirs, j - 1], q.batch.instance[ours]
@@ -115,17 +110,14 @@ def counterfactual(q, ours, theirs, j):
         x = torch.from_numpy(q.task.answers(x.numpy(), instance[:, 2].numpy())[:, 0])
     return x
 
-
 # ----------------------------------------------------------------------------- the residual stream
 
 def embed(model, idx):  # (B, T) -> (B, T, C)
     x = model.wte(idx)
     return x if model.wpe is None else x + model.wpe.weight[:idx.size(1)]
 
-
 def angles(model, idx):
     return model.rope[:, :idx.size(1)] if model.config.pos == 'rope' else None
-
 
 def residuals(model, idx):
     """[x_0, ..., x_L], each (B, T, C): the embedding of idx (B, T), and the residual stream after every application of a block."""
@@ -134,10 +126,8 @@ def residuals(model, idx):
         xs.append(model.blocks[i % model.config.n_layer](xs[-1], angles(model, idx)))
     return xs
 
-
 def head(model, x):  # (..., C) -> (..., V): the model's own last norm and head, on any layer
     return F.linear(model.ln_f(x), model.wte.weight)
-
 
 def collect(model, q, layers, positions, run):
     """The residual stream of all questions in every cell: (layers, positions, N, C) float32, from one forward pass a batch."""
@@ -149,7 +139,6 @@ def collect(model, q, layers, positions, run):
         for i, l in enumerate(layers):
             out[i, :, rows[0]:rows[-1] + 1] = xs[l][:, positions].transpose(0, 1)
     return out
-
 
 def write_on(model, q, tokens, xs, layer, position, value):
     """The answers (B,) that the model gives when its residual after `layer` layers at `position` is value (B, C).
@@ -170,7 +159,6 @@ def write_on(model, q, tokens, xs, layer, position, value):
             return token
         idx = torch.cat((idx, token[:, None]), dim=1)
         x, first = embed(model, idx), 0
-
 
 # ----------------------------------------------------------------------------- probes
 
@@ -209,7 +197,6 @@ def fit(x, y, fold, classes, penalties=PENALTIES):
     W = (q @ (cross / (w[..., None] + penalty[:, None, target]))).float().to(x.device)
     return W, mean_y - ((shift + mean_x[:, None]) @ W)[:, 0], penalty
 
-
 def right(scores, y, classes):
     """scores (G, M, n), y (n, J) -> (G, n, J) bool: has the label of the j-th target the largest score of its classes? A tie is wrong."""
     hits = []
@@ -218,13 +205,11 @@ def right(scores, y, classes):
         hits.append(s.gather(1, label)[:, 0] > s.scatter(1, label, -torch.inf).amax(1))
     return torch.stack(hits, dim=-1)
 
-
 def standard_error(hit, group):
     """Of the mean over questions of hit (G, n, J), where only questions of different groups (n,) are independent: (G, J)."""
     names, index = group.unique(return_inverse=True)
     sums = torch.zeros(len(hit), len(names), hit.size(2), device=hit.device).index_add(1, index.to(hit.device), hit - hit.mean(1, keepdim=True))
     return sums.square().sum(1).sqrt() / hit.size(1)
-
 
 def targets(q, seed):
     """y (N, 2k): classes of c_1 .. c_k, then of the control task, a random class for each kind; how many classes (2k,); chance (k,) of the nodes."""
@@ -246,7 +231,6 @@ def targets(q, seed):
         columns.append(columns[j][torch.randint(q.n_train, (len(kinds),), generator=g)][index])
     return torch.stack(columns, dim=1), classes, chance
 
-
 def probe(model, q, layers, positions, run, seed):
     """In every cell, each (layers, positions, k) on the CPU: acc, se, its standard error, control (where its kind was fitted), lens, and, for
     profiles, unasked, accuracy on the pairs never asked in two hops."""
@@ -264,7 +248,6 @@ def probe(model, q, layers, positions, run, seed):
         parts.append((hit[:, :n, :q.k].mean(1), se, control, lens.mean(1), hit[:, n:, :q.k].mean(1)))
     grids = (torch.cat(p).cpu().unflatten(0, x.shape[:2]) for p in zip(*parts, strict=True))
     return dict(zip(('acc', 'se', 'control', 'lens', 'unasked')[:4 + isinstance(q.task, Profiles)], grids, strict=False))
-
 
 def interchange(model, q, layers, positions, n, run, seed):
     """How often the answer becomes the counterfactual one, for every cell and hop, (layers, positions, k): flip, with the residual of another
@@ -286,7 +269,6 @@ def interchange(model, q, layers, positions, n, run, seed):
                     answer = write_on(model, q, tokens, xs, layer, position, value).cpu()
                     out[i, j] = ((answer[:, None] == wanted) & differ).sum(0) / differ.sum(0).clamp(min=1)
     return dict(flip=flip, random=random)
-
 
 # ----------------------------------------------------------------------------- the result
 
@@ -316,7 +298,6 @@ def plot(hops, layers, words, path, title):
     figure.colorbar(image, ax=axes[:, :2], location='bottom', shrink=0.3, aspect=40, label='share of questions; below the panels, the tokens of one of them')
     figure.suptitle(title)
     common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
-
 
 @torch.no_grad()
 def main(argv=None):
@@ -394,7 +375,6 @@ def main(argv=None):
     common.write_atomic(Path(args.out_dir) / 'results.json', lambda tmp: tmp.write_text(json.dumps(dict(final=final, hops=hops)) + '\n'))
     plot(hops, layers, [example[p] for p in positions], Path(args.out_dir) / 'plot.png', f'{task.name}, {mode}, {q.k} hops')
     print(common.final_line(**final))
-
 
 if __name__ == '__main__':
     main()

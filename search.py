@@ -37,12 +37,11 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import common
-from data import OPTIONS, Parser, add_run_args, all_puzzles, at_least, distinct, legal_moves, make_task, read_puzzles, sample_batch, ways
+from data import OPTIONS, Parser, add_run_args, at_least, distinct, legal_moves, make_task, require, sample_batch, ways
 
 DEFAULT, ALL, MODEL = 'out/train_cot-countdown-cot/ckpt.pt', 'all legal moves', "the model's moves"
 COSTS = ('expansions', 'states', 'calls', 'tokens', 'flops')  # columns of a cost tensor (P, 5)
 GPT4 = {'IO': (1, 0.073), 'CoT': (3, 0.04), 'CoT best-of-100': (300, 0.49), 'ToT b=1': (3, 0.45), 'ToT b=5': (11, 0.74)}  # expansions as counted here
-
 
 def parse_args(argv):
     parser = Parser(prog='search.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
@@ -62,13 +61,30 @@ def parse_args(argv):
     add_run_args(parser, 'out/search-<task>-<method>', train=False)
     return parser.parse_args(argv)
 
+def read_puzzles(path, n):
+    """The puzzles of a file, n integers from 1 to 13 a line, (P, n) sorted; raises ValueError naming the first line that is something else."""
+    lines = [line.split() for line in Path(path).read_text(encoding='utf-8', errors='replace').rstrip().splitlines()]
+    for number, words in enumerate(lines, 1):
+        good = len(words) == n and all(word.isascii() and word.isdigit() and 1 <= int(word) <= 13 for word in words)
+        require(good, f'{path}, line {number}: expected {n} integers from 1 to 13, got {" ".join(words)[:40]!r}')
+    require(lines, f'{path} holds no puzzle')
+    return torch.tensor([sorted(map(int, words)) for words in lines])
+
+def all_puzzles(n, target):
+    """Every multiset of n numbers from 1 to 13 (of n > 4: of a fixed 200) that makes the target, with fractions or without, (P, n);
+    first those with the fewest sequences of moves that do it, last those that need fractions. Raises ValueError where there is none."""
+    x = torch.combinations(torch.arange(1, 14), n, with_replacement=True)
+    x = x if n <= 4 else x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:200]]
+    t = torch.full((len(x),), target)
+    count, solvable = ways(x, t), ways(x.double(), t) > 0
+    require(solvable.any(), f'no {n} numbers from 1 to 13 make {target}')
+    return x[solvable][torch.where(count > 0, count, 10**9)[solvable].argsort(stable=True)]
 
 def pay(cost, who, calls=0, **prices):
     """Add the prices (numbers, or (N,)) of N rows to their puzzles who (N,); but a call serves all rows of a puzzle, and counts once."""
     cost[who.unique(), COSTS.index('calls')] += calls
     for name, price in prices.items():
         cost[:, COSTS.index(name)].index_add_(0, who, torch.as_tensor(price, device=who.device).expand(len(who)))
-
 
 def verdict(on, x, who, cost):
     """Log-odds of 'yes' for states x (N, m) of puzzles who (N,); a state that several share is computed once, and paid for by each.
@@ -82,7 +98,6 @@ def verdict(on, x, who, cost):
     pay(cost, who, calls=1, tokens=n, flops=on.model.flops(n, 1, n))
     return (logits[:, on.task.yes] - logits[:, on.task.no])[back]
 
-
 def write_steps(on, x, samples):
     """Steps sampled in states x (N, m), each told that its verdict is yes: the numbers then left (N * samples, m - 1), which steps
     are legal and right (N * samples,), their log-probabilities (N * samples,)."""
@@ -94,7 +109,6 @@ def write_steps(on, x, samples):
     step, logp = map(torch.cat, zip(*parts, strict=True))
     return *on.task.play(x.repeat_interleave(samples, 0), step[:, -5:]), logp.sum(1)
 
-
 def expand(on, x, who, cost):
     """The states one move from states x (N, m): child (N, M, m - 1), and ok (N, M), which of them are legal and the first of their kind."""
     pay(cost, who, expansions=1)
@@ -105,16 +119,13 @@ def expand(on, x, who, cost):
         pay(cost, who, calls=5, tokens=(n := on.task.numbers + 2 + 4 * on.samples), flops=on.model.flops(n, 1 + 4 * on.samples, on.task.block_size))
     return child, distinct(child, ok)
 
-
 def mult(on, x, who, cost):
     """The Stream of Search's heuristic, negated: distances of the numbers to the nearest factor of the target, 1 not counted, summed."""
     factors = torch.tensor([f for f in range(2, on.target + 1) if on.target % f == 0] or [0], device=x.device)
     return -(x[:, :, None] - factors).abs().amin(2).sum(1) + chance(on, x, who, cost)  # ties at random
 
-
 def chance(on, x, who, cost):
     return torch.rand(len(x), generator=on.generator, device=x.device)
-
 
 def beam(on, puzzles, b, value):
     """Breadth-first search over puzzles (P, n), all at once. Returns solved (P, b) bool by rank of the last state, and cost (P, 5)."""
@@ -133,7 +144,6 @@ def beam(on, puzzles, b, value):
     pay(cost, who, states=ok.sum(1))
     solved[who, rank] = ((child[:, :, 0] == on.target) & ok).any(1)  # one number is left: the rules of the game judge it
     return solved, cost
-
 
 def dfs(on, puzzles, budget, value, prune=-math.inf):
     """Depth-first search over puzzles (P, n), all at once, best child first (value None: in random order), until a puzzle is solved, has
@@ -165,7 +175,6 @@ def dfs(on, puzzles, budget, value, prune=-math.inf):
             v[ok] = (value or chance)(on, child[ok], who[ok.nonzero()[:, 0]], cost)
             score[m - 1][who] = v.masked_fill(v < prune, -math.inf)
 
-
 def sample_chains(on, puzzles, k, policy):
     """k chains for each puzzle (P, n), no search: from the model's policy, or of random legal moves. Returns right (P, k) bool, answer (P, k)
     int64 (which solution; -1: a step was wrong), scores {rule: (P, k)}, and costs (P, 5): once, however many the chains, and for all k."""
@@ -195,7 +204,6 @@ def sample_chains(on, puzzles, k, policy):
     right, answer, logp, judged = (y.view(len(puzzles), k) for y in (right, answer, logp, judged))
     return right, answer, {'log-prob': logp, 'verdict': judged} if policy else {}, once, cost
 
-
 def sample_answers(on):
     """The same for on.n_test held-out instances of another task, at its largest hop count; an expansion is a chain."""
     hops, k, pieces = max(on.task.hops), on.k, []
@@ -212,12 +220,10 @@ def sample_answers(on):
     once, cost = torch.tensor([[0, 0, L, P, flops(P, 1, P)], [k, k, 0, n, flops(n, n, P + L)]], device=right.device)[:, None].expand(-1, B, -1)
     return right, answer, {'log-prob': logp}, once, cost
 
-
 def pass_at_k(right, k):
     """The probability that one of k answers is right, unbiased from n >= k: 1 - C(n - c, k) / C(n, k), c of right (P, n) being so. (P,)"""
     n, c, j = right.size(1), right.sum(1, keepdim=True), torch.arange(k, device=right.device)
     return 1 - ((n - c - j).clamp(min=0) / (n - j)).prod(1)
-
 
 def choose(right, answer, scores):
     """(k, rule, accuracy (P,)) of choosing among k of n answers (P, n), k = 1, 2, 4, ... n: mean over n // k blocks (oracle: all subsets)."""
@@ -228,7 +234,6 @@ def choose(right, answer, scores):
         for rule, s in zip(('majority', *scores), (votes, *scores_k), strict=True):
             yield k, rule, right_k.gather(2, s.masked_fill(answer_k == -1, -1e9).argmax(2, keepdim=True)).float().mean((1, 2))
 
-
 def gather(on, x, total):
     """Results (p, ...) of the puzzles of every process, in the order of the puzzles: (total, ...) float64 on the CPU."""
     full = torch.zeros(total, *x.shape[1:], dtype=torch.float64)
@@ -237,12 +242,10 @@ def gather(on, x, total):
         dist.all_reduce(full)
     return full
 
-
 def at_equal_cost(solved, spent, mean):
     """The share that would be solved if every run had the same budget, such that `mean` is spent on average; solved, spent: without one."""
     budget = next((b for b in spent.unique() if spent.clamp(max=b).mean() >= mean), math.inf)
     return (solved * (spent <= budget)).mean().item()
-
 
 def measure(on, puzzles):
     """Every method asked for, one after the other: series, setting, who did the arithmetic, orders, solved, cost. puzzles None: another task."""
@@ -274,7 +277,6 @@ def measure(on, puzzles):
         yield from depths("'mult' heuristic", 'code', mult, budgets, orders=10)
         yield from depths('random order', 'code', None, (*budgets, math.inf), orders=10)
 
-
 def plot(rows, path, title, game):
     """Accuracy against forward FLOPs and against nodes expanded (other tasks: k); what uses no model is a line across the first panel."""
     left, right = (figure := Figure(figsize=(12, 5.4), layout='constrained')).subplots(1, 2, sharey=True)
@@ -296,7 +298,6 @@ def plot(rows, path, title, game):
     right.set(xscale='log', xlabel='nodes expanded a puzzle' if game else 'chains sampled, k')
     figure.legend(*right.get_legend_handles_labels(), loc='outside lower center', ncols=4, fontsize=8)
     common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
-
 
 def search(on, puzzles):
     """All rows, the table, the figure; returns what the last line says. puzzles None: best-of-k on another task than countdown."""
@@ -338,7 +339,6 @@ def search(on, puzzles):
         final |= {'k': on.k} | {s.split(', ')[1].replace('-', '_'): x['solved'] for (s, k), x in rows.items() if 'best' in s and k == f'k={on.k}'}
     return final
 
-
 def jacobi(on):
     """In how many parallel rounds is a greedy chain final? By hop count; returns what the last line says."""
     for k in on.task.hops:
@@ -353,7 +353,6 @@ def jacobi(on):
             print(f'k={k}: {r["tokens"]:.2f} tokens, final after {r["rounds"]:.2f} rounds on average, {r["most"]} at most; equal to greedy: {r["equal"]:.3f}')
             common.log(on.out_dir, arm='row', **r)
     return dict(method='jacobi', task=on.task.name, **r, n_test=on.n_test)
-
 
 @torch.no_grad()
 def main(argv=None):
@@ -394,7 +393,6 @@ def main(argv=None):
         final |= dict(params=model.num_params(), model_seed=state['args'].get('seed'), seed=args.seed, seconds=time.time() - begin)
         common.log(args.out_dir, arm='final', **final)
         print(common.final_line(**final | {x: round(final[x]) for x in ('tokens', 'flops') if 'flops' in final}))
-
 
 if __name__ == '__main__':
     main()

@@ -34,7 +34,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
 import common
-from data import OPTIONS, Lookup, Parser, add_run_args, add_task_args, at_least, make_task, restore_args, sample_batch, show_range
+from data import OPTIONS, Lookup, Parser, add_run_args, add_task_args, at_least, make_task, sample_batch, show_range
 from model import GPT, GPTConfig
 
 RECIPES = {  # what a task needs to be learned on two CPU cores in minutes; every one of these is a flag
@@ -47,7 +47,6 @@ RECIPES = {  # what a task needs to be learned on two CPU cores in minutes; ever
     'star': dict(n_layer=2, n_head=1, n_embd=64, batch_size=128, learning_rate=2e-3, max_iters=1000),
     'profiles': dict(n_layer=2, n_head=1, n_embd=64, batch_size=512, learning_rate=5e-3, max_iters=3000),
 }
-
 
 def parse_args(argv):
     """The arguments, and the names of those that were typed."""
@@ -73,8 +72,7 @@ def parse_args(argv):
     g.add_argument('--log_interval', type=at_least(1), default=10, help='steps between loss records (default: %(default)s)')
     g.add_argument('--n_test', type=at_least(1), default=2000, help='test instances a hop count at the end; a quarter of it on the way (default: %(default)s)')
     add_run_args(parser, 'out/train_cot-<task>-<mode>')
-    return parser.parse_typed(argv)
-
+    return common.parse_typed(parser, argv)
 
 def fill_in(args):
     """Give what was left out the recipe's value; die on what makes no sense together. Returns the task, the model's shape."""
@@ -98,7 +96,6 @@ def fill_in(args):
     except ValueError as error:
         common.die(str(error))
     return task, gpt
-
 
 # ----------------------------------------------------------------------------- evaluation
 
@@ -132,11 +129,9 @@ def evaluate(model, task, mode, run, seed, n_test):
             examples.append(f'{task.decode(out[row, :batch.prompt_len].tolist())} -> {task.decode(out[row, batch.prompt_len:].tolist())}{mark}')
     return results, examples
 
-
 def tell(results, task):
     """One line of text from evaluate's results, with chance beside every accuracy."""
     return '  '.join(f'k={k} ' + ' '.join(f'{name} {value:.3f}' for name, value in r.items()) + f' chance {task.chance(k):.3f}' for k, r in results.items())
-
 
 @torch.no_grad()
 def faithfulness(model, task, run, seed, n_test):
@@ -180,7 +175,6 @@ def faithfulness(model, task, run, seed, n_test):
     measures['early'] = dict(value=1 - float(np.mean(same)), ignored=0.0, read=1 - read, chance=1 - chance)
     return measures
 
-
 # ----------------------------------------------------------------------------- training
 
 def get_lr(step, args):
@@ -188,7 +182,6 @@ def get_lr(step, args):
     if step < args.warmup_iters:
         return args.learning_rate * (step + 1) / (args.warmup_iters + 1)
     return args.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - args.warmup_iters) / max(1, args.max_iters - args.warmup_iters)))
-
 
 def train(arm, path, found, args, kept, task, gpt, run, caught):
     """One arm, 'cot' or 'direct', from scratch or from what was found in its checkpoint at path. Returns the trained model."""
@@ -257,7 +250,6 @@ def train(arm, path, found, args, kept, task, gpt, run, caught):
     bar.close()
     return model
 
-
 # ----------------------------------------------------------------------------- the figure, and everything in order
 
 def plot(out_dir, results, task):
@@ -276,7 +268,6 @@ def plot(out_dir, results, task):
     left.legend(loc='center right')
     common.write_atomic(Path(out_dir) / 'plot.png', lambda tmp: figure.savefig(tmp, dpi=120, format='png'))
 
-
 def main(argv=None):
     begin = time.time()
     args, typed = parse_args(argv)
@@ -284,10 +275,8 @@ def main(argv=None):
         common.die('--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
     if args.eval_only:
         model, state = common.load_checkpoint(args.ckpt)
-        try:  # all but these is as it was trained
-            restore_args(args, typed, state['args'], 'train_cot', {'seed', 'n_test', 'device', 'dtype', 'eval_only', 'ckpt'})
-        except ValueError as error:
-            common.die(f'{args.ckpt} {error}')
+        # all but these is as it was trained
+        common.restore_args(args, typed, state['args'], 'train_cot', {'seed', 'n_test', 'device', 'dtype', 'eval_only', 'ckpt'})
     task, gpt = fill_in(args)
     run = common.setup(args)
     args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
@@ -335,7 +324,6 @@ def main(argv=None):
         common.log(args.out_dir, arm='final', step=args.max_iters, **final, by_hops=results, faithfulness=measures)
         plot(args.out_dir, results, task)
     print(common.final_line(**final))
-
 
 if __name__ == '__main__':
     main()

@@ -39,11 +39,10 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
 import common
-from data import OPTIONS, Maze, Parser, add_maze_args, add_run_args, at_least, parse_hops, restore_args, sample_batch, show_range
+from data import OPTIONS, Maze, Parser, add_maze_args, add_run_args, at_least, parse_hops, sample_batch, show_range
 from model import GPT, GPTConfig
 
 LOSSES = ('path', 'full', 'balanced', 'mlmu', 'graded')
-
 
 def parse_args(argv):
     """The arguments, and the names of those that were typed."""
@@ -71,8 +70,7 @@ def parse_args(argv):
     g.add_argument('--log_interval', type=at_least(1), default=10, help='steps between loss records (default: %(default)s)')
     g.add_argument('--n_test', type=at_least(1), default=1000, help='held-out mazes a size at the end; a quarter of it on the way (default: %(default)s)')
     add_run_args(parser, 'out/train_maze-<gen>-<loss>')
-    return parser.parse_typed(argv)
-
+    return common.parse_typed(parser, argv)
 
 def fill_in(args):
     """Give what was left out its value; die on what makes no sense together. Returns the task, the model's shape."""
@@ -89,7 +87,6 @@ def fill_in(args):
     except ValueError as error:
         common.die(str(error))
     return task, gpt
-
 
 # ----------------------------------------------------------------------------- the losses
 
@@ -108,7 +105,6 @@ def weigh(loss, batch, pad, seed, step):
         path[torch.from_numpy(keep)] = 0
     return path / path.sum().clamp(min=1)
 
-
 def predict(model, tokens, weight, pad):
     """Logits (N, V) for every token of weight > 0, row by row, and these tokens (N,). model: a GPT, or one wrapped in DDP."""
     carries = weight > 0
@@ -116,7 +112,6 @@ def predict(model, tokens, weight, pad):
         return model(tokens[:, :-1], carries[:, 1:]), tokens[carries]
     visible = (tokens != pad) & ~carries  # mlmu: a masked token is a position with nothing in it, which nobody may look at
     return model(tokens.masked_fill(~visible, pad), carries, visible=visible), tokens[carries]
-
 
 def grade(task, batch, beta):
     """log w(u) (N, V) for every token u as the next one at each path position, N in reading order."""
@@ -129,7 +124,6 @@ def grade(task, batch, beta):
     log_w[token == task.end, task.end] = 0
     return log_w
 
-
 def loss_of(args, task, model, batch, weight):
     """The weighted sum of the losses of all tokens of this batch."""
     logits, token = predict(model, batch.tokens, weight, task.pad)
@@ -139,7 +133,6 @@ def loss_of(args, task, model, batch, weight):
     else:
         each = F.nll_loss(logp, token, reduction='none')
     return (each * weight[weight > 0]).sum()
-
 
 # ----------------------------------------------------------------------------- evaluation
 
@@ -159,7 +152,6 @@ def write_paths(model, task, batch):
         paths[rows] = tokens[:, start:]
     return torch.where((paths == task.end).cumsum(1) > 0, task.end, paths)
 
-
 def walk(task, batch, greedy, rng):
     """A baseline's paths (B, N + 1): of the open neighbours but the one it came from a random one, or, greedy, the nearest to the target (Manhattan).
     It stops at the target, or where there is no such neighbour."""
@@ -175,7 +167,6 @@ def walk(task, batch, greedy, rng):
         came, cell = cell, torch.where(stop, task.end, beside[row, best])[:, None]
         paths.append(cell)
     return torch.cat(paths, 1)
-
 
 def judge(task, batch, paths):
     """What is right about paths (B, L), each ended by <PATH_END>s if at all. A dict of (B,) tensors:
@@ -201,7 +192,6 @@ def judge(task, batch, paths):
     return dict(exact=((paths == own) | ~asked).all(1), shortest=valid & (regret == 0), valid=valid, reach=reach, ends=here.any(1), origin=origin, regret=regret,
                 legal=(legal & taken).sum(1), steps=taken.sum(1), right=(fork & better).sum(1), forks=fork.sum(1))
 
-
 @torch.no_grad()
 def read_along(model, task, batch):
     """With the true tokens before it, what does a causal model say of each? A dict of (B,) tensors: path_nats, maze_nats: summed losses of the
@@ -214,7 +204,6 @@ def read_along(model, task, batch):
     adjacency = batch.loss_mask & (guess >= task.symbols) & (guess != task.end)
     return dict(path_nats=(nats * batch.loss_mask).sum(1), maze_nats=(nats * ~batch.loss_mask).sum(1), tokens=batch.loss_mask.sum(1),
                 adjacency=adjacency.sum(1), adjacency_first=adjacency.gather(1, batch.start[:, None])[:, 0])
-
 
 def evaluate(model, task, run, seed, n_test, size):
     """n_test held-out mazes of one size: {'model', 'greedy', 'random': a dict of rates each}, by path length, and some mazes with their paths."""
@@ -245,12 +234,10 @@ def evaluate(model, task, run, seed, n_test, size):
                             for a, b in zip(edges, edges[1:], strict=False)]
     return results, (batch, paths)
 
-
 def tell(results):
     """One line of text from evaluate's results, with both baselines beside the accuracy."""
     m = results['model']
     return ' '.join(f'{key} {m[key]:.3f}' for key in ('exact', 'shortest', 'legal', 'fork')) + ''.join(f' {b} {results[b]["exact"]:.3f}' for b in ('greedy', 'random'))
-
 
 # ----------------------------------------------------------------------------- training
 
@@ -259,7 +246,6 @@ def get_lr(step, args):
     if step < args.warmup_iters:
         return args.learning_rate * (step + 1) / (args.warmup_iters + 1)
     return args.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - args.warmup_iters) / max(1, args.max_iters - args.warmup_iters)))
-
 
 def train(path, found, args, kept, task, gpt, run, caught):
     """From scratch or from what was found in the checkpoint at path. Returns the trained model."""
@@ -318,7 +304,6 @@ def train(path, found, args, kept, task, gpt, run, caught):
     bar.close()
     return model
 
-
 # ----------------------------------------------------------------------------- the figure, and everything in order
 
 def draw_maze(ax, task, n, instance, tokens, path):
@@ -333,7 +318,6 @@ def draw_maze(ax, task, n, instance, tokens, path):
         ax.plot(where[:, 1], where[:, 0], solid_capstyle='round', **style)
     ax.set(xlim=(-0.1, n + 0.1), ylim=(n + 0.1, -0.1), aspect='equal')
     ax.axis('off')
-
 
 def plot(out_dir, args, task, results, shown):
     """Exact paths against step beside the baselines, and mazes with the true path and the model's."""
@@ -355,7 +339,6 @@ def plot(out_dir, args, task, results, shown):
         draw_maze(ax, task, n, batch.instance[row].tolist(), true, path[:path.index(task.end) + 1] if task.end in path else path)
     common.write_atomic(Path(out_dir) / 'plot.png', lambda tmp: figure.savefig(tmp, dpi=120, format='png'))
 
-
 def main(argv=None):
     begin = time.time()
     args, typed = parse_args(argv)
@@ -363,10 +346,8 @@ def main(argv=None):
         common.die('--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
     if args.eval_only:
         model, state = common.load_checkpoint(args.ckpt)
-        try:  # all but these is as it was trained
-            restore_args(args, typed, state['args'], 'train_maze', {'seed', 'n_test', 'test_grid', 'device', 'dtype', 'eval_only', 'ckpt'})
-        except ValueError as error:
-            common.die(f'{args.ckpt} {error}')
+        # all but these is as it was trained
+        common.restore_args(args, typed, state['args'], 'train_maze', {'seed', 'n_test', 'test_grid', 'device', 'dtype', 'eval_only', 'ckpt'})
     task, gpt = fill_in(args)
     if args.eval_only and gpt != model.config:
         common.die(f'{args.ckpt} has no words for a grid as large as that of --test_grid')
@@ -410,7 +391,6 @@ def main(argv=None):
         common.log(args.out_dir, arm='final', step=args.max_iters, **final, results=results)
         plot(args.out_dir, args, task, results, shown[n])
     print(common.final_line(**final))
-
 
 if __name__ == '__main__':
     main()

@@ -38,9 +38,8 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
 import common
-from data import OPTIONS, Lookup, Parser, add_run_args, add_task_args, at_least, make_task, parse_hops, restore_args, sample_batch, show_range
+from data import OPTIONS, Lookup, Parser, add_run_args, add_task_args, at_least, make_task, parse_hops, sample_batch, show_range
 from model import GPT, GPTConfig
-
 
 def parse_args(argv):
     """The arguments, and the names of those that were typed."""
@@ -73,8 +72,7 @@ def parse_args(argv):
     g.add_argument('--n_test', type=at_least(1), default=2000, help='test instances a hop count at the end; a quarter of it on the way (default: %(default)s)')
     g.add_argument('--test_hops', type=parse_hops, help='at the end test these, longer than trained, the hop token held at the largest trained (default: none)')
     add_run_args(parser, 'out/train_rl-<task>')
-    return parser.parse_typed(argv)
-
+    return common.parse_typed(parser, argv)
 
 def fill_in(args):
     """Give what was left out its value; die on what makes no sense together. Returns the task, that of --test_hops, the model's shape."""
@@ -104,20 +102,17 @@ def fill_in(args):
         common.die(str(error))
     return task, longer, gpt
 
-
 # ----------------------------------------------------------------------------- reward and advantage
 
 def verify(batch, chain):
     """The reward: is the k-th token of chain (B, L) the answer of the k-hop question? (B,) bool. All other tokens are ignored."""
     return (chain.gather(1, batch.answer - batch.prompt_len) == batch.tokens.gather(1, batch.answer)).all(1)
 
-
 def some_right(n, c, k):
     """Chance that k of n chains, drawn without replacement, hold one of the c (a tensor) right ones: 1 - C(n-c, k) / C(n, k), the
     unbiased estimate of pass@k (Chen et al. 2021, 2107.03374). 0 for k = 0."""
     i = torch.arange(k, device=c.device)
     return 1 - ((n - c[..., None] - i).clamp(min=0) / (n - i)).prod(-1)
-
 
 def advantage(reward, baseline, objective='mean', k=None, mean=0.0, value=None):
     """What multiplies each chain token's grad log pi: reward (P, G) of 0 and 1 -> (P, G, 1), or (P, G, L) for prefix.
@@ -136,7 +131,6 @@ def advantage(reward, baseline, objective='mean', k=None, mean=0.0, value=None):
         return torch.cat(((right - r) / (G - 1), value[..., 1:]), dim=-1).diff(dim=-1)
     return r - {'none': 0, 'ema': mean, 'loo': (right - r) / max(1, G - 1)}[baseline]
 
-
 def prefix_values(model, batch, tokens, reward, rollouts, temperature=1.0, uniform=None):
     """The value of each prefix of each chain: (B, L + 1), at i the mean reward of fresh rollouts from the first i tokens, from the
     answer on the chain's own reward (B,). batch, tokens (B, T): the questions, one row a chain, and the prompts with their chains.
@@ -151,12 +145,10 @@ def prefix_values(model, batch, tokens, reward, rollouts, temperature=1.0, unifo
             value[rows, i] = verify(batch[rows.repeat_interleave(rollouts)], out[:, S:]).to(value.dtype).view(-1, rollouts).mean(1)
     return value
 
-
 def log_probs(model, tokens, mask, temperature=1.0, shared=None):
     """Log-probability of each masked token of tokens (B, T), and the entropy of the distribution it was drawn from: (N,), (N,)."""
     log_p = (model(tokens[:, :-1], mask[:, 1:], shared=shared).float() / temperature).log_softmax(-1)  # (N, V)
     return log_p.gather(1, tokens[mask][:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
-
 
 # ----------------------------------------------------------------------------- evaluation
 
@@ -182,7 +174,6 @@ def evaluate(model, task, run, seed, n_test, hop_token=None):
         examples.append(f'{task.decode(batch.tokens[0, :batch.prompt_len].tolist())} -> {task.decode(chain[0].tolist())}   true: {true}')
     told = '  '.join(f'k={k} acc {r["acc"]:.3f} valid {r["valid"]:.3f} chance {task.chance(k):.3f}' for k, r in results.items())
     return results, [told, *examples]
-
 
 # ----------------------------------------------------------------------------- training
 
@@ -265,7 +256,6 @@ def train(path, found, model, args, kept, task, run, caught):
     bar.close()
     return progress
 
-
 # ----------------------------------------------------------------------------- the figure, and everything in order
 
 def plot(out_dir, task):
@@ -281,7 +271,6 @@ def plot(out_dir, task):
     left.legend()
     common.write_atomic(Path(out_dir) / 'plot.png', lambda tmp: figure.savefig(tmp, dpi=120, format='png'))
 
-
 def main(argv=None):
     begin = time.time()
     args, typed = parse_args(argv)
@@ -289,10 +278,8 @@ def main(argv=None):
         common.die('--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
     if args.eval_only:
         model, state = common.load_checkpoint(args.ckpt)
-        try:  # all but these is as it was trained
-            restore_args(args, typed, state['args'], 'train_rl', {'seed', 'n_test', 'test_hops', 'device', 'dtype', 'eval_only', 'ckpt'})
-        except ValueError as error:
-            common.die(f'{args.ckpt} {error}')
+        # all but these is as it was trained
+        common.restore_args(args, typed, state['args'], 'train_rl', {'seed', 'n_test', 'test_hops', 'device', 'dtype', 'eval_only', 'ckpt'})
     elif args.init_from:
         model, state = common.load_checkpoint(args.init_from)
         vars(args).update({name: getattr(model.config, name) for name in ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos') if name not in typed})
@@ -344,7 +331,6 @@ def main(argv=None):
         common.log(args.out_dir, arm='final', step=args.max_iters, **final, by_hops=results, beyond=beyond)
         plot(args.out_dir, task)
     print(common.final_line(**final))
-
 
 if __name__ == '__main__':
     main()

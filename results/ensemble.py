@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import Profiles
 from model import GPT, GPTConfig, rotate
 
-
 def stacked_forward(config, w, idx, G):
     """w: GPT's weights by name, each with E in front; idx (P, 3 + G): a name, then G questions about it -> logits (E, P, G, V)."""
     H, T = config.n_head, idx.size(1)
@@ -46,7 +45,6 @@ def stacked_forward(config, w, idx, G):
         x = x[:, :, last] + linear(y, b + 'proj.weight')
         x = x + linear(F.gelu(linear(norm(x, b + 'ln_2.weight'), b + 'fc.weight')), b + 'out.weight')
     return linear(norm(x, 'ln_f.weight'), 'wte.weight')
-
 
 def race(task, config, people, E, turns=14):
     """Seconds of a step of all E models: one by one, stacked, vmapped; medians over turns, the last two as ratios within a turn."""
@@ -91,7 +89,6 @@ def race(task, config, people, E, turns=14):
         times += [row] if turn >= 2 else []
     return statistics.median(t[0] for t in times), *(statistics.median(t[0] / t[i] for t in times) for i in (1, 2))
 
-
 def main():
     torch.manual_seed(0)
     task = Profiles(500, 8, 0, [1])
@@ -102,7 +99,6 @@ def main():
             seconds, stacked, vmapped = race(task, config, people, E)
             print(f'{people:4} people x 8 questions, {E:2} models: one by one {1e3 * seconds / E:6.2f} ms a model and step, '
                   f'stacked {stacked:.2f} x as fast, vmap {vmapped:.2f} x', flush=True)
-
 
 if __name__ == '__main__':
     main()

@@ -10,15 +10,12 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent
 
-
 def models(row):
     """The records of every model of every seed of a row."""
     return [r for path in sorted(ROOT.glob(f'{row}/seed*/log.jsonl')) for r in map(json.loads, open(path)) if r['arm'] == 'model']
 
-
 def slope(records):
     return sum(r['params'] * r['stored']['one hop'] for r in records) / sum(r['params'] ** 2 for r in records)
-
 
 left, middle, right = (figure := Figure(figsize=(15, 5.2), layout='constrained')).subplots(1, 3)
 for row, colour, exposures in (('capacity-1', 'tab:blue', 1000), ('capacity-1-300', 'tab:cyan', 300), ('capacity-1-100', 'tab:gray', 100)):

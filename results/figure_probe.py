@@ -11,17 +11,14 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent
 
-
 def read(row):
     """The hop records of every seed of a row: a list of lists."""
     return [[r for r in map(json.loads, open(path)) if r['arm'] == 'hop'] for path in sorted(ROOT.glob(f'{row}/seed*/log.jsonl'))]
-
 
 def column(record, key):
     """By layer, where the hop is needed."""
     at = record['positions'].index(record['position'])
     return [row[at] for row in record[key]]
-
 
 def draw(axis, row, title, x='layer'):
     """Probe (solid) and interchange (dashed) by layer, one colour a hop: every seed, and the mean."""
@@ -37,7 +34,6 @@ def draw(axis, row, title, x='layer'):
     untrained = [max(column(hops[j], 'random_init')) for hops in seeds for j in range(len(hops))]
     axis.axhline(max(untrained), color='black', lw=0.8, ls=':', label='untrained, at most')
     axis.set(title=title, xlabel=x, ylim=(-0.03, 1.03), xticks=layers)
-
 
 (top, bottom) = (figure := Figure(figsize=(15, 8.6), layout='constrained')).subplots(2, 3)
 draw(top[0], 'probe-direct', 'direct, 4 layers, 3 hops', 'layer, at the last token of the prompt')

@@ -17,7 +17,6 @@ ARMS = {  # row of reproduce.sh: label, colour
     'rl-hops-4': ('4 hops only', 'tab:red'),
 }
 
-
 def read(row, k):
     """Of each seed of a row: (samples, acc, valid) of every record at k hops, and the greedy accuracy of hop count h at the end."""
     runs = []
@@ -27,11 +26,9 @@ def read(row, k):
         runs.append([(r.get('samples', r['step'] * batch), r['eval'][str(k)]['acc'], r['eval'][str(k)]['valid']) for r in records])
     return runs
 
-
 def reached(run, bar=0.95):
     """Samples at the first record with an accuracy of at least `bar`, None if there is none."""
     return next((samples for samples, acc, _ in run if acc >= bar), None)
-
 
 def ablation():
     left, right = (figure := Figure(figsize=(10, 4), layout='constrained')).subplots(1, 2, width_ratios=(5, 4))
@@ -51,7 +48,6 @@ def ablation():
     right.legend(frameon=False)
     figure.savefig(HERE / 'rl.png', dpi=140)
 
-
 def cost():
     axes = (figure := Figure(figsize=(6, 3.6), layout='constrained')).subplots()
     uniform = {1: 'rl-mix-1', 2: 'rl-mix-2', 3: 'rl-mix-3', 4: 'rl-loo'}
@@ -66,7 +62,6 @@ def cost():
     axes.set(yscale='log', xlabel='hops', ylabel='chains until 95% greedy accuracy', xticks=range(1, 9), title='the cost of discovery')
     axes.legend(frameon=False)
     figure.savefig(HERE / 'rl_cost.png', dpi=140)
-
 
 if __name__ == '__main__':
     missing = [row for row in (*ARMS, 'rl-mix-1', 'rl-mix-2', 'rl-mix-3', 'rl-32') if not (HERE / row).is_dir()]

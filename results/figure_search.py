@@ -9,7 +9,6 @@ HERE = Path(__file__).parent
 RULES = {'oracle': ('one of the k is right (pass@k: a ceiling)', 'tab:orange'), 'log-prob': ('most probable chain', 'tab:olive'),
          'majority': ('majority vote', 'tab:brown')}
 
-
 def best_of_k():
     figure = Figure(figsize=(9, 3.6), layout='constrained')
     for axes, row, title in zip(figure.subplots(1, 2, sharey=True), ('search-cycle', 'search-multiply'),
@@ -25,6 +24,5 @@ def best_of_k():
     figure.axes[0].set_ylabel('accuracy, held-out')
     figure.axes[0].legend(fontsize=8)
     figure.savefig(HERE / 'best_of_k.png', dpi=120)
-
 
 best_of_k()

@@ -21,11 +21,9 @@ from model import GPT, GPTConfig  # noqa: E402
 G, R, TASK = 8, 4, Cycle(nodes=10, hops=(1, 2, 3, 4))
 STAGES, KINDS = (0.1, 0.3, 0.7), ('none', 'ema', 'loo', 'prefix', 'state')
 
-
 def right(batch, tokens):
     """The reward of each row: is its token at the answer's place the answer?"""
     return (tokens.gather(1, batch.answer) == batch.tokens.gather(1, batch.answer))[:, 0].float()
-
 
 def surrogates(model, questions, seed, step, kinds, mean):
     """One batch's losses, one for each kind, its mean reward, and the entropy of its chains. Written apart from train_rl.py, not taken from it."""
@@ -47,7 +45,6 @@ def surrogates(model, questions, seed, step, kinds, mean):
     losses = [-(A[kind].expand(-1, L)[batch.loss_mask[:, S:]] * taken).sum() / len(tokens) for kind in kinds]
     return losses, reward.mean().item(), -(log_p.exp() * log_p).sum() / len(tokens)
 
-
 def gradients(model, seed, mean):
     """{kind: (64, parameters)}"""
     found, parameters = {kind: [] for kind in KINDS}, list(model.parameters())
@@ -58,7 +55,6 @@ def gradients(model, seed, mean):
                 grad = torch.autograd.grad(loss, parameters, retain_graph=True)
                 found[kind].append(torch.cat([g.flatten() for g in grad]))
     return {kind: torch.stack(g) for kind, g in found.items()}
-
 
 print('noise / signal of one gradient estimate of 1,792 chains (lower is better), and the noise relative to none')
 for seed in (1337, 1338, 1339):

@@ -6,7 +6,6 @@ import signal
 
 import pytest
 
-
 def call(module, argv):
     """(exit code, stdout, stderr) of a script's main in this process."""
     out, err = io.StringIO(), io.StringIO()
@@ -17,7 +16,6 @@ def call(module, argv):
         except SystemExit as end:
             code = end.code
     return code, out.getvalue(), err.getvalue()
-
 
 @pytest.fixture(autouse=True)
 def signals():

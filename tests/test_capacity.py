@@ -29,26 +29,21 @@ ROOT = Path(__file__).parent.parent
 RUN = SimpleNamespace(device=torch.device('cpu'), autocast=contextlib.nullcontext(), world=1, rank=0, master=True)
 WAYS, SCHEMES = ('optimal', 'enumerate', 'independent'), ('optimal', 'double', 'big hash')
 
-
 def sizes(people, attributes, relations, values, n_names, hops=(1,)):
     return SimpleNamespace(people=people, attributes=attributes, relations=relations, values=values, n_names=n_names, hops=hops)
-
 
 def close(value):
     return pytest.approx(value, rel=1e-6, abs=1e-6)
 
-
 def choose(n, k):
     """log2 of the binomial coefficient."""
     return sum(math.log2((n - i) / (k - i)) for i in range(k))
-
 
 def settings():
     """Sizes, the losses in bits of a question about an attribute and a relation of a model without any knowledge, and how many questions of two hops
     are trained about attributes and about relations, with how many (person, relation)."""
     for n, A, R, m, N0 in ((30, 4, 2, 128, 343), (7, 0, 3, 100, 64), (1000, 8, 17, 2, 8000), (5, 3, 0, 10, 64), (2, 1, 1, 3, 27)):
         yield sizes(n, A, R, m, N0), math.log2(m), math.log2(N0), [n * R * A * 7 // 10, n * R * R * 8 // 10, n * R * 9 // 10]
-
 
 # ----------------------------------------------------------------------------- answers known in advance
 
@@ -59,7 +54,6 @@ def stored(task, how, a, r, counts=None, a2=None, r2=None):
     for scheme in SCHEMES if task.relations and counts else ():
         found[scheme] = capacity.two_hops(task, scheme, one, (counts[0] * (a if a2 is None else a2), counts[1] * (r if r2 is None else r2)), counts, how)
     return found
-
 
 @pytest.mark.parametrize('how', WAYS)
 def test_an_oracle_has_stored_everything_once_a_relation_twice_or_every_trained_combination(how):
@@ -72,7 +66,6 @@ def test_an_oracle_has_stored_everything_once_a_relation_twice_or_every_trained_
         want = {'one hop': h, 'optimal': h, 'double': h + counts[2] * math.log2(n), 'big hash': h + combos}
         assert stored(task, how, 0, 0, counts) == {scheme: close(want[scheme]) for scheme in (want if R else ['one hop'])}
 
-
 @pytest.mark.parametrize('how', WAYS)
 def test_a_model_without_knowledge_has_stored_nothing(how):
     """Nor has one that is wrong with confidence: no scheme goes below 0, and what is known of one kind is not taken away by another."""
@@ -83,7 +76,6 @@ def test_a_model_without_knowledge_has_stored_nothing(how):
         if task.relations:
             assert stored(task, how, a + 50, 0, counts)['one hop'] == close(stored(task, how, a, 0, counts)['one hop'])
 
-
 @pytest.mark.parametrize('how', WAYS)
 def test_a_model_that_knows_only_who_exists_has_stored_the_selection(how):
     for task, a, _, counts in settings():
@@ -93,7 +85,6 @@ def test_a_model_that_knows_only_who_exists_has_stored_the_selection(how):
         for k in (n + 1, 2 * n, (n + N0) // 2, N0 - 1):  # it takes k names for possible: the n of them are still to be told
             left = want * (1 - math.log2(math.comb(k, n)) / math.log2(math.comb(N0, n)))
             assert all(bits == close(left) for bits in stored(task, how, a, math.log2(k), counts).values())
-
 
 @pytest.mark.parametrize('how', WAYS)
 def test_names_count_in_full_up_to_log2_n_then_less_and_not_at_all_from_log2_N0(how):
@@ -110,7 +101,6 @@ def test_names_count_in_full_up_to_log2_n_then_less_and_not_at_all_from_log2_N0(
             assert capacity.names(task, math.log2(k), how) == close(exact) and (0 < exact < full) == (full > 0)
     assert capacity.names(sizes(4, 0, 1, 2, 16), 3.0) == close(math.log2(1820 / 70))  # C(16, 4), C(8, 4)
 
-
 @pytest.mark.parametrize('eps', [0.01, 0.2, 0.5, 0.9])
 def test_a_noisy_oracle_has_stored_the_capacity_of_its_channel(eps):
     """Right with probability 1 - eps, the rest uniform: N (log2 V - h(eps) - eps log2(V - 1)) of both kinds."""
@@ -120,7 +110,6 @@ def test_a_noisy_oracle_has_stored_the_capacity_of_its_channel(eps):
         cost = [h + eps * math.log2(max(1, V - 1)) for V in (m, n)]
         want = n * task.attributes * (math.log2(m) - cost[0]) + n * task.relations * (math.log2(n) - cost[1])
         assert stored(task, 'independent', *cost)['one hop'] == close(want)
-
 
 class Teller(torch.nn.Module):
     """Stands in for a model: tell(words so far) -> {next word: probability}, asked at every loss position and nowhere else. It takes down
@@ -142,14 +131,12 @@ class Teller(torch.nn.Module):
                     logits.append([math.log(p.get(word, 0) + 1e-300) for word in self.task.vocab])
         return torch.tensor(logits, dtype=torch.float64)
 
-
 def truths(task):
     """{name: {word: answer}} in words."""
     words = [task.vocab[i] for i in range(task.subject, task.subject + task.attributes + task.relations)]
     people = [tuple(task.vocab[i] for i in name) for name in task.names.tolist()]
     return {name: {word: (f'v{fact}',) if q < task.attributes else people[fact] for q, (word, fact) in enumerate(zip(words, row, strict=True))}
             for name, row in zip(people, task.truth.tolist(), strict=True)}
-
 
 def guess(kind, truth, task, people):
     """[(answer, probability)] of a model that ... this answer."""
@@ -164,7 +151,6 @@ def guess(kind, truth, task, people):
     if kind == 'mistakes':  # it is sure of another
         return [(next(x for x in every if x != truth), 1 - 1e-6), (truth, 1e-6)]
     return [(x, 1 / len(every)) for x in every]  # 'knows who exists, of'
-
 
 def teller(task, attribute, relation):
     """A Teller that knows attributes and relations in these ways. Of the bridge persons in a chain what it knows of relations; it writes the
@@ -190,7 +176,6 @@ def teller(task, attribute, relation):
         return {x: q / sum(p.values()) for x, q in p.items()}
     return Teller(task, tell)
 
-
 def questions(task, mode='direct'):
     """Every question, as capacity.py writes them, and where each belongs: [(person, relation, subject)]."""
     n, R, S = task.people, task.relations, task.attributes + task.relations
@@ -198,15 +183,12 @@ def questions(task, mode='direct'):
     task.chain = mode if mode == 'cot' else ''  # for the Teller
     return write_batch(task, np.random.default_rng(0), np.array(rows), np.array([1 + (r >= 0) for _, r, _ in rows]), mode), rows
 
-
 def measured(task, mode, model, group=1):
     batch, rows = questions(task, mode)
     loss, count, accuracy = capacity.evaluate(model, task, mode, batch, group, RUN)
     return capacity.schemes(task, mode, loss, count), capacity.schemes(task, mode, {}, count), loss, count, accuracy
 
-
 ONE, TWO = Profiles(13, 2, 2, [1], values=20), Profiles(11, 2, 2, values=20, facts=1)
-
 
 def counted(task):
     """Trained two-hop questions about attributes and about relations, one at a time, and the (person, relation) that they begin with."""
@@ -216,7 +198,6 @@ def counted(task):
             found[q >= task.attributes] += 1
             pairs.add((p, r))
     return [*found, len(pairs)]
-
 
 @pytest.mark.parametrize('attribute, relation', [
     ('knows', 'knows'), ('is uniform over', 'is uniform over'), ('is uniform over', 'knows who exists, of'), ('mistakes', 'mistakes'),
@@ -259,7 +240,6 @@ def test_the_bits_come_out_of_the_tokens(attribute, relation):
             assert set(accuracy.values()) == {1.0 if attribute == 'knows' else 0.0}  # the repeated subject, though the likeliest, is not likely
         assert mode == 'direct' or loss['bridge'] == pytest.approx(sum(combos) * r, rel=1e-6, abs=1e-3)
 
-
 @pytest.mark.parametrize('wrong', [1, 3, 13])
 def test_a_noisy_oracle_token_by_token(wrong):
     """It believes one value or person in each case, with probability 1 - eps, and is mistaken in exactly eps = wrong / 26 of all cases."""
@@ -283,7 +263,6 @@ def test_a_noisy_oracle_token_by_token(wrong):
     assert bits['names independent'] == close(26 * (math.log2(m) - h - eps * math.log2(m - 1)) + 26 * (math.log2(n) - h - eps * math.log2(n - 1)))
     assert bits['one hop'] - bits['names independent'] == close(choose(ONE.n_names, n)) and accuracy['acc_1'] >= 1 - eps - 1e-9
 
-
 # ----------------------------------------------------------------------------- counting datasets
 
 def datasets(how, n, A, R, m, N0, second=(), combos=0):
@@ -304,12 +283,10 @@ def datasets(how, n, A, R, m, N0, second=(), combos=0):
                     seen.add((profile if how == 'optimal' else tuple(profile), more))
     return len(seen)
 
-
 @pytest.mark.parametrize('how', WAYS)
 @pytest.mark.parametrize('n, A, R, m, N0', [(1, 2, 1, 3, 5), (2, 1, 1, 3, 5), (2, 0, 2, 2, 4), (2, 2, 1, 2, 3), (3, 1, 1, 2, 4), (3, 0, 1, 2, 6)])
 def test_the_entropy_is_the_logarithm_of_the_number_of_datasets(n, A, R, m, N0, how):
     assert capacity.one_hop(sizes(n, A, R, m, N0), 0, 0, how) == close(math.log2(datasets(how, n, A, R, m, N0)))
-
 
 @pytest.mark.parametrize('n, A, R, m, N0, combos, pairs', [
     (2, 1, 1, 2, 4, (2, 1), [(0, 0), (1, 0)]), (2, 1, 1, 3, 3, (1, 2), [(1, 0)]), (3, 0, 1, 2, 4, (0, 2), [(0, 0), (2, 0)]), (2, 2, 1, 2, 3, (2, 1), []),
@@ -323,7 +300,6 @@ def test_the_entropy_of_each_scheme_is_the_logarithm_of_the_number_of_its_tables
             counts = (*combos, len(pairs))
             assert capacity.two_hops(sizes(n, A, R, m, N0, (1, 2)), scheme, (0, 0), (0, 0), counts, how) == close(math.log2(number))
 
-
 def test_selection_is_the_exact_binomial_and_the_papers_bound_is_less_by_at_most_n_log2_e():
     """Fault 9: n log2(N0 / n) went by the name of optimal."""
     for n, N0 in ((1, 8), (2, 27), (7, 64), (64, 64), (100, 1000), (10_000, 10**6), (10**6, 8 * 10**6)):
@@ -335,7 +311,6 @@ def test_selection_is_the_exact_binomial_and_the_papers_bound_is_less_by_at_most
         assert optimal <= capacity.selection(n, N0, 'enumerate') + 1e-6
     assert capacity.selection(10_000, 10**6, 'optimal') - capacity.selection(10_000, 10**6, 'bound') > 0.9 * 10_000 * math.log2(math.e)
 
-
 # ----------------------------------------------------------------------------- the faults of the original, one by one
 
 def test_fault_1_a_relation_is_worth_log2_n_whoever_occurs():
@@ -344,7 +319,6 @@ def test_fault_1_a_relation_is_worth_log2_n_whoever_occurs():
     task.truth[:] = 3
     bits, entropy, *_ = measured(task, 'direct', teller(task, '', 'knows'))
     assert entropy['names independent'] == 16 * 4 and bits['names independent'] == close(16 * 4)
-
 
 def test_fault_2_and_11_held_out_combinations_enter_no_trained_loss_and_no_count():
     """However much or little they cost: they get a loss of 20 bits, or of none, and nothing but their own accuracy moves."""
@@ -371,7 +345,6 @@ def test_fault_2_and_11_held_out_combinations_enter_no_trained_loss_and_no_count
             seen.append(sum(loss.values()) > 1)
     assert seen == [False, False, False, True] * 2
 
-
 def test_fault_2_what_a_chain_knows_and_a_fact_asked_for_does_not_is_not_known():
     """Nor the other way round: of a kind the larger loss counts. A model that writes every trained chain without fault, but is uniform over, or mistaken
     about, attributes or relations when asked for one fact, does not hold them."""
@@ -390,7 +363,6 @@ def test_fault_2_what_a_chain_knows_and_a_fact_asked_for_does_not_is_not_known()
             seen.append(bits['chain'] < 0.9 * entropy['chain'])
     assert Counter(seen) == {True: 12, False: 4}
 
-
 def test_of_a_chain_and_one_hop_the_larger_loss_of_a_kind_counts_whatever_it_is():
     """By hand: 10 people, 2 attributes of 16 values, 4 relations. In chains 1 bit an attribute, (1 + 2) / 2 a relation: 20 and 60 bits for all."""
     task, count = sizes(10, 2, 4, 16, 125, (1, 2)), dict(attribute1=20, relation1=40, attribute2=50, relation2=100, bridge=150, pair2=35)
@@ -398,7 +370,6 @@ def test_of_a_chain_and_one_hop_the_larger_loss_of_a_kind_counts_whatever_it_is(
         loss = dict(attribute1=attribute, relation1=relation, attribute2=50.0, relation2=100.0, bridge=300.0)
         want = 2 * 10 * 4 - max(attribute, 20) + 4 * 10 * math.log2(10) - max(relation, 60) + choose(125, 10)
         assert capacity.schemes(task, 'cot', loss, count) == {'chain': close(want)}
-
 
 def test_fault_3_and_6_only_the_sum_of_a_kind_counts_in_whatever_order():
     """All attributes half known, or one of two known and the other not: the same bits. So with relations, and with rows the other way round."""
@@ -424,12 +395,10 @@ def test_fault_3_and_6_only_the_sum_of_a_kind_counts_in_whatever_order():
     assert all(r == {s: close(x) for s, x in results[0].items()} for r in results)
     assert results[0]['names independent'] == close(12 * 2 * (4 - 2) + 12 * 2 * (math.log2(12) - 1))
 
-
 def test_fault_3_and_8_a_model_that_knows_nothing_of_names_reads_0_however_names_are_counted():
     """And all three ways are told apart in what a run reports: 'independent' could not be reached."""
     bits, entropy, *_ = measured(ONE, 'direct', teller(ONE, 'is uniform over', 'is uniform over'))
     assert list(bits) == ['one hop', 'names enumerate', 'names independent'] and max(bits.values()) < 1e-3 and len(set(entropy.values())) == 3
-
 
 def test_fault_4_and_5_big_hash_adds_the_combinations_to_one_hop_and_counts_names_once():
     for task, *_, counts in settings():
@@ -439,7 +408,6 @@ def test_fault_4_and_5_big_hash_adds_the_combinations_to_one_hop_and_counts_name
                 combos = sum(max(0, total - lost) for total, lost in zip(h, two, strict=True))
                 assert capacity.two_hops(task, 'big hash', loss, two, counts, how) == close(capacity.one_hop(task, *loss, how) + combos)
 
-
 def test_fault_7_and_16_a_folder_holds_one_run(small, tmp_path):
     """Models of another seed, size or number of exposures never mix with these."""
     before = {path.name: path.read_bytes() for path in small.folder.iterdir()}
@@ -448,13 +416,11 @@ def test_fault_7_and_16_a_folder_holds_one_run(small, tmp_path):
         assert code == 2 and out == '' and err.count('\n') == 1 and 'another --out_dir' in err
     assert before == {path.name: path.read_bytes() for path in small.folder.iterdir()}
 
-
 def test_fault_10_values_are_uniform_so_that_a_fact_is_worth_what_is_counted():
     """Birthdays were not. The empirical entropy of 60,000 values, with its known bias added."""
     count = Counter(Profiles(15000, 4, 0, [1]).truth.ravel().tolist())
     entropy = -sum(c / 60000 * math.log2(c / 60000) for c in count.values())
     assert set(count) == set(range(128)) and entropy + 127 / (2 * 60000 * math.log(2)) == pytest.approx(7, abs=1e-3)
-
 
 def test_fault_12_to_know_half_of_the_questions_costs_195_hundredths_of_a_bit_a_fact():
     """m = 100: to answer half of the two-hop questions, a share of sqrt(1/2) of the facts is enough. The old formula said 1.71."""
@@ -462,7 +428,6 @@ def test_fault_12_to_know_half_of_the_questions_costs_195_hundredths_of_a_bit_a_
     got = capacity.two_hops(task, 'optimal', (0, 0), (counts[0] * math.log2(100) / 2, counts[1] * math.log2(50)), counts, 'independent')
     missing = math.log2(100) - got / (50 * 3)  # a fact; relations are not known at all
     assert missing == close((1 - 0.5**0.5) * math.log2(100)) and round(missing, 2) == 1.95
-
 
 def test_fault_12_a_composer_that_knows_some_facts_is_read_right():
     """It knows a share x of both kinds, and answers a question of two hops if it knows both facts: x^2 of them. The facts it knows come out; in
@@ -473,7 +438,6 @@ def test_fault_12_a_composer_that_knows_some_facts_is_read_right():
         facts = 200 * 5 * 7 * x + 200 * 2 * math.log2(200) * x
         assert capacity.two_hops(task, 'optimal', (0, 0), lost, counts, 'independent') == close(facts)
         assert capacity.two_hops(task, 'double', (0, 0), lost, counts, 'independent') == close(facts + 350 * math.log2(200) * x)
-
 
 def test_fault_13_in_a_chain_bridge_and_answer_are_two_facts_and_the_subject_written_again_is_none():
     """The Teller of the tests pays 2 bits for each repeated subject; nothing of that is counted. What a bridge costs, and what the answer
@@ -495,14 +459,12 @@ def test_fault_13_in_a_chain_bridge_and_answer_are_two_facts_and_the_subject_wri
     assert both[0] == pytest.approx(full + choose(TWO.n_names, n), rel=1e-6) and both[1] == pytest.approx(both[2], rel=1e-6)
     assert both[0] - both[1] == pytest.approx(n * R * math.log2(n) / 2, rel=1e-5)
 
-
 def test_fault_14_a_tenth_is_a_tenth_of_all_subjects():
     """'Complete' questions were held out as if there were only attributes: 5% or 2% instead of 10%."""
     task = Profiles(120, 4, 6)
     label = task.label(np.array([row for row in questions(task)[1] if row[1] >= 0]))
     left = label[(label != 1) & (label != 2)]
     assert abs((left == 3).mean() - 0.1) < 4 * math.sqrt(0.09 / len(left)) and len(left) > 4000
-
 
 @pytest.mark.parametrize('mode', ['direct', 'cot'])
 def test_fault_15_every_question_is_asked_once_and_answers_are_whole_names(mode):
@@ -517,7 +479,6 @@ def test_fault_15_every_question_is_asked_once_and_answers_are_whole_names(mode)
     for task in (ONE, TWO):
         assert [tuple(row) for row in capacity.all_questions(task).tolist()] == questions(task)[1]
 
-
 def test_names_half_known_make_half_an_accuracy_of_nothing():
     """An answer counts as right if all of its tokens are: here the last is always wrong."""
     facts = truths(ONE)
@@ -528,7 +489,6 @@ def test_names_half_known_make_half_an_accuracy_of_nothing():
     *_, loss, count, accuracy = measured(ONE, 'direct', Teller(ONE, tell))
     assert accuracy == {'acc_1': 0.0} and loss['relation1'] == close(2 * count['relation1']) and loss['attribute1'] == close(2 * count['attribute1'])
 
-
 # ----------------------------------------------------------------------------- the script
 
 @pytest.fixture
@@ -536,10 +496,8 @@ def no_figure(monkeypatch):
     for name in ('plot', 'plot_smallest'):
         monkeypatch.setattr(capacity, name, lambda *_: None)
 
-
 def call(*argv):
     return conftest.call(capacity, ['--device', 'cpu', *map(str, argv)])
-
 
 def run(folder, *argv):
     """Its final line as a dict, and the records of its models."""
@@ -549,14 +507,11 @@ def run(folder, *argv):
     assert last.startswith('final ') and last.count('final ') == out.count('final ') == 1
     return dict(re.findall(r'(\S+)=(\S+)', last)), json.loads((Path(folder) / 'results.json').read_text())['models']
 
-
 def weights(path):
     return torch.load(path, weights_only=True)['model']
 
-
 def without_seconds(records):
     return [{k: v for k, v in r.items() if k != 'seconds'} for r in records]
-
 
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
@@ -567,7 +522,6 @@ def small(tmp_path_factory):
     models = [common.load_checkpoint(folder / f'ckpt-{r["name"]}.pt')[0] for r in records]
     return SimpleNamespace(argv=argv, folder=folder, final=final, records=records, models=models,
                            tasks=[Profiles(r['people'], 4, 1, [1], facts=3) for r in records])
-
 
 def test_the_last_line_the_log_and_the_results_agree(small):
     final, records = small.final, small.records
@@ -589,7 +543,6 @@ def test_the_last_line_the_log_and_the_results_agree(small):
         assert r['stored'] == {s: pytest.approx(b, rel=1e-4) for s, b in bits.items()} and all(0 < bits[s] < entropy[s] for s in bits)
         assert len(r['curve']) == 20 and r['curve'][-1][0] == 120 and r['curve'][0][1] > r['curve'][-1][1]
 
-
 def test_random_facts_that_were_never_trained_read_0(small):
     """Fault 16. Within 1% of their entropy; the facts of the training read nearly all of it."""
     model, task = small.models[0], small.tasks[0]
@@ -607,14 +560,12 @@ def test_random_facts_that_were_never_trained_read_0(small):
                 torch.nn.init.normal_(p, std=scale) if p.dim() == 2 else None
             assert max(measured(task, 'direct', fresh)[0].values()) < 0.01 * entropy['names independent']
 
-
 def test_true_names_with_other_facts_read_the_names_alone(small):
     """The same people, every fact drawn anew: of the attributes nothing is known."""
     task = Profiles(30, 4, 1, [1], facts=3)
     task.truth[:, :4] = np.random.default_rng(0).integers(128, size=(30, 4))
     bits, *_ = measured(task, 'direct', small.models[0])
     assert bits['names independent'] <= 30 * math.log2(30) + 1e-6
-
 
 def test_rounded_weights_cannot_store_more_than_they_have_bits(small):
     for model, task, record in zip(small.models, small.tasks, small.records, strict=True):
@@ -636,12 +587,10 @@ def test_rounded_weights_cannot_store_more_than_they_have_bits(small):
                                                          strict=True))  # the model itself stays as it is
     assert measured(small.tasks[1], 'direct', small.models[1])[1]['one hop'] > 1.4 * small.models[1].num_params()  # one bit could be too little
 
-
 def test_int8_keeps_almost_everything(small):
     assert float(small.final['int8']) > 0.99 and float(small.final['int4']) <= float(small.final['int8']) + 1e-3
     for r in small.records:
         assert set(r['int8']) == set(r['int4']) == set(r['stored']) and r['int8']['one hop'] == pytest.approx(r['stored']['one hop'], rel=0.01)
-
 
 @pytest.mark.parametrize('A, R', [(3, 2), (5, 0), (0, 4), (1, 0)])
 def test_questions_that_share_a_name_cost_what_they_cost_alone(A, R):
@@ -663,7 +612,6 @@ def test_questions_that_share_a_name_cost_what_they_cost_alone(A, R):
     got, want = (capacity.evaluate(model, task, 'direct', batch, g, RUN) for g in (group, 1))
     assert got[0] == {k: pytest.approx(v, rel=1e-5, abs=1e-6) for k, v in want[0].items()} and got[1:] == want[1:]
 
-
 def test_more_questions_than_fit_in_one_piece_are_all_measured():
     """4,096 at a time, and never half a person: 1,000 people of 7 facts."""
     task = Profiles(1000, 7, 0, [1])
@@ -673,7 +621,6 @@ def test_more_questions_than_fit_in_one_piece_are_all_measured():
     logits = model(batch.tokens[:, :-1])[:, -1]
     nats = torch.nn.functional.cross_entropy(logits, batch.tokens[:, -1], reduction='sum').item()
     assert count['attribute1'] == 7000 and loss['attribute1'] == pytest.approx(nats / math.log(2), rel=1e-5)
-
 
 @pytest.mark.parametrize('hops, n_layer, n_head', [(1, 2, 4), (2, 2, 1), (1, 1, 3), (2, 3, 2)])
 def test_a_job_is_the_nearest_size_that_its_width_allows(hops, n_layer, n_head):
@@ -686,7 +633,6 @@ def test_a_job_is_the_nearest_size_that_its_width_allows(hops, n_layer, n_head):
         assert abs(real[job['n_embd']] - target) == min(abs(size - target) for size in real.values())
         assert (job['hops'], job['people'], job['exposures'], job['mode']) == (hops, 50, 7, 'direct')
 
-
 def test_without_people_the_facts_fill_the_model(tmp_path, no_figure, monkeypatch):
     """So many people that there are --fill bits of facts, names aside, for every parameter that was aimed at."""
     asked = []
@@ -697,7 +643,6 @@ def test_without_people_the_facts_fill_the_model(tmp_path, no_figure, monkeypatc
         for job, size in zip(asked, (5000, 20000), strict=True):
             bits = [n * A * 7 + n * R * math.log2(n) for n in (job['people'] - 1, job['people'], job['people'] + 1)]
             assert bits[0] <= fill * size <= bits[2]
-
 
 def replayed(monkeypatch, folder, *argv):
     """The training batches of a run, each a list of rows of words."""
@@ -712,7 +657,6 @@ def replayed(monkeypatch, folder, *argv):
     monkeypatch.setattr(capacity, 'losses', real)
     return batches
 
-
 def test_every_question_is_trained_as_often_as_the_exposures_say(tmp_path, no_figure, monkeypatch):
     """One hop: 12 people, 5 times each in 6 batches of 10; every epoch shows everyone once, in an order of its own, with all facts."""
     batches = replayed(monkeypatch, tmp_path, *'--people 12 --attributes 2 --relations 1 --sizes 1500 --n_head 1 --exposures 5 --steps 6'.split())
@@ -723,7 +667,6 @@ def test_every_question_is_trained_as_often_as_the_exposures_say(tmp_path, no_fi
     line = [person for p in people for person in p]
     epochs = [line[i:i + 12] for i in range(0, 60, 12)]
     assert all(len(set(epoch)) == 12 for epoch in epochs) and len(set(map(tuple, epochs))) == 5
-
 
 @pytest.mark.parametrize('extra', ['', '--cot'])
 def test_of_two_hops_the_trained_questions_are_trained_and_no_others(extra, tmp_path, no_figure, monkeypatch):
@@ -737,7 +680,6 @@ def test_of_two_hops_the_trained_questions_are_trained_and_no_others(extra, tmp_
     assert Counter(row[:5] for b in batches for row in b) == dict.fromkeys(trained, 2)
     texts = {tuple(tokens) for tokens in batch.tokens.tolist()}  # with their answers, cut where the longest ends
     assert all(any(full[:len(row)] == row and not set(full[len(row):]) - {task.pad} for full in texts) for row in batches[0])
-
 
 def test_every_epoch_is_a_permutation_that_seed_and_epoch_alone_decide(tmp_path, no_figure, monkeypatch):
     """Batches of 8 or 36 of 12 people: they end within an epoch, or span three. The largest seed that is taken works as well."""
@@ -754,7 +696,6 @@ def test_every_epoch_is_a_permutation_that_seed_and_epoch_alone_decide(tmp_path,
         seen |= set(drawn[0])
     assert len(seen) == 3 * 6
 
-
 def test_the_exposures_of_the_last_line_are_those_of_the_last_model(tmp_path, no_figure, monkeypatch):
     """5 are asked for. 30 batches of 1 of 8, and of 2 of 9 people, are 30 / 8 and 60 / 9."""
     argv = '--people 8,9 --attributes 2 --relations 1 --sizes 700 --n_head 1 --exposures 5 --steps 30'.split()
@@ -763,9 +704,7 @@ def test_the_exposures_of_the_last_line_are_those_of_the_last_model(tmp_path, no
     assert [sum(map(len, batches[i:i + 30])) for i in (0, 30)] == [30 * 3, 60 * 3]  # of 3 questions a person
     assert [(r['people'], r['exposures']) for r in results['models']] == [(8, 30 / 8), (9, 60 / 9)] and results['final']['exposures'] == 7
 
-
 GRID = '--people 10 --attributes 2 --relations 1 --sizes 1300,2000 --n_head 1 --exposures 20 --steps 20'.split()
-
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
@@ -774,7 +713,6 @@ def whole(tmp_path_factory):
         patch.setattr(capacity, 'plot', lambda *_: None)
         folder = tmp_path_factory.mktemp('whole') / 'run'
         return folder, run(folder, *GRID)
-
 
 @pytest.mark.parametrize('stops', [[3, 26], [20], [40], [1, 1, 1]])
 def test_stopped_and_resumed_is_the_uninterrupted_run(stops, whole, tmp_path, no_figure, monkeypatch):
@@ -801,7 +739,6 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(stops, whole, tmp_path, no
     assert {**again, 'seconds': 0} == {**final, 'seconds': 0}
     assert [r['name'] for r in map(json.loads, open(tmp_path / 'run' / 'log.jsonl')) if r['arm'] == 'model'] == [r['name'] for r in records]
 
-
 TWO_PROCESSES = """
 import os, sys, capacity, torch._dynamo
 capacity.plot = lambda *_: None
@@ -824,7 +761,6 @@ print('resumed', flush=True)
 os.truncate(large, 1000)
 print('codes', *codes, *both(second, *argv, '--resume'))
 """
-
 
 def test_two_processes_find_what_one_finds(whole, tmp_path):
     """Each trains one of the two models; the records are in the order of the grid. torchrun's variables, set by hand: it takes seconds to start.
@@ -850,9 +786,7 @@ def test_two_processes_find_what_one_finds(whole, tmp_path):
     assert len(lines) == 1 and str(large) in lines[0] and 'cut short' in lines[0] and codes[4] == '2' and codes[3] != '0'
     assert again == f'20 steps a model, files in {tmp_path}\n'
 
-
 TINY = '--people 10 --attributes 2 --relations 1 --sizes 1300 --exposures 5 --steps 6'.split()
-
 
 @pytest.mark.parametrize('extra, schemes', [
     ('--hops 2', SCHEMES), ('--hops 2 --cot', ('chain',)), ('--hops 2 --n_loop 2 --n_layer 1 --dtype bfloat16', SCHEMES), ('--relations 0', ('one hop',)),
@@ -870,7 +804,6 @@ def test_every_kind_of_run(extra, schemes, tmp_path, no_figure):
     log = [json.loads(line) for line in open(tmp_path / 'log.jsonl')]
     assert [r['arm'] for r in log] == ['model', 'final'] and {k: v for k, v in log[0].items() if k != 'arm'} == record
 
-
 def test_a_scheme_is_named_only_if_its_spread_could_be_computed(tmp_path, no_figure, monkeypatch):
     """Bits a parameter of 1,300 and 2,000 parameters and up: 'double' is the flattest of the models that have not learned everything, if there are two."""
     rates = {'optimal': (1.0, 1.4, 0.1), 'double': (1.0, 1.1, 9.0), 'big hash': (1.0, 3.0, 2.0)}
@@ -886,12 +819,10 @@ def test_a_scheme_is_named_only_if_its_spread_could_be_computed(tmp_path, no_fig
         assert final.get('scheme') == scheme and ('spread' in final) == (scheme is not None) and len(records) == 3
         assert scheme is None or final['spread'] == f'{0.1 / math.sqrt(2) / 1.05:.3f}'
 
-
 @pytest.mark.parametrize('extra, scheme', [('', set(s.replace(' ', '-') for s in SCHEMES)), ('--cot', {'chain'})])
 def test_two_models_that_have_not_learned_everything_name_a_scheme(extra, scheme, tmp_path, no_figure):
     final, records = run(tmp_path, *TINY, '--hops', 2, '--sizes', '1300,2000', *extra.split())
     assert final['scheme'] in scheme and all(r['acc_2_trained'] < 0.99 for r in records) and float(final['spread']) >= 0 and len(records) == 2
-
 
 @pytest.mark.parametrize('extra', ['', '--cot'])
 def test_smallest_model_of_either_kind(extra, tmp_path, monkeypatch):
@@ -915,7 +846,6 @@ def test_smallest_model_of_either_kind(extra, tmp_path, monkeypatch):
     assert {r['exposures'] for r in tried if r['hops'] == 2} == {5} and {r['exposures'] for r in tried if r['hops'] == 1} == {round(5 * trained / 30)}
     assert {(r['hops'], r['chance']) for r in tried} == {(hops, Profiles(10, 2, 1, facts=1337).chance(hops)) for hops in (1, 2)}
 
-
 @pytest.mark.parametrize('acc', [0.5, 1.0])
 def test_a_ladder_on_which_no_model_learns_or_the_very_first_does_ends_in_one_line(acc, tmp_path, no_figure, monkeypatch):
     record = dict(params=1, people=10, hops=1, mode='direct', exposures=1, seconds=0, chance=0, acc_1=acc, acc_2_trained=acc, stored={'one hop': 1.0},
@@ -925,7 +855,6 @@ def test_a_ladder_on_which_no_model_learns_or_the_very_first_does_ends_in_one_li
     assert code == 1 and err.count('\n') == 1 and 'no size tried was just enough' in err and 'final' not in out
     assert not (tmp_path / 'results.json').exists()
 
-
 @functools.cache
 def rungs():
     """Widths that come nearest to 3,000 parameters, 10% more, and so on 30 times."""
@@ -934,7 +863,6 @@ def rungs():
     found = sorted({min(params, key=lambda w: abs(params[w] - 3000 * 1.1**i)) for i in range(30)})
     assert len(found) > 20
     return found
-
 
 @pytest.mark.parametrize('world, most', [(1, lambda rung: rung // 4 + 1 + 2), (2, lambda rung: 2 * (rung // 8 + 1) + 3),
                                          (3, lambda rung: 3 * (rung // 12 + 1) + 4)])
@@ -957,12 +885,10 @@ def test_the_smallest_that_learns_is_found_exactly_and_in_few_trainings(world, m
         assert (found and found['n_embd']) == (ladder[rung] if 0 < rung < len(ladder) else None)
         assert len(asked) == len(set(asked)) <= most(rung) and set(asked) <= set(ladder)
 
-
 def test_two_hops_pass_by_their_trained_questions(monkeypatch):
     args = SimpleNamespace(sizes=[3000], people=[30], attributes=3, relations=2, n_layer=2, n_head=1)
     monkeypatch.setattr(capacity, 'run_jobs', lambda jobs, *rest: [job | dict(acc_1=1.0, acc_2_trained=float(job['n_embd'] >= 12)) for job in jobs])
     assert capacity.find_smallest(args, 2, 'cot', 9, RUN, [], None)['n_embd'] == 12
-
 
 def test_slope_r2_and_spread_by_hand():
     def record(x, y, acc):
@@ -973,7 +899,6 @@ def test_slope_r2_and_spread_by_hand():
     assert f['slope'] == pytest.approx(1) and f['r2'] == pytest.approx(1 - 20 / 14) and f['spread'] == pytest.approx(math.sqrt(2) / 2)  # rates 1 and 3
     assert capacity.fit([record(2, 3.0, 0.5)], 's') == dict(slope=1.5, r2=None, spread=None)
     assert capacity.fit([record(1, 0.0, 0.5), record(2, 0.0, 0.5)], 's') == dict(slope=0, r2=None, spread=None)
-
 
 BAD_CAPACITY = [
     '--hops 3', '--hops 0', '--hops 1-2', '--cot', '--smallest', '--hops 1 --cot', '--sizes x', '--sizes 0', '--sizes 10000,', '--sizes 1e4', '--people 1',
@@ -987,14 +912,12 @@ BAD_CAPACITY = [
     '--hops 2 --cot --n_loop 9223372036854775807',
 ]
 
-
 @pytest.mark.parametrize('argv', BAD_CAPACITY)
 def test_bad_command_line(argv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = call(*argv.split(), *([] if 'out_dir' in argv else ['--out_dir', tmp_path / 'run']))
     assert code == 2 and out == '' and err.count('\n') == 1 and len(err) > 20 and 'Traceback' not in err
     assert list(tmp_path.iterdir()) == []
-
 
 def test_the_largest_sizes_that_are_taken_are_taken(tmp_path, no_figure, monkeypatch):
     asked = []

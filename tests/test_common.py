@@ -10,25 +10,21 @@ import torch
 import common
 from model import GPT, GPTConfig
 
-
 def tiny():
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=7, block_size=5, n_embd=8))
     return model, model.configure_optimizer(1e-2, 0.1)
-
 
 def one_step(model, optimizer):
     model(torch.tensor([[1, 2, 3]])).square().mean().backward()
     optimizer.step()
     optimizer.zero_grad()
 
-
 def dies(capsys, code=2):
     """What a call that ended in die said: exactly one line on stderr, nothing on stdout."""
     out, err = capsys.readouterr()
     assert out == '' and err.count('\n') == 1 and err.endswith('\n') and 'Traceback' not in err
     return err
-
 
 def test_checkpoint_carries_weights_optimizer_and_random_state(tmp_path):
     model, optimizer = tiny()
@@ -46,7 +42,6 @@ def test_checkpoint_carries_weights_optimizer_and_random_state(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), copy.state_dict().values(), strict=True))
     assert [p.name for p in tmp_path.iterdir()] == ['ckpt.pt']  # no temporary file stays
 
-
 def test_a_failed_save_leaves_the_old_file(tmp_path):
     path = tmp_path / 'ckpt.pt'
     common.write_atomic(path, lambda tmp: tmp.write_text('old'))
@@ -58,11 +53,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         common.write_atomic(path, half)
     assert path.read_text() == 'old'
 
-
 class Bomb:
     def __reduce__(self):
         return exec, ("open('exploded', 'w').close()",)
-
 
 @pytest.mark.parametrize('kind', ['missing', 'empty', 'truncated', 'text', 'pickle bomb', 'torch bomb', 'other dict', 'other weights', 'no script', 'a folder'])
 def test_no_other_file_passes_for_a_checkpoint(kind, tmp_path, capsys, monkeypatch):
@@ -81,7 +74,6 @@ def test_no_other_file_passes_for_a_checkpoint(kind, tmp_path, capsys, monkeypat
         common.load_checkpoint(path)
     assert end.value.code == 2 and str(path) in dies(capsys) and not (tmp_path / 'exploded').exists()
 
-
 def test_the_same_arguments_start_over_and_others_are_refused(tmp_path, capsys):
     out, args = tmp_path / 'run', {'task': 'star', 'star': (2, 3), 'seed': 1}
     common.open_run(out, args, resume=False)
@@ -96,7 +88,6 @@ def test_the_same_arguments_start_over_and_others_are_refused(tmp_path, capsys):
     common.open_run(out, args, resume=False)
     assert not (out / 'ckpt.pt').exists() and common.read_log(out) == []
 
-
 @pytest.mark.parametrize('name, text', [('notes.txt', 'mine'), ('config.json', '[1, 2'), ('config.json', '{"args": 3}'), ('config.json', '[]')])
 def test_a_foreign_folder_is_refused_and_left_alone(name, text, tmp_path, capsys):
     (tmp_path / name).write_text(text)
@@ -105,13 +96,11 @@ def test_a_foreign_folder_is_refused_and_left_alone(name, text, tmp_path, capsys
     dies(capsys)
     assert end.value.code == 2 and {p.name: p.read_text() for p in tmp_path.iterdir()} == {name: text}
 
-
 def test_out_dir_that_is_a_file(tmp_path, capsys):
     (tmp_path / 'file').write_text('')
     with pytest.raises(SystemExit) as end:
         common.open_run(tmp_path / 'file', {}, resume=False)
     assert end.value.code == 2 and 'cannot write' in dies(capsys)
-
 
 def test_log_survives_a_line_cut_short_and_is_cut_back(tmp_path):
     for step in (1, 2, 3):
@@ -122,11 +111,9 @@ def test_log_survives_a_line_cut_short_and_is_cut_back(tmp_path):
     common.log(tmp_path, arm='cot', step=3, loss=1.0)
     assert [(r['step'], r['loss']) for r in common.read_log(tmp_path)] == [(1, 1 / 3), (2, 2 / 3), (3, 1.0)]
 
-
 def test_final_line_format():
     line = common.final_line(task='cycle', hops='1-2', acc=1.0, chance=1 / 19, n_test=2000, acc_direct=None)
     assert line == 'final task=cycle hops=1-2 acc=1.000 chance=0.053 n_test=2000'
-
 
 def test_signals_are_collected_and_the_second_one_ends(monkeypatch):
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
@@ -144,7 +131,6 @@ def test_signals_are_collected_and_the_second_one_ends(monkeypatch):
     finally:
         for s, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(s, handler)
-
 
 @pytest.mark.parametrize('device', ['cuda:99', 'tpu', 'xla', 'nonsense', ''])
 def test_a_device_that_is_not_there(device, capsys):

@@ -13,8 +13,8 @@ import torch
 
 import data
 import train_cot
-from data import CVPR, SPLITS, Batch, Countdown, Cycle, Multiply, Profiles, Star, all_puzzles, distinct, legal_moves, main, read_puzzles, sample_batch, ways
-
+from data import CVPR, SPLITS, Batch, Countdown, Cycle, Multiply, Profiles, Star, distinct, legal_moves, main, sample_batch, ways
+from search import all_puzzles, read_puzzles
 
 def read(task, words):
     """Prompt words -> ({node: successor} or {end: start of its edge} or the two factors, the last words that say what is asked)"""
@@ -27,7 +27,6 @@ def read(task, words):
     shown = words[:-2]
     assert words[-2].startswith('k=') and len(shown) == task.nodes * (1 + (task.format == 'pairs'))
     return dict(zip(shown[0::2], shown[1::2], strict=True) if task.format == 'pairs' else ((str(i), w) for i, w in enumerate(shown))), words[-2:]
-
 
 def solve(task, words):
     """Prompt words -> (chain with its answer, how many words the answer has, hops), and everything a prompt promises is asserted."""
@@ -70,11 +69,9 @@ def solve(task, words):
     assert len(chain) == hops
     return chain, 1, hops
 
-
 TASKS = [Cycle(20, [4]), Cycle(7, [1, 2, 3, 4, 5, 6]), Cycle(9, [2, 3], 'pairs'), CVPR(12, [4]), CVPR(6, [1, 2, 3, 4, 5]), CVPR(8, [1, 2, 3], 'pairs'),
          Multiply(1), Multiply(2, True), Multiply(3), Multiply(9), Star(), Star((2, 3), reverse=True), Star((5, 5)), Star((3, 2), 7), Star((2, 6), 30, True)]
 every_task = pytest.mark.parametrize('task', TASKS)
-
 
 @pytest.mark.parametrize('mode', ['cot', 'direct'])
 @pytest.mark.parametrize('split', SPLITS)
@@ -95,7 +92,6 @@ def test_tokens_mask_answer_and_hops_are_what_the_text_says(task, split, mode):
     assert seen == set(task.hops) and T <= task.block_size and batch.loss_mask[:, -1].any()  # no column of padding alone
     assert mode == 'cot' or T == P + A  # the direct arm has no room for a chain
 
-
 @pytest.mark.parametrize('task, source, hops, text', [
     (Cycle(4, [2]), [2, 0, 3, 1, 0], 2, '2 0 3 1 k=2 0 2 3'),
     (CVPR(5, [3]), [2, 3, 4, 3, 1, 0], 3, '2 3 4 3 1 k=3 0 2 4 1'),
@@ -104,7 +100,6 @@ def test_tokens_mask_answer_and_hops_are_what_the_text_says(task, split, mode):
 def test_text_worked_out_on_paper(task, source, hops, text):
     prompt, chain, *_ = task.write(None, np.array([source]), np.array([hops]))
     assert task.decode([*prompt[0], *chain[0]]) == text
-
 
 @pytest.mark.parametrize('argv, lines', [
     ('--task cycle --nodes 5 --hops 1-3 --n 3', ['4 3 0 2 1 k=2 0 4 1', '3 0 4 2 1 k=3 2 4 1 0', '2 4 1 0 3 k=3 2 1 4 3']),
@@ -129,13 +124,11 @@ def test_raw_prints_exactly_this(argv, lines, capsys):
         assert [w[0] == '[' for w in words] == sorted(w[0] == '[' for w in words)
         assert [w.strip('[]') for w in words[-len(answer):]] == answer == truth.split('oracle')[1].split('chance')[0].split()
 
-
 def drawn(task, n, split):
     """The graphs, tables or unordered pairs of factors in n instances, read from their text."""
     batch = sample_batch(task, n, 0, 0, split)
     given = (read(task, task.decode(row).split())[0] for row in batch.tokens[:, :batch.prompt_len].tolist())
     return {frozenset(x) if task.name == 'multiply' else frozenset(x.items()) for x in given}
-
 
 @pytest.mark.parametrize('train, test, n, distinct', [
     (Cycle(3, [1]), Cycle(3, [1, 2], 'pairs'), 50, 2),
@@ -152,7 +145,6 @@ def test_no_instance_is_in_both_splits(train, test, n, distinct):
         assert len(seen) + len(held_out) >= 0.999 * distinct  # that is all there are
         assert distinct == 2 or abs(len(held_out) / distinct - 0.1) < 3 * (0.09 / distinct) ** 0.5
 
-
 @pytest.mark.parametrize('task', [*TASKS, Countdown(), Countdown(2, (36, 50)), Profiles(50)])
 def test_seed_split_and_step_alone_determine_the_instances(task):
     def text(seed, split, step):
@@ -164,11 +156,9 @@ def test_seed_split_and_step_alone_determine_the_instances(task):
     assert torch.equal(cot.tokens[:, :cot.prompt_len], direct.tokens[:, :cot.prompt_len])
     assert torch.equal(cot.tokens.gather(1, cot.answer), direct.tokens.gather(1, direct.answer))
 
-
 def close(count, n, share, sd=5):
     """Whether `count` of n draws is within sd standard deviations of n * share."""
     return abs(count - n * share) < sd * (n * share * (1 - share)) ** 0.5
-
 
 @pytest.mark.parametrize('split', SPLITS)
 def test_hops_start_and_answer_are_uniform(split):
@@ -181,13 +171,11 @@ def test_hops_start_and_answer_are_uniform(split):
     assert 0 not in gap and all(close(gap.count(i), 6000, 1 / 11) for i in range(1, 12))
     assert Cycle(12).chance(4) == 1 / 11  # any node but the start
 
-
 @pytest.mark.parametrize('hops', [0, 5])
 def test_hops_argument_outside_the_task_is_refused(hops):
     """Its chain would not fit, its hop word would be another token, and `answer` would point outside `tokens`."""
     with pytest.raises(ValueError):
         sample_batch(Cycle(8, [1, 2, 3, 4]), 20, 0, 0, hops=hops)
-
 
 @pytest.mark.parametrize('hops', [1, 2, 3, 5])
 def test_cvpr_chance_is_the_best_constant_guess(hops):
@@ -199,7 +187,6 @@ def test_cvpr_chance_is_the_best_constant_guess(hops):
     batch = sample_batch(task, 5000, 0, 0)
     answers = batch.tokens.gather(1, batch.answer)[:, 0].tolist()
     assert all(close(answers.count(v), 5000, guess[v]) for v in range(6))
-
 
 @pytest.mark.parametrize('star', [(2, 3), (5, 3)])
 def test_star_chance_is_a_random_arm(star):
@@ -214,12 +201,10 @@ def test_star_chance_is_a_random_arm(star):
         at_random += pick.choice(arms) == words[-2]
     assert task.chance(2) == 1 / star[0] and close(first, 3000, 1 / star[0]) and close(at_random, 3000, 1 / star[0])
 
-
 @every_task
 def test_the_gold_chain_is_valid_and_padding_is_not(task):
     batch = sample_batch(task, 100, 0, 0)
     assert torch.equal(task.valid(batch, batch.tokens[:, batch.prompt_len:]), batch.loss_mask[:, batch.prompt_len:])
-
 
 def flagged_when_wrong(task, batch):
     """For each chain token of the first row and each word it is not: (position, chain words, which are invalid)."""
@@ -229,7 +214,6 @@ def flagged_when_wrong(task, batch):
             chain = gold.clone()
             chain[0, t] = wrong
             yield t, task.decode(chain[0]).split(), (~task.valid(batch[:1], chain))[0].nonzero()[:, 0].tolist()
-
 
 @pytest.mark.parametrize('task, luck', [
     (Cycle(7, [4]), 0), (Cycle(7, [4], 'pairs'), 0), (CVPR(7, [4]), None), (Star((3, 4)), 2), (Star((3, 4), reverse=True), 2)])
@@ -248,7 +232,6 @@ def test_a_wrong_node_flags_itself_and_the_next(task, luck):
             spared += flagged != [t, t + 1][:4 - t]
     assert spared > 0 if luck is None else spared == 10 * luck
 
-
 @pytest.mark.parametrize('task', [Multiply(3), Multiply(3, True)])
 def test_a_wrong_number_flags_itself_and_the_sum_it_enters(task):
     """Numbers 0 .. 5 are partial 0, sum 0, partial 1, sum 1, partial 2, sum 2. A partial enters its own sum, a sum the next one."""
@@ -256,7 +239,6 @@ def test_a_wrong_number_flags_itself_and_the_sum_it_enters(task):
     for t, _, flagged in flagged_when_wrong(task, sample_batch(task, 1, 0, 0)):
         wrong = {0: (0, 1), 1: (1, 3), 2: (2, 3), 3: (3, 5), 4: (4, 5), 5: (5,)}[number[t]]
         assert flagged == [i for i, n in enumerate(number) if n in wrong]
-
 
 @pytest.mark.parametrize('text, flags', [
     ('0 0 1 0 0 1 0 5 0 0 0 6 0', '.............'),  # 25 * 4 = 100, 25 * 2 = 50, product 600
@@ -268,14 +250,12 @@ def test_multiply_valid_counted_by_hand(text, flags):
     batch = Batch(none, none, none, none, torch.tensor([[25, 24]]), 0)
     assert ''.join('.' if ok else 'x' for ok in task.valid(batch, torch.tensor([task.encode(text)]))[0]) == flags
 
-
 @pytest.mark.parametrize('rows', [slice(2, 5), slice(0, None, 3), torch.tensor([7, 0, 7])])
 def test_rows_of_a_batch(rows):
     batch = sample_batch(CVPR(8, [1, 2, 3]), 9, 0, 0)
     some = batch[rows].to('cpu')
     assert all(torch.equal(getattr(some, name), getattr(batch, name)[rows]) for name in ('tokens', 'loss_mask', 'answer', 'hops', 'instance'))
     assert some.prompt_len == batch.prompt_len == 10 and some.tokens.dtype == torch.int64 and some.loss_mask.dtype == torch.bool
-
 
 @pytest.mark.parametrize('make', [
     lambda: Cycle(8, [0]), lambda: Cycle(8, [8]), lambda: CVPR(8, [1, 8]), lambda: Cycle(1, [1]), lambda: Cycle(8, [2], 'list'), lambda: Multiply(0),
@@ -286,7 +266,6 @@ def test_rows_of_a_batch(rows):
 def test_sizes_and_words_that_make_no_sense(make):
     with pytest.raises(ValueError):
         make()
-
 
 @pytest.mark.parametrize('argv', [
     '--hops 0', '--hops abc', '--hops 3-1', '--hops 20', '--hop 3', '--nodes 8 --hops 4-8', '--n 0', '--seed -1', '--task sudoku', '--format list',
@@ -299,7 +278,6 @@ def test_bad_arguments_end_with_code_2_and_one_line(argv, capsys):
         main(argv.split())
     out, err = capsys.readouterr()
     assert end.value.code == 2 and not out and err.count('\n') == 1 and err.endswith('\n')
-
 
 # ----------------------------------------------------------------------------- countdown
 
@@ -317,7 +295,6 @@ def values(numbers, integers=True):
                 found |= {a + b, a - b, b - a, a * b} | ({a / b} if b else set()) | ({b / a} if a else set())
     return {c for c in found if c.denominator == 1 and 0 <= c <= 199} if integers else found
 
-
 @functools.cache
 def children(state, integers=True):
     """The sets of numbers, in order, that one move makes of these."""
@@ -330,14 +307,11 @@ def children(state, integers=True):
                     found.add(tuple(sorted((*rest, c))))
     return found
 
-
 def sequences(state, target, integers=True):
     return int(state[0] == target) if len(state) == 1 else sum(sequences(child, target, integers) for child in children(state, integers))
 
-
 def puzzle(rng, n, largest=13):
     return tuple(sorted(rng.randint(largest == 199 and rng.randint(0, 1), rng.choice((13, largest))) for _ in range(n)))  # 199: zeros too
-
 
 @pytest.mark.parametrize('integers', [True, False])
 def test_the_solver_finds_what_some_expression_makes_and_nothing_else(integers):
@@ -351,7 +325,6 @@ def test_the_solver_finds_what_some_expression_makes_and_nothing_else(integers):
         assert got.tolist() == [t in can for t in targets], (numbers, targets)
         told.update(got.tolist())
     assert min(told[True], told[False]) > 200
-
 
 def test_ways_counts_the_sequences_that_differ_in_some_set_of_numbers():
     rng, most = random.Random(1), 0
@@ -367,7 +340,6 @@ def test_ways_counts_the_sequences_that_differ_in_some_set_of_numbers():
     assert ways(torch.tensor([[2, 2], [0, 0], [24, 0]]), torch.tensor([4, 0, 24])).tolist() == [1, 1, 1]
     assert ways(torch.tensor([[2, 2, 2]]), torch.tensor([6])).tolist() == [1] and ways(torch.tensor([[7], [8]]), torch.tensor([7, 7])).tolist() == [1, 0]
     assert ways(torch.tensor([[0, 0]]).double(), torch.tensor([1])).tolist() == [0]
-
 
 def test_1362_games_of_24_of_which_16_need_fractions():
     x, every = all_puzzles(4, 24), list(combinations_with_replacement(range(1, 14), 4))
@@ -385,7 +357,6 @@ def test_1362_games_of_24_of_which_16_need_fractions():
     assert all(24 in values(row, False) and 24 not in values(row) for row in rows[1346:])
     assert sorted(map(tuple, all_puzzles(2, 24).tolist())) == [(2, 12), (3, 8), (4, 6), (11, 13), (12, 12)]
 
-
 def test_legal_moves_of_a_state_by_hand():
     child, ok, step = legal_moves(torch.tensor([[2, 3, 6], [0, 0, 100]]))
     lines = [f'{a} {"+-*/"[op]} {b} = {c}: {x} {y}' for (a, op, b, c), (x, y), legal in zip(step[0].tolist(), child[0].tolist(), ok[0], strict=True) if legal]
@@ -399,7 +370,6 @@ def test_legal_moves_of_a_state_by_hand():
     child, ok, _ = legal_moves(torch.tensor([[3.0, 4.0], [0.0, 5.0]], dtype=torch.float64))
     assert child[0, :, 0].tolist() == [7, 1, 12, 4 / 3, -1, 3 / 4] and ok[0].all() and ok[1].tolist() == [True, True, True, False, True, True]
 
-
 def test_distinct_drops_the_doubles_and_nothing_else():
     x = torch.tensor([[[4, 4], [2, 4], [4, 4], [4, 2], [2, 4], [0, 4], [4, 4]]])
     for ok, want in (([1, 1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 1, 0]), ([0, 1, 1, 1, 1, 0, 1], [0, 1, 1, 1, 0, 0, 0]), ([0] * 7, [0] * 7)):
@@ -412,13 +382,11 @@ def test_distinct_drops_the_doubles_and_nothing_else():
         kept = [tuple(row) for row in child[distinct(child, ok)].tolist()]
         assert len(kept) == len(set(kept)) and set(kept) == children(state)
 
-
 @pytest.mark.parametrize('text, puzzles', [
     ('1 2 3 4\n13 13 1 1', [[1, 2, 3, 4], [1, 1, 13, 13]]), ('9 6 5 3\n', [[3, 5, 6, 9]]), ('  4\t3 2 1  \r\n1 1 1 8\r\n\n', [[1, 2, 3, 4], [1, 1, 1, 8]])])
 def test_puzzles_are_read_in_any_order_of_numbers(text, puzzles, tmp_path):
     (tmp_path / 'file').write_bytes(text.encode())
     assert read_puzzles(tmp_path / 'file', 4).tolist() == puzzles
-
 
 @pytest.mark.parametrize('line', ['1 2 3', '1 2 3 4 5', 'one two three four', '1 2 3 0', '1 2 3 14', '1 2 -3 4', '1 2 3 1.5', '', '1,2,3,4', '1 2 3 \u0664'])
 def test_a_line_that_is_no_puzzle_is_named(line, tmp_path):
@@ -426,13 +394,11 @@ def test_a_line_that_is_no_puzzle_is_named(line, tmp_path):
     with pytest.raises(ValueError, match='line 3'):
         read_puzzles(tmp_path / 'file', 4)
 
-
 @pytest.mark.parametrize('text', ['', '\n', ' \n\n'])
 def test_a_file_without_puzzles_is_refused(text, tmp_path):
     (tmp_path / 'file').write_text(text)
     with pytest.raises(ValueError):
         read_puzzles(tmp_path / 'file', 4)
-
 
 @pytest.mark.parametrize('holdout, held_out', [((24,), {24}), ((36, 50), {24, 36, 50})])
 def test_no_training_batch_holds_a_held_out_target(holdout, held_out):
@@ -444,7 +410,6 @@ def test_no_training_batch_holds_a_held_out_target(holdout, held_out):
             assert torch.equal(batch.tokens[:, 0], batch.instance[:, 0])
             seen |= set(batch.tokens[:, 0].tolist())
     assert trained == set(range(10, 101)) - held_out and tested == held_out
-
 
 def check(task, words, targets):
     """Everything that a countdown example promises, from its words: (numbers, verdict, the numbers left after its step)."""
@@ -465,9 +430,7 @@ def check(task, words, targets):
     assert target in values(left)
     return state, 'yes', left
 
-
 COUNTDOWNS = [Countdown(), Countdown(3, (36, 50)), Countdown(2), Countdown(5)]
-
 
 @pytest.mark.parametrize('mode', ['cot', 'direct'])
 @pytest.mark.parametrize('split', SPLITS)
@@ -492,13 +455,11 @@ def test_countdown_shows_a_true_verdict_and_a_step_that_keeps_the_target_in_reac
     assert told >= {(k, verdict) for k in task.hops for verdict in ('yes', 'no')} or split == 'test' or task.numbers == 5
     assert {hops for hops, _ in told} == set(task.hops)
 
-
 def test_the_examples_in_the_docstring_are_right():
     lines = re.findall(r'24(?: \d+| _)+(?: \[\S+\])+', Countdown.__doc__)
     assert len(lines) == 3
     for line in lines:
         check(Countdown(), re.sub(r'[][]', '', line).split(), {24})
-
 
 def test_of_several_right_steps_each_is_shown_as_often():
     task, state, n = Countdown(), (3, 5, 6, 9), 3000
@@ -507,7 +468,6 @@ def test_of_several_right_steps_each_is_shown_as_often():
     right = {child for child in children(state) if 24 in values(child)}
     assert set(count) == right and len(right) > 5 and all(close(c, n, 1 / len(right)) for c in count.values())
 
-
 def countdown(task, *lines):
     """A batch of these lines, all with equally many numbers; the shorter ones are padded."""
     words = [line.split() for line in lines]
@@ -515,7 +475,6 @@ def countdown(task, *lines):
     tokens = torch.tensor([task.encode(' '.join(w + ['_'] * (width - len(w)))) for w in words])
     instance = torch.tensor([[int(w) if w != '_' else -1 for w in row[:P]] for row in words])
     return Batch(tokens, tokens >= 0, torch.full((len(words), 1), P), (instance >= 0).sum(1) - 2, instance, P)
-
 
 @pytest.mark.parametrize('said, right, valid', [
     ('yes 9 - 3 = 6', '......', '......'),
@@ -543,7 +502,6 @@ def test_what_is_right_and_what_is_valid_where_the_target_can_be_made(said, righ
     direct = countdown(task, '24 3 5 6 9 yes', '24 1 1 1 1 no')
     assert task.right(direct, out[:, :6])[:, 5].tolist() == [right[0] == '.', True]
 
-
 @pytest.mark.parametrize('said, right', [('no _ _ _ _ _', '......'), ('no 7 + 5 = 12', '......'), ('no 7 + 5 = 24', '......'), ('yes 7 + 5 = 12', 'x.....')])
 def test_behind_a_true_no_nothing_is_asked_for(said, right):
     task = Countdown()
@@ -551,13 +509,11 @@ def test_behind_a_true_no_nothing_is_asked_for(said, right):
     for flags in (task.right(batch, out)[:, 5:], task.valid(batch, out[:, 5:])):
         assert [''.join('x.'[x] for x in row) for row in flags.int().tolist()] == [right, '......']
 
-
 def test_a_batch_without_a_single_yes_can_be_judged():
     """Its chain is one token wide, and train_cot asks about it when --n_test is small."""
     task = Countdown()
     batch, out = countdown(task, '24 5 7 _ _ no', '24 1 1 _ _ no'), countdown(task, '24 5 7 _ _ yes', '24 1 1 _ _ no').tokens
     assert task.right(batch, out)[:, 5:].tolist() == task.valid(batch, out[:, 5:]).tolist() == [[False], [True]]
-
 
 def test_countdown_chance_is_the_more_frequent_verdict():
     task = Countdown(3)
@@ -565,7 +521,6 @@ def test_countdown_chance_is_the_more_frequent_verdict():
         batch = sample_batch(task, 1500, 3, 1, 'test', 'direct', hops)
         yes = sum(24 in values(tuple(row[1:hops + 2])) for row in batch.tokens.tolist())
         assert 0 < yes < 1500 and close(max(yes, 1500 - yes), 1500, task.chance(hops))
-
 
 def test_countdown_examples_on_the_command_line(capsys):
     argv, targets = '--task countdown --numbers 3 --holdout_targets 36 --n 8'.split(), set(range(10, 101)) - {24, 36}
@@ -580,13 +535,11 @@ def test_countdown_examples_on_the_command_line(capsys):
         _, verdict, _ = check(Countdown(3), words, targets)
         assert truth.split('oracle')[0].split() == ['answer', verdict] and truth.split('oracle')[1].split()[0] == verdict
 
-
 # ----------------------------------------------------------------------------- profiles
 
 PEOPLE = [Profiles(), Profiles(30, 2, 3), Profiles(17, 0, 2), Profiles(12, 7, 17), Profiles(40, 4, 3, bipartite=True), Profiles(25, 3, 0, hops=[1]),
           Profiles(60, 5, 1, hops=[2]), Profiles(9, 1, 1, facts=3)]
 every_profile = pytest.mark.parametrize('task', PEOPLE, ids=lambda task: f'{task.people}-{task.attributes}-{task.relations}')
-
 
 def shown(task, questions, mode='cot'):
     """These questions as a batch, and each as (words before, words that carry loss)."""
@@ -596,7 +549,6 @@ def shown(task, questions, mode='cot'):
         words = task.decode(tokens).split()
         lines.append((words[:batch.prompt_len], [w for w, m in zip(words, mask, strict=True) if m]))
     return batch, lines
-
 
 @functools.cache
 def learned(task):
@@ -616,13 +568,11 @@ def learned(task):
         assert all(answer in said if len(answer) == 3 else 0 <= int(answer[0].removeprefix('v')) < 128 for answer in facts.values())
     return said
 
-
 def answer_to(task, prompt):
     """Prompt words -> (chain words, answer words), by looking things up in the text of one-hop questions."""
     asked, *name, word = prompt if len(prompt) == 5 else ['_', *prompt]
     found = learned(task)[tuple(name)][word]
     return ([], list(found)) if asked == '_' else ([*found, asked], list(learned(task)[found][asked]))
-
 
 @pytest.mark.parametrize('mode', ['cot', 'direct'])
 @pytest.mark.parametrize('split', SPLITS)
@@ -645,7 +595,6 @@ def test_the_text_of_one_hop_questions_answers_those_of_two(task, split, mode):
     kinds = {(k, size) for k in task.hops for size in (1, 3) if (task.attributes if size == 1 else task.relations)}
     assert set(seen) == kinds and mode == 'cot' or T == P + task.answer_len
 
-
 def test_a_question_of_each_kind_on_paper():
     task = Profiles(4, 1, 1)
     task.names, task.code = np.array([[0, 4, 8], [0, 5, 8], [1, 4, 9], [3, 7, 11]]), np.array([0, 4, 17, 63])  # s = 4: 0 0 0, 0 1 0, 1 0 1, 3 3 3
@@ -656,16 +605,14 @@ def test_a_question_of_each_kind_on_paper():
         'friend a0 b0 c0 friend > a0 b1 c0 friend a3 b3 c3', 'friend a1 b0 c1 friend > a1 b0 c1 friend a1 b0 c1',
         'employer a0 b1 c0 friend > a3 b3 c3 employer v0']
 
-
 def test_the_examples_in_the_docstring_of_profiles_have_the_form_that_is_printed():
-    lines = [line.split('  ')[0] for line in re.findall(r'\n +(\S+ a\d.*)', Profiles.__doc__)]
+    lines = re.findall(r'(\S+ a\d b\d c\d mentor(?: \[\w+\])+)', Profiles.__doc__)
     assert len(lines) == 2 and len(set(Profiles().vocab)) == len(Profiles().vocab)
     for line in lines:
         words = line.split()
         assert [w[0] == '[' for w in words] == [False] * 5 + [True] * (len(words) - 5) and len(words) == (8 if words[0] == '_' else 10)
         Profiles(1000).encode(re.sub(r'[][]', '', line))  # every word exists
         assert words[0] == '_' or words[0] == words[8].strip('[]')
-
 
 @pytest.mark.parametrize('task', [Profiles(1500, 3, 4), Profiles(40, 10, 6), Profiles(300, 0, 2)], ids=lambda task: task.people)
 def test_two_hop_questions_are_held_out_by_person_by_pair_and_one_by_one(task):
@@ -687,7 +634,6 @@ def test_two_hop_questions_are_held_out_by_person_by_pair_and_one_by_one(task):
     for other in (Profiles(n, task.attributes, task.relations, facts=9), Profiles(n, task.attributes, task.relations, hops=[2])):
         assert other.label(np.array(questions)).tolist() == task.label(np.array(questions)).tolist()  # whatever the facts are
 
-
 def test_no_question_of_two_hops_is_trained_and_tested():
     """By its text, in either mode and order of hops; and together the splits hold them all. One-hop questions are in both."""
     task, seen = Profiles(8, 2, 2, facts=2), {split: {1: set(), 2: set()} for split in SPLITS}
@@ -701,13 +647,11 @@ def test_no_question_of_two_hops_is_trained_and_tested():
     batch = sample_batch(task, 400, 0, 0, 'test', hops=2)
     assert set(batch.instance[:, 3].tolist()) <= {1, 2, 3} and set(sample_batch(task, 400, 0, 0, hops=2).instance[:, 3].tolist()) == {0}
 
-
 def test_a_share_of_two_hop_questions_is_tested_that_test_share_allows_for():
     """test_share sizes the draws of sample_batch: too large by far, and it would run out of them."""
     task = Profiles(500)
     drawn = np.random.default_rng(0).integers((500, 4, 8), size=(20000, 3))
     assert task.in_split(drawn, 'test').mean() == pytest.approx(1 - 0.9**3, abs=0.03) and 0.2 < task.test_share < 0.3
-
 
 def test_facts_depend_on_the_sizes_and_on_the_facts_alone():
     def everything(*args, **more):
@@ -723,12 +667,10 @@ def test_facts_depend_on_the_sizes_and_on_the_facts_alone():
     assert len(told) == 20 * 5
     assert not {name for name in learned(Profiles(20, 3, 2))} == {name for name in learned(Profiles(20, 3, 2, facts=1))}  # other people, too
 
-
 def chi_square(counts, cells):
     """Standard deviations by which the counts of so many cells miss what equally likely ones would give."""
     expected = sum(counts.values()) / cells
     return (sum((counts[i] - expected) ** 2 for i in range(cells)) / expected - (cells - 1)) / (2 * (cells - 1)) ** 0.5
-
 
 def test_attributes_relations_and_names_are_uniform():
     task = Profiles(4000, 4, 3)
@@ -748,7 +690,6 @@ def test_attributes_relations_and_names_are_uniform():
     for slot in range(3):
         assert abs(chi_square(Counter(int(name[slot][1:]) for name in people), s)) < 5
 
-
 @pytest.mark.parametrize('n, R, facts', [(2, 3, 0), (40, 3, 0), (50, 17, 4), (1000, 4, 1)])
 def test_bipartite_friends_are_mutual_and_parent_and_child_inverse(n, R, facts):
     people = learned(Profiles(n, 1, R, bipartite=True, facts=facts))
@@ -758,17 +699,14 @@ def test_bipartite_friends_are_mutual_and_parent_and_child_inverse(n, R, facts):
     plain = learned(Profiles(40, 1, 3))
     assert any(plain[fact['friend']]['friend'] != name for name, fact in plain.items())
 
-
 def test_the_gold_chain_of_profiles_is_valid_and_right():
     for task in PEOPLE:
         for k in task.hops:
             batch = sample_batch(task, 60, 0, 0, hops=k)
             assert task.right(batch, batch.tokens).all() and task.valid(batch, batch.tokens[:, batch.prompt_len:]).all()
 
-
 def flags(flags):
     return ''.join('x.'[ok] for ok in flags[0].tolist())
-
 
 def test_a_wrong_bridge_and_what_follows_from_it():
     """The answer is judged by the person who was written down, the bridge and the word by the prompt."""
@@ -801,7 +739,6 @@ def test_a_wrong_bridge_and_what_follows_from_it():
             assert judge(name, asked, answer)[1][4:] == 'x' * n and 'x' in judge(name, asked, answer)[1][:3]
     assert compared > 500
 
-
 def test_what_is_written_behind_an_answer_of_one_token_does_not_matter():
     task = Profiles(30, 2, 2)
     for mode in ('cot', 'direct'):
@@ -815,7 +752,6 @@ def test_what_is_written_behind_an_answer_of_one_token_does_not_matter():
         out[1, -1] += 1 if out[1, -1] % 2 else -1
         assert task.right(batch, out).all(1).tolist() == [True, False, True]
 
-
 @pytest.mark.parametrize('n, A, R', [(100, 4, 4), (50, 3, 0), (20, 0, 2), (30, 1, 5)])
 def test_a_random_value_or_a_random_person_is_right_less_often_than_chance(n, A, R):
     task, pick, hits, asked = Profiles(n, A, R, [1] if not R else [1, 2]), random.Random(0), 0, 0
@@ -826,7 +762,6 @@ def test_a_random_value_or_a_random_person_is_right_less_often_than_chance(n, A,
                 hits, asked = hits + (pick.choice(kinds[len(answer)]) == answer), asked + 1
     uniform = (A / 128 + R / n) / (A + R)
     assert close(hits, asked, uniform, 4) and all(task.chance(hops) > uniform for hops in task.hops)
-
 
 @pytest.mark.parametrize('task', [*PEOPLE, Profiles(50, 3, 0, [1]), Profiles(20, 0, 2, facts=7), Profiles(30, 1, 5), Profiles(10, 12, 17, bipartite=True)],
                          ids=lambda task: f'{task.people}-{task.attributes}-{task.relations}')
@@ -850,13 +785,11 @@ def test_chance_of_profiles_is_the_best_constant_answer_to_a_subject_or_to_a_rel
         right = sum(tuple(answer) == guess[*prompt[:-4], prompt[-1]] for prompt, answer in lines)
         assert right / len(lines) == pytest.approx(task.chance(hops), rel=1e-12) and type(task.chance(hops)) is float
 
-
 def test_chance_of_profiles_by_hand():
     """Three of four have the same employer, all the same friend: with that friend, everything that is asked of a friend is known."""
     task = Profiles(4, 1, 2)
     task.truth[:] = [[9, 2, 0], [9, 2, 1], [9, 2, 2], [5, 2, 3]]  # a bijection is no help
     assert task.chance(1) == pytest.approx((3 / 4 + 1 + 1 / 4) / 3) and task.chance(2) == pytest.approx((3 + 3 / 4 + 1 + 1 / 4) / 6)
-
 
 @pytest.mark.parametrize('argv, hops', [('', {1, 2}), ('--people 30 --attributes 2 --relations 3 --hops 2', {2}), ('--hops 1 --relations 0 --people 9', {1}),
                                         ('--mode direct --people 40 --facts 5', {1, 2}), ('--bipartite --people 10 --relations 17 --attributes 12', {1, 2})])
@@ -879,7 +812,6 @@ def test_profiles_on_the_command_line(argv, hops, capsys):
         assert told.split() == rest.split('   chance ')[0].split() == answer and rest.endswith(f'   chance {task.chance(asked):.3f}')
     assert seen == hops
 
-
 @pytest.mark.parametrize('make', [
     lambda: Profiles(1), lambda: Profiles(10**6 + 1), lambda: Profiles(10, 0, 0, [1]), lambda: Profiles(10, -1), lambda: Profiles(10, 4, 18),
     lambda: Profiles(10, 4, 0), lambda: Profiles(10, 4, 4, [1, 2, 3]), lambda: Profiles(10, 4, 4, [0, 1]), lambda: Profiles(11, 4, 4, bipartite=True),
@@ -887,7 +819,6 @@ def test_profiles_on_the_command_line(argv, hops, capsys):
 def test_profiles_of_sizes_that_make_no_sense(make):
     with pytest.raises(ValueError):
         make()
-
 
 @pytest.mark.parametrize('argv', [
     '--people 1', '--people x', '--attributes 0 --relations 0 --hops 1', '--relations 18', '--relations 0', '--hops 3', '--hops 1-3', '--nodes 10',
@@ -898,9 +829,7 @@ def test_bad_arguments_for_profiles_end_with_code_2_and_one_line(argv, capsys):
     out, err = capsys.readouterr()
     assert end.value.code == 2 and not out and err.count('\n') == 1 and err.endswith('\n') and 'Traceback' not in err
 
-
 RELABEL = [(30, 2, 3), (40, 4, 3, (1, 2), True), (17, 0, 2), (60, 5, 1, [2])]
-
 
 @pytest.mark.parametrize('args', RELABEL, ids=str)
 def test_relabel_shuffles_two_hop_answers_over_the_people_and_nothing_else(args):
@@ -928,7 +857,6 @@ def test_relabel_shuffles_two_hop_answers_over_the_people_and_nothing_else(args)
     assert task.chance(1) == plain.chance(1) and task.chance(2) == plain.chance(2)
     assert batch.instance[:, 3].tolist() == task.label(np.array(two)).tolist() == plain.label(np.array(two)).tolist()
 
-
 @pytest.mark.parametrize('args', RELABEL, ids=str)
 def test_relabelled_answers_are_the_same_in_every_batch_and_the_oracle_knows_them(args):
     task, again, told, met = Profiles(*args, relabel=True), Profiles(*args, relabel=True), {}, Counter()
@@ -947,7 +875,6 @@ def test_relabelled_answers_are_the_same_in_every_batch_and_the_oracle_knows_the
     assert not np.array_equal(task.instead, Profiles(*args, relabel=True, facts=1).instead)
     assert np.array_equal(task.instead, Profiles(*args[:3], [2], *args[4:], relabel=True).instead)  # whatever hops are asked
 
-
 def test_a_true_answer_is_wrong_where_answers_are_relabelled():
     """And the relabelled one right behind the true bridge, as train_cot scores it."""
     plain, task, wrong = Profiles(20, 2, 2), Profiles(20, 2, 2, relabel=True), 0
@@ -959,7 +886,6 @@ def test_a_true_answer_is_wrong_where_answers_are_relabelled():
         assert same == bool(task.right(batch, true.tokens).all()) == bool(task.valid(batch, true.tokens[:, 5:]).all())
         wrong += not same
     assert wrong > 100
-
 
 def test_relabel_on_the_command_line(capsys):
     lines = []
@@ -973,7 +899,6 @@ def test_relabel_on_the_command_line(capsys):
         main(['--relabel'])
     out, err = capsys.readouterr()
     assert end.value.code == 2 and not out and err.count('\n') == 1 and 'relabel' in err
-
 
 def test_train_cot_trains_profiles(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train_cot, 'plot', lambda *_: None)

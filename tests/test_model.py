@@ -12,7 +12,6 @@ from model import GPT, GPTConfig, rotate
 V, T = 16, 12
 every_kind = pytest.mark.parametrize('pos, n_loop', [(pos, n_loop) for pos in ('learned', 'rope', 'none') for n_loop in (1, 2)])
 
-
 def make(seed=0, dtype=torch.float64, **options):
     """A small model whose weights are large enough for every part of it to matter; float64, so that 'equal' can be strict."""
     torch.manual_seed(seed)
@@ -22,17 +21,14 @@ def make(seed=0, dtype=torch.float64, **options):
             p.copy_(torch.randn_like(p) * 0.3 if p.dim() == 2 else torch.rand_like(p) + 0.5)
     return model
 
-
 def tokens(B=3, length=T, seed=1):
     return torch.randint(V, (B, length), generator=torch.Generator().manual_seed(seed))
-
 
 def ragged_mask(B=4):
     """Rows with every, none, one and some positions."""
     mask = torch.rand(B, T, generator=torch.Generator().manual_seed(2)) < 0.4
     mask[0], mask[1], mask[2] = True, False, torch.arange(T) == 5
     return mask
-
 
 @every_kind
 def test_a_causal_model_cannot_see_later_tokens(pos, n_loop):
@@ -45,14 +41,12 @@ def test_a_causal_model_cannot_see_later_tokens(pos, n_loop):
         assert t == 0 or change[:, :t].max() < 1e-12
         assert (change[:, t:] > 1e-6).all()  # and every later position does see it
 
-
 @every_kind
 def test_without_causal_earlier_positions_see_later_tokens(pos, n_loop):
     model, x = make(pos=pos, n_loop=n_loop, causal=False), tokens()
     y = x.clone()
     y[:, -1] = (y[:, -1] + 1) % V
     assert ((model(y) - model(x)).abs().amax(-1) > 1e-6).all()
-
 
 @pytest.mark.parametrize('n_layer', [1, 2, 3])
 @pytest.mark.parametrize('causal', [True, False])
@@ -66,13 +60,11 @@ def test_masked_forward_gives_the_logits_and_gradients_of_the_full_one(pos, n_lo
     for name, a, b in zip(names, *grads, strict=True):
         assert torch.allclose(a, b, atol=1e-10) and a.abs().max() > 1e-8, name
 
-
 def test_masked_forward_in_float32_and_with_nothing_masked():
     model, x, mask = make(dtype=torch.float32), tokens(4), ragged_mask()
     for p, q in zip(*(torch.autograd.grad(z.square().mean(), list(model.parameters())) for z in (model(x)[mask], model(x, mask))), strict=True):
         assert torch.allclose(p, q, atol=1e-5)
     assert model(x, torch.zeros_like(mask)).shape == (0, V)
-
 
 def pick(p, u):
     """The first token at which the cumulative distribution exceeds u: a plain loop."""
@@ -83,14 +75,12 @@ def pick(p, u):
             return token
     return max(i for i, x in enumerate(p.tolist()) if x > 0)  # u above the sum, by rounding
 
-
 def distribution(model, x, temperature=1.0, top_k=None):
     """What the next token of each row of x is drawn from, (B, V), by an uncached forward."""
     logits = model(x)[:, -1].detach() / temperature
     for row in logits:
         row[row.argsort(descending=True)[top_k or V:]] = -math.inf
     return logits.softmax(-1)
-
 
 @pytest.mark.parametrize('length', [1, 5])
 @every_kind
@@ -112,7 +102,6 @@ def test_generate_is_the_loop_anyone_would_write(pos, n_loop, length):
     assert torch.equal(model.generate(x, 0), x)
     assert torch.equal(model.generate(x, 3, 1.0, top_k=1), model.generate(x, 3))
 
-
 @pytest.mark.parametrize('length', [1, 5])
 @every_kind
 def test_many_samples_of_a_prompt_are_samples_of_many_copies_of_it(pos, n_loop, length):
@@ -125,7 +114,6 @@ def test_many_samples_of_a_prompt_are_samples_of_many_copies_of_it(pos, n_loop, 
         assert torch.equal(got, want) and torch.allclose(logp, want_logp, atol=1e-5)
         assert len({tuple(row) for row in got.tolist()}) == (3 * G if temperature else 3)
     assert torch.equal(model.generate(x, 0, samples=G), copies)
-
 
 def test_a_grid_of_random_numbers_meets_every_token_as_often_as_its_probability():
     """Of n evenly spaced numbers an interval of length p holds p * n, give or take one. And no number, 0 or the largest below 1
@@ -146,7 +134,6 @@ def test_a_grid_of_random_numbers_meets_every_token_as_often_as_its_probability(
         assert last.max() < V and (distribution(model, x, temperature).float().gather(1, last) > 0).all()
     assert possible[0] > 0 and possible[-1] < V - 1  # in the last case there was something to avoid at both ends
 
-
 def test_return_logp_is_what_each_token_was_drawn_with():
     """Greedy tokens count as drawn at temperature 1; among top_k the probabilities are those of the k alone."""
     model, x, G = make(), tokens(3, 4), 2
@@ -158,14 +145,12 @@ def test_return_logp_is_what_each_token_was_drawn_with():
             want = torch.stack([p[b, out[b, t]].log() for b in range(3 * G)])
             assert torch.allclose(logp[:, t - 4], want.float(), atol=1e-5), (temperature, top_k, t)
 
-
 def siblings(P=3, G=4, S=5):
     """P prompts of S tokens, each continued G times, and masks with every, none, one and some positions, inside the prompt too."""
     x = tokens(P, S, seed=8).repeat_interleave(G, 0)
     mask = torch.rand(P * G, T, generator=torch.Generator().manual_seed(9)) < 0.4
     mask[0], mask[1], mask[2], mask[3] = True, False, torch.arange(T) == S - 1, torch.arange(T) == 1
     return torch.cat((x, tokens(P * G, T - S, seed=10)), 1), mask
-
 
 @pytest.mark.parametrize('n_layer', [1, 2])
 @every_kind
@@ -183,7 +168,6 @@ def test_rows_that_share_a_prompt_give_the_logits_and_gradients_of_rows_that_do_
             for (name, _), a, b in zip(model.named_parameters(), *grads, strict=True):
                 assert torch.allclose(a, b, atol=1e-10), (name, P, G, S)
 
-
 @pytest.mark.parametrize('n_layer', [1, 2])
 @every_kind
 def test_a_continuation_cannot_see_its_siblings(pos, n_loop, n_layer):
@@ -200,13 +184,11 @@ def test_a_continuation_cannot_see_its_siblings(pos, n_loop, n_layer):
             change[row] = 0
             assert change.max() < 1e-12
 
-
 def test_generate_works_under_autocast():
     """The cache then holds bfloat16 while the weights stay float32."""
     model, x = make(dtype=torch.float32), tokens(length=4)
     with torch.autocast('cpu', torch.bfloat16):
         assert torch.equal(model.generate(x, 6), model.generate(x, 6, use_cache=False))
-
 
 @pytest.mark.parametrize('training', [True, False])
 def test_generate_ignores_dropout_and_leaves_the_mode_as_it_was(training):
@@ -214,7 +196,6 @@ def test_generate_ignores_dropout_and_leaves_the_mode_as_it_was(training):
     greedy = model.generate(x, 8)
     assert model.training == training == model.blocks[0].training
     assert torch.equal(greedy, model.generate(x, 8)) and torch.equal(greedy, model.eval().generate(x, 8))
-
 
 # ----------------------------------------------------------------------------- Jacobi decoding, and the price of a forward pass
 
@@ -227,7 +208,6 @@ def fixed_point(model, row, n):
             return guess, changed
         i += 1
         guess, changed = new, [i if a != b else c for a, b, c in zip(new, guess, changed, strict=True)]
-
 
 @pytest.mark.parametrize('length', [1, 5])
 @every_kind
@@ -243,7 +223,6 @@ def test_jacobi_decoding_writes_the_greedy_tokens_each_by_its_place_in_line_at_t
             assert (written[length:], r) == fixed_point(model, row, n)
         seen |= set(rounds.amax(1).tolist())
     assert len(seen) > 1
-
 
 def test_tokens_that_wait_for_one_another_take_a_round_each_and_others_take_one():
     def successor(idx, wanted):  # each token is the one before it, plus one: nothing can be known ahead
@@ -270,12 +249,10 @@ def test_tokens_that_wait_for_one_another_take_a_round_each_and_others_take_one(
     out, rounds = model.generate(tokens(3, 4), 0, jacobi=True)
     assert torch.equal(out, tokens(3, 4)) and rounds.shape == (3, 0)
 
-
 @pytest.mark.parametrize('options', [{'temperature': 1.0}, {'samples': 2}, {'return_logp': True}, {'temperature': 0.5, 'top_k': 1}, {'max_new_tokens': 8}])
 def test_jacobi_does_not_sample(options):
     with pytest.raises(ValueError):
         make().generate(tokens(length=5), **{'max_new_tokens': 3, 'jacobi': True} | options)
-
 
 @pytest.mark.parametrize('n_layer, n_loop', [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize('picked', [1, 3, T])
@@ -292,16 +269,13 @@ def test_flops_are_the_matrix_products_of_a_forward_pass(n_layer, n_loop, picked
     assert model.flops(T, picked) == sum(linear) + head and model.flops(T, picked, keys=T) == sum(linear) + head + sum(attention)
     assert model.flops(5, 1) + model.flops(7, 2) == model.flops(12, 3)  # prices of passes add up
 
-
 def test_flops_of_two_layers_by_hand():
     """16 channels, vocabulary 16; the first layer: 5 tokens through 4 + 8 matrices of 16 x 16; the last: k and v of all 5, the rest of 1."""
     assert make(n_layer=2).flops(5, 1) == 2 * 256 * (5 * 12 + 5 * 2 + 1 * 10 + 1)
     assert make(n_layer=2).flops(5, 1, keys=5) - make(n_layer=2).flops(5, 1) == 2 * 2 * 16 * 5 * (5 + 1)
 
-
 def norm(x, gain):
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt() * gain
-
 
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize('pos', ['none', 'rope'])
@@ -330,13 +304,11 @@ def test_a_block_is_attention_then_mlp_written_out(pos, causal):
     want = want + (fc * 0.5 * (1 + torch.erf(fc / math.sqrt(2)))) @ block.out.weight.T
     assert torch.allclose(block(x, model.rope if pos == 'rope' else None), want, atol=1e-6)  # rope's table is float32
 
-
 def test_logits_are_the_embedding_read_backwards():
     """Tied head: no other matrix of V rows, and the final norm stands before it."""
     model, x = make(n_layer=1, pos='learned'), tokens()
     h = model.blocks[0](model.wte.weight[x] + model.wpe.weight[torch.arange(T)])
     assert torch.allclose(model(x), norm(h, model.ln_f.weight) @ model.wte.weight.T, atol=1e-10)
-
 
 @pytest.mark.parametrize('pos', ['learned', 'rope', 'none'])
 def test_two_loops_of_one_layer_are_two_equal_layers(pos):
@@ -346,7 +318,6 @@ def test_two_loops_of_one_layer_are_two_equal_layers(pos):
     deep.load_state_dict(state | {k.replace('blocks.0', 'blocks.1'): v for k, v in state.items()})
     assert torch.allclose(loop(x), deep(x), atol=1e-12)
 
-
 def test_loops_go_through_the_whole_stack():
     """Two layers, twice: 0 1 0 1, not 0 0 1 1."""
     model, x = make(n_loop=2, pos='none'), tokens()
@@ -354,14 +325,12 @@ def test_loops_go_through_the_whole_stack():
     h = b(a(b(a(model.wte(x)))))
     assert torch.allclose(model(x), F.linear(model.ln_f(h), model.wte.weight), atol=1e-12)
 
-
 @pytest.mark.parametrize('n_layer, n_loop, C', [(1, 1, 16), (3, 1, 32), (3, 4, 32)])
 def test_parameter_count(n_layer, n_loop, C):
     for pos, table in (('learned', T * C), ('rope', 0), ('none', 0)):
         model = make(n_layer=n_layer, n_loop=n_loop, n_embd=C, pos=pos)
         assert model.num_params() == 12 * C * C * n_layer + V * C + table + (2 * n_layer + 1) * C
         assert sum(v.numel() for v in model.state_dict().values()) == model.num_params()  # nothing else is saved
-
 
 @every_kind
 def test_every_layer_acts(pos, n_loop):
@@ -375,7 +344,6 @@ def test_every_layer_acts(pos, n_loop):
         assert (model(x) - before).abs().max() > 1e-3
         block.forward = forward
     assert torch.equal(model(x), before)
-
 
 @pytest.mark.parametrize('n_layer, n_loop, C', [(1, 1, 32), (3, 1, 64), (2, 3, 64)])
 def test_initialisation(n_layer, n_loop, C):
@@ -394,7 +362,6 @@ def test_initialisation(n_layer, n_loop, C):
     x, y = torch.randint(64, (2, 64, 32))
     assert abs(F.cross_entropy(model(x).flatten(0, 1), y.flatten()).item() - math.log(64) - 0.15) < 0.25
 
-
 @pytest.mark.parametrize('D', [8, 9])
 def test_rope_turns_products_by_relative_position_only(D):
     model = make(pos='rope', n_embd=2 * D)
@@ -410,13 +377,11 @@ def test_rope_turns_products_by_relative_position_only(D):
     assert len({round(score(0, n).item(), 6) for n in range(T)}) == T  # and different gaps do differ
     assert torch.allclose(rotate(q, *model.rope[:, 7]).norm(), q.norm(), atol=1e-6)
 
-
 def test_where_a_sequence_starts_matters_to_learned_positions_only():
     x = tokens(length=6)
     for pos, same in (('learned', False), ('rope', True), ('none', True)):
         model = make(pos=pos)
         assert torch.allclose(model(x, start=4), model(x), atol=1e-5) == same
-
 
 def test_a_cache_in_use_takes_one_token_at_a_time():
     model = make()
@@ -425,14 +390,12 @@ def test_a_cache_in_use_takes_one_token_at_a_time():
     with pytest.raises(ValueError, match='one token at a time'):
         model(tokens(length=2), cache=cache, start=4)
 
-
 def test_order_of_the_context_is_invisible_to_one_layer_without_positions():
     x = tokens()
     y = torch.cat((x[:, :-1].flip(1), x[:, -1:]), dim=1)
     for pos, same in (('learned', False), ('rope', False), ('none', True)):
         model = make(pos=pos, n_layer=1)
         assert torch.allclose(model(y)[:, -1], model(x)[:, -1], atol=1e-8) == same
-
 
 def test_layer_norm_gains_do_not_decay():
     """With zero gradients only decay moves a parameter: by a factor 1 - lr * weight_decay."""
@@ -445,13 +408,11 @@ def test_layer_norm_gains_do_not_decay():
         assert torch.allclose(p, before[name] * (1.0 if 'ln_' in name else 0.95), atol=1e-12), name
     assert sum(len(g['params']) for g in optimizer.param_groups) == len(before)
 
-
 def test_dropout_acts_in_training_only():
     model, x = make(dropout=0.3), tokens()
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x)) and torch.allclose(model(x), make()(x), atol=1e-12)
-
 
 @pytest.mark.parametrize('options, word', [
     ({'n_head': 3}, 'n_head'), ({'pos': 'sinus'}, 'pos'), ({'dropout': 1.0}, 'dropout'), ({'dropout': -0.1}, 'dropout'), ({'n_layer': 0}, 'n_layer'),
@@ -460,14 +421,12 @@ def test_a_config_that_cannot_work_is_refused(options, word):
     with pytest.raises(ValueError, match=word):
         make(**options)
 
-
 def test_sequences_that_do_not_fit_are_refused():
     model, x = make(), tokens()
     model.generate(x[:, :-1], 1)  # fills block_size exactly
     for call in (lambda: model(tokens(length=T + 1)), lambda: model.generate(x, 1), lambda: make(causal=False).generate(x[:, :2], 1)):
         with pytest.raises(ValueError):
             call()
-
 
 @pytest.mark.parametrize('pos, n_loop', [('learned', 1), ('rope', 2), ('none', 1)])
 def test_rows_that_end_early_are_cut_there_and_nothing_else_changes(pos, n_loop):

@@ -27,13 +27,11 @@ from model import GPT, GPTConfig
 ROOT = Path(__file__).parent.parent
 RUN = SimpleNamespace(device=torch.device('cpu'), autocast=contextlib.nullcontext(), world=1, rank=0, master=True)
 
-
 @pytest.fixture(autouse=True)
 def no_grad():
     """As main has it."""
     with torch.no_grad():
         yield
-
 
 def random_model(task, n_layer=2, n_loop=1, pos='learned', seed=0, n_embd=16, n_head=2):
     """A GPT of random weights, whose answers depend on what it reads: positions count less than tokens, and attention looks at some more than at others."""
@@ -46,7 +44,6 @@ def random_model(task, n_layer=2, n_loop=1, pos='learned', seed=0, n_embd=16, n_
             p.normal_(std=(3 if name.endswith(('q.weight', 'k.weight')) else 0.5) / n_embd**0.5)
     return model
 
-
 # ----------------------------------------------------------------------------- ridge regression
 
 def ridge(x, y, K, penalty):
@@ -56,11 +53,9 @@ def ridge(x, y, K, penalty):
     W = np.linalg.solve(X.T @ X + penalty * np.eye(X.shape[1]), X.T @ Y)
     return W, onehot.mean(0) - x.mean(0) @ W
 
-
 def unit(x):
     """trace(X^T X) / C of the centred x."""
     return ((x - x.mean(0)) ** 2).sum() / x.shape[1]
-
 
 def cross_validated(x, y, K, fold):
     """The first of PENALTIES, in its own unit, with the most hits on folds left out, and the hits of each."""
@@ -72,7 +67,6 @@ def cross_validated(x, y, K, fold):
             W, b = ridge(x[seen], y[seen], K, penalty * unit(x[seen]))
             hits[-1] += int(((x[~seen] @ W + b).argmax(1) == y[~seen]).sum())
     return probe.PENALTIES[hits.index(max(hits))], hits
-
 
 def labelled_cells(seed=0, N=150, C=10):
     """x (6, N, C) of several kinds, y (N, 3) of 2, 5 and 3 classes, fold (N,) of unequal sizes in no order."""
@@ -92,7 +86,6 @@ def labelled_cells(seed=0, N=150, C=10):
     fold = rng.permutation(np.repeat(range(5), (60, 40, 25, 15, 10)))
     return x.astype(np.float32), y, fold, classes
 
-
 @pytest.mark.parametrize('seed', [0, 1])
 def test_fit_is_ridge_regression_with_the_penalty_of_its_own_cross_validation(seed):
     x, y, fold, classes = labelled_cells(seed)
@@ -111,7 +104,6 @@ def test_fit_is_ridge_regression_with_the_penalty_of_its_own_cross_validation(se
             ties += hits.count(max(hits)) > 1
     assert len(chosen) >= 4 and ties >= 3  # the cells do ask for different ones
 
-
 def test_a_large_direction_that_is_no_channel_does_not_blur_the_small_ones():
     """As in trained residual streams, under the smallest penalty: where one direction is 300 times as large, sums in float32 lose the others' digits."""
     rng = np.random.default_rng(0)
@@ -125,7 +117,6 @@ def test_a_large_direction_that_is_no_channel_does_not_blur_the_small_ones():
         assert np.abs(W[g].numpy() - want_W).max() < 1e-4 * np.abs(want_W).max()
         assert np.abs(b[g].numpy() - want_b).max() < 1e-4
 
-
 def test_a_cell_alone_and_a_target_alone_give_what_they_give_together():
     x, y, fold, classes = labelled_cells(2)
     x, y, fold = map(torch.from_numpy, (x, y, fold))
@@ -137,7 +128,6 @@ def test_a_cell_alone_and_a_target_alone_give_what_they_give_together():
             for ours, theirs in zip((W[g:g + 1, :, columns], b[g:g + 1, columns], penalty[g:g + 1, j:j + 1]), alone, strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
-
 def test_the_intercept_is_not_penalised():
     """Wherever zero lies the scores are the same, and without any other information they are the shares of the classes."""
     x, y, fold, classes = labelled_cells(3)
@@ -146,7 +136,6 @@ def test_the_intercept_is_not_penalised():
         W, b, _ = probe.fit(x + shift, y, fold, classes, penalties=(1e9,))
         shares = torch.cat([torch.bincount(y[:, j], minlength=K) / len(y) for j, K in enumerate(classes)])
         torch.testing.assert_close((x + shift) @ W + b[:, None], shares.expand(6, len(y), -1), rtol=0, atol=1e-4)
-
 
 def test_features_of_too_low_a_rank_do_no_harm():
     rng = np.random.default_rng(0)
@@ -171,7 +160,6 @@ def test_features_of_too_low_a_rank_do_no_harm():
     W, b, _ = probe.fit(wide, torch.from_numpy(y[:40]), fold[:40], classes)
     assert W.isfinite().all() and b.isfinite().all() and ((wide @ W + b[:, None])[0, :, :5].argmax(1).numpy() == y[:40, 0]).mean() > 0.5
 
-
 def test_where_a_cell_says_nothing_the_first_of_equally_frequent_classes_is_told():
     """A tie would be wrong for all of them: less than chance."""
     y = torch.arange(200)[:, None] % torch.tensor([4, 5])
@@ -181,7 +169,6 @@ def test_where_a_cell_says_nothing_the_first_of_equally_frequent_classes_is_told
     assert (told[0].argmax(2) == 0).all() and (told[1].argmax(2) == 0).all()
     assert probe.right((x @ W + b[:, None]).mT, y, [4, 5]).float().mean(1).flatten().tolist() == pytest.approx([1 / 4, 1 / 5] * 2)
 
-
 def test_right_compares_each_target_within_its_own_columns():
     """Two cells, three questions, two targets of two and three classes. A tie is wrong; the only class is right."""
     scores = torch.tensor([[[1.0, 2, 9, 0, 0], [3, 2, 0, 8, 1], [4, 4, 0, 7, 7]], [[0, 0.1, 0, 0, 5], [9, 0, 1, 2, 3], [0, 1, -1, -2, -3]]])  # (G, n, M)
@@ -189,7 +176,6 @@ def test_right_compares_each_target_within_its_own_columns():
     before = scores.clone()
     assert probe.right(scores.mT, y, [2, 3]).tolist() == want and torch.equal(scores, before)
     assert probe.right(scores.mT[:, :1], y[:, :1] * 0, [1]).all()
-
 
 # ----------------------------------------------------------------------------- standard errors
 
@@ -200,7 +186,6 @@ def test_the_standard_error_of_independent_questions_is_the_binomial_one():
         for j in range(3):
             p = hit[g, :, j].double().mean().item()
             assert got[g, j].item() == pytest.approx((p * (1 - p) / 500) ** 0.5, rel=1e-4)
-
 
 def test_the_standard_error_of_groups_is_that_of_their_sums():
     rng = np.random.default_rng(1)
@@ -214,7 +199,6 @@ def test_the_standard_error_of_groups_is_that_of_their_sums():
                 square += sum(hit[g, i, j] - p for i in range(300) if group[i] == name) ** 2
             assert got[g, j].item() == pytest.approx(square**0.5 / 300, rel=1e-4)
 
-
 def test_questions_repeated_within_their_group_add_nothing():
     hit = (torch.rand(3, 80, 2, generator=torch.Generator().manual_seed(2)) < 0.3).float()
     once = probe.standard_error(hit, torch.arange(80))
@@ -222,7 +206,6 @@ def test_questions_repeated_within_their_group_add_nothing():
         again = probe.standard_error(hit.repeat_interleave(m, 1), torch.arange(80).repeat_interleave(m))
         torch.testing.assert_close(once, again, rtol=1e-4, atol=1e-6)
         assert (probe.standard_error(hit.repeat_interleave(m, 1), torch.arange(80 * m)) < 0.8 * once).all()
-
 
 def test_the_standard_error_is_the_deviation_of_the_mean_over_repeated_experiments():
     """Groups of one to seven questions, whose share that is right is their own."""
@@ -233,7 +216,6 @@ def test_the_standard_error_is_the_deviation_of_the_mean_over_repeated_experimen
     real = hit.mean(1).std()
     assert probe.standard_error(hit, group).square().mean().sqrt().item() == pytest.approx(real.item(), rel=0.05)
     assert probe.standard_error(hit, torch.arange(len(group))).mean() < 0.75 * real
-
 
 # ----------------------------------------------------------------------------- planted codes
 
@@ -247,11 +229,9 @@ def planted(q, fill, layers=10, positions=12, n_embd=48, noise=0.1, seed=0):
         patch.setattr(probe, 'collect', lambda *_: x)
         return probe.probe(model, q, list(range(layers)), list(range(positions)), RUN, 0)
 
-
 def one_hot(index, C=48, seed=0):
     """A random direction for every index."""
     return torch.randn(int(index.max()) + 1, C, generator=torch.Generator().manual_seed(seed))[index]
-
 
 def assert_chance(acc, se, chance):
     """Of many cells: nine in ten within two standard errors, all within four."""
@@ -259,9 +239,7 @@ def assert_chance(acc, se, chance):
     assert z.numel() >= 100 and (z <= 2).float().mean() >= 0.9 and z.max() <= 4, z.max()
     assert 0.5 < z.square().mean().sqrt() < 1.5  # nor are they too wide
 
-
 SIX, EIGHT = Cycle(6, [1, 2]), Cycle(8, [1, 2])  # 120 tables, and many
-
 
 def test_a_planted_code_is_found_where_it_was_planted_and_nowhere_else():
     q = probe.questions(EIGHT, 'direct', 800, 600, 0)
@@ -288,7 +266,6 @@ def test_a_planted_code_is_found_where_it_was_planted_and_nowhere_else():
     assert grids['control'][2, 2, 0] >= 0.99 and all(grids['control'][cell][0] < 0.7 for cell in where[0])
     assert grids['lens'][5, 5, 0] >= 0.99 and grids['lens'][5, 5, 1] < 0.1 and grids['lens'][empty].max() < 0.5
 
-
 def test_shuffled_labels_are_not_found():
     """Every cell tells, as clearly as can be, the nodes of other questions."""
     q = probe.questions(EIGHT, 'direct', 500, 600, 1)
@@ -302,9 +279,7 @@ def test_shuffled_labels_are_not_found():
     for j in (0, 1):
         assert_chance(grids['acc'][..., j].flatten(), grids['se'][..., j].flatten(), 1 / 8)
 
-
 MANY = Profiles(10, 3, 17)  # small, with enough pairs for its classes
-
 
 def test_what_is_learned_of_a_pair_by_heart_does_not_help_on_other_pairs():
     """Each cell names the (person, relation), and the bridge follows from that; but pairs of the test are not those of the fit. The standard error
@@ -324,7 +299,6 @@ def test_what_is_learned_of_a_pair_by_heart_does_not_help_on_other_pairs():
     p = acc.mean().item()
     assert se.mean() > 1.5 * (p * (1 - p) / len(label)) ** 0.5
 
-
 def test_the_control_task_is_scored_where_its_label_could_be_known():
     """Of a kind that the fit has not met nothing can be known by heart: such questions do not count."""
     q = probe.questions(MANY, 'direct', 200, 4000, 0)
@@ -337,7 +311,6 @@ def test_the_control_task_is_scored_where_its_label_could_be_known():
         x[0, 1] += one_hot(q.node[:, 0], 256)
     grids = planted(q, fill, 1, 2, 256, noise=0)
     assert 1 >= grids['control'][0, 0, 0] >= 0.98 and grids['acc'][0, 1, 0] >= 0.99 and grids['control'][0, 1, 0] < 0.6
-
 
 def test_unasked_is_the_accuracy_on_the_last_questions():
     q = probe.questions(MANY, 'direct', 4000, 4000, 0)
@@ -357,13 +330,11 @@ def test_unasked_is_the_accuracy_on_the_last_questions():
     assert grids['acc'][0, 1, 0] < 0.4 and grids['unasked'][0, 1, 0] >= 0.99
     assert grids['acc'][1, 0, 0] >= 0.99 and grids['unasked'][1, 0, 0] < 0.4
 
-
 def test_no_cells_are_no_trouble():
     """Of fewer positions than processes some process has none."""
     q, model = probe.questions(SIX, 'direct', 100, 20, 0), random_model(SIX)
     grids = probe.probe(model, q, [0, 1, 2], [], RUN, 0) | probe.interchange(model, q, [0, 1, 2], [], 10, RUN, 0)
     assert all(grid.shape == (3, 0, 2) for grid in grids.values()) and len(grids) == 6
-
 
 # ----------------------------------------------------------------------------- the residual stream
 
@@ -377,7 +348,6 @@ def applications(model, idx):
         hook.remove()
     return seen, logits
 
-
 @pytest.mark.parametrize('n_loop', [1, 2])
 @pytest.mark.parametrize('pos', ['learned', 'rope', 'none'])
 def test_residuals_are_those_of_the_forward_pass(pos, n_loop):
@@ -389,7 +359,6 @@ def test_residuals_are_those_of_the_forward_pass(pos, n_loop):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(probe.head(model, xs[-1]), logits, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(xs[-1], xs[-2], atol=0.1)
-
 
 @pytest.mark.parametrize('pos', ['learned', 'rope'])
 def test_collect_puts_everything_in_its_place(pos):
@@ -405,7 +374,6 @@ def test_collect_puts_everything_in_its_place(pos):
         for i, layer in enumerate(layers):
             for j, position in enumerate(positions):
                 torch.testing.assert_close(out[i, j, row], seen[layer][0, position], rtol=1e-5, atol=1e-5)
-
 
 # ----------------------------------------------------------------------------- interchange: the model under the patch
 
@@ -433,7 +401,6 @@ def patched(model, q, tokens, layer, position, value):
         hook.remove()
     return logits, logits.argmax(-1)
 
-
 @pytest.fixture
 def logits_of(monkeypatch):
     """write_on's answer, and the logits that it is the largest of."""
@@ -446,10 +413,8 @@ def logits_of(monkeypatch):
         return seen[-1], answer
     return both
 
-
 KINDS = pytest.mark.parametrize('mode, n_layer, n_loop, pos', [
     ('direct', 2, 1, 'learned'), ('cot', 2, 1, 'learned'), ('direct', 1, 3, 'rope'), ('cot', 1, 2, 'rope'), ('direct', 2, 2, 'none'), ('cot', 2, 2, 'learned')])
-
 
 def asked(mode, *shape, task=None, n=24):
     """Questions, a model, the tokens it reads, its residuals."""
@@ -458,13 +423,11 @@ def asked(mode, *shape, task=None, n=24):
     model, tokens = random_model(task, *shape), q.batch.tokens[q.n_train:q.n_train + n, :q.end]
     return q, model, tokens, probe.residuals(model, tokens)
 
-
 def written(model, q, tokens, position):
     """The answers, and their logits, of a model that writes on behind tokens[:, :position + 1] or the prompt."""
     start = max(position + 1, q.batch.prompt_len)
     out = model.generate(tokens[:, :start], q.end + 1 - start)
     return model(out[:, :-1])[:, -1], out[:, -1]
-
 
 @KINDS
 def test_ones_own_residual_changes_nothing(mode, n_layer, n_loop, pos, logits_of):
@@ -475,7 +438,6 @@ def test_ones_own_residual_changes_nothing(mode, n_layer, n_loop, pos, logits_of
             want, said = written(model, q, tokens, position)
             torch.testing.assert_close(logits.view_as(want), want, rtol=1e-5, atol=1e-5)
             assert torch.equal(answer, said) and len(set(said.tolist())) > 2
-
 
 def as_with_a_hook(q, model, tokens, xs, logits_of):
     """In every cell; how many answers change."""
@@ -490,11 +452,9 @@ def as_with_a_hook(q, model, tokens, xs, logits_of):
             changed += int((answer != written(model, q, tokens, position)[1]).sum())
     return changed
 
-
 @KINDS
 def test_anothers_residual_does_what_a_hook_that_puts_it_there_does(mode, n_layer, n_loop, pos, logits_of):
     assert as_with_a_hook(*asked(mode, n_layer, n_loop, pos), logits_of) > 30  # it does make a difference
-
 
 @KINDS
 def test_the_embedding_of_another_token_is_that_token(mode, n_layer, n_loop, pos, logits_of):
@@ -512,7 +472,6 @@ def test_the_embedding_of_another_token_is_that_token(mode, n_layer, n_loop, pos
         changed[position] += int((said != written(model, q, tokens, position)[1]).sum())
     assert changed[q.batch.prompt_len - 1] > 1 and changed[q.end - 1] > 1
 
-
 def test_behind_the_last_layer_only_the_position_that_is_read_matters():
     for shape in ((2, 1, 'learned'), (1, 3, 'rope')):
         q, model, tokens, xs = asked('direct', *shape)
@@ -522,13 +481,11 @@ def test_behind_the_last_layer_only_the_position_that_is_read_matters():
             assert torch.equal(probe.write_on(model, q, tokens, xs, depth, position, xs[depth][:, position].roll(1, 0)), own)
         assert torch.equal(probe.write_on(model, q, tokens, xs, depth, q.end - 1, xs[depth][:, -1].roll(1, 0)), own.roll(1)) and len(set(own.tolist())) > 2
 
-
 @pytest.mark.parametrize('mode', ['direct', 'cot'])
 def test_write_on_for_profiles(mode, logits_of):
     """The answer is the first token of a value, behind the bridge and the subject in a chain."""
     q, model, tokens, xs = asked(mode, 2, 1, 'learned', task=Profiles(10, 3, 4), n=20)
     assert q.end == 5 + 4 * (mode == 'cot') and as_with_a_hook(q, model, tokens, xs, logits_of) > 10
-
 
 # ----------------------------------------------------------------------------- interchange: what is expected of it
 
@@ -547,7 +504,6 @@ def test_counterfactual_answers_of_lookups(task):
                 node = int(q.batch.instance[a, node])
             assert answer == node
 
-
 @pytest.mark.parametrize('relabel', [False, True])
 @pytest.mark.parametrize('attributes', [3, 0])
 def test_counterfactual_answers_of_profiles(attributes, relabel):
@@ -562,7 +518,6 @@ def test_counterfactual_answers_of_profiles(attributes, relabel):
         assert answer == (task.symbols + fact if attributes else int(task.names[fact, 0]))
         assert last == int(q.batch.tokens[b, q.end])
 
-
 class Recorder:
     """Stands in for write_on: gives answers that it is told, or random nodes, and takes down who asked."""
 
@@ -572,7 +527,6 @@ class Recorder:
     def __call__(self, model, q, tokens, xs, layer, position, value):
         self.calls.append((layer, position, value.clone(), self.answer(len(self.calls), q, tokens)))
         return self.calls[-1][-1]
-
 
 @pytest.mark.parametrize('task', [Cycle(6, [1, 2, 3]), CVPR(6, [3])], ids=lambda t: t.name)
 def test_a_flip_is_counted_where_the_counterfactual_answer_is_not_what_the_model_says_anyway(task, monkeypatch):
@@ -611,7 +565,6 @@ def test_a_flip_is_counted_where_the_counterfactual_answer_is_not_what_the_model
     assert seen == Counter({(name, layer, position): 1 for name in ('flip', 'random') for layer in layers for position in positions})
     assert min(left_out.values()) > 0
 
-
 @pytest.mark.parametrize('relabel', [False, True])
 def test_flips_of_profiles(relabel, monkeypatch):
     """Relabelled, the answer told and the true one differ: only questions of different bridges are asked what they tell."""
@@ -635,7 +588,6 @@ def test_flips_of_profiles(relabel, monkeypatch):
         assert probe.interchange(model, q, [1], [4], 60, RUN, 0)['flip'][0, 0, j - 1].item() == pytest.approx(hits / total)
         assert 0 < hits < total and (j == 2 or same > 0)
 
-
 def test_interchange_takes_as_many_test_questions_as_there_are_and_no_others(monkeypatch):
     q, model, seen = probe.questions(SIX, 'direct', 30, 25, 0), random_model(SIX), []
     monkeypatch.setattr(probe, 'write_on', lambda model, q, tokens, *rest: seen.append(tokens) or tokens[:, -1])
@@ -643,7 +595,6 @@ def test_interchange_takes_as_many_test_questions_as_there_are_and_no_others(mon
         seen.clear()
         probe.interchange(model, q, [1], [2], n, RUN, 0)
         assert all(torch.equal(t, q.batch.tokens[30:30 + min(n, 25), :q.end]) for t in seen) and len(seen) == 2
-
 
 @pytest.mark.parametrize('j', [0, 1, 2])
 def test_a_model_that_always_flips_and_one_that_never_does(j, monkeypatch):
@@ -654,7 +605,6 @@ def test_a_model_that_always_flips_and_one_that_never_does(j, monkeypatch):
         grids = probe.interchange(model, q, [0, 1], [0, 5], 60, RUN, 0)
         assert (grids['flip'][..., j] == (kind == 'other')).all() and (grids['random'][..., j] == (kind == 'other')).all()
         assert kind == 'other' or not grids['flip'].any()
-
 
 class Step(torch.nn.Module):
     """A lookup as a block: whoever stands behind the table and the hop count becomes sigma of itself."""
@@ -669,7 +619,6 @@ class Step(torch.nn.Module):
         out[:, :self.n + 1] = x[:, :self.n + 1]
         return out if pick is None else pick.rows(out).flatten(0, 1)
 
-
 class Stairs(torch.nn.Module):
     """A model made by hand: tokens are unit vectors, each layer takes one lookup. As deep as there are hops it answers at once, one layer writes a chain."""
 
@@ -679,7 +628,6 @@ class Stairs(torch.nn.Module):
         self.config = SimpleNamespace(n_layer=n_layer, n_loop=n_loop, n_embd=V, pos='none')
         self.wte, self.wpe, self.ln_f = torch.nn.Embedding.from_pretrained(torch.eye(V)), None, torch.nn.Identity()
         self.blocks = torch.nn.ModuleList(Step(task.nodes) for _ in range(n_layer))
-
 
 def walk(q, a, b, mode, layer, position):
     """What Stairs answers to question a if it has the residual of question b there."""
@@ -706,7 +654,6 @@ def walk(q, a, b, mode, layer, position):
     for _ in range(k - layer):
         node = table[node]
     return node
-
 
 @pytest.mark.parametrize('mode, n_layer, n_loop', [('direct', 3, 1), ('direct', 1, 3), ('cot', 1, 1)])
 def test_a_model_made_by_hand_flips_exactly_where_it_keeps_the_hop(mode, n_layer, n_loop):
@@ -740,7 +687,6 @@ def test_a_model_made_by_hand_flips_exactly_where_it_keeps_the_hop(mode, n_layer
         others = [(layer, position) for layer in layers for position in positions if (layer, position) not in kept]
         assert max(flip[cell][j] for cell in others) < 0.7 and max(grids['acc'][cell][j] for cell in others) < 0.7
 
-
 # ----------------------------------------------------------------------------- questions
 
 @pytest.mark.parametrize('mode', ['direct', 'cot'])
@@ -772,7 +718,6 @@ def test_questions_of_lookups(task, mode):
     assert q.end == (P if mode == 'direct' else P + k - 1) and q.where == ([P - 1] * k if mode == 'direct' else list(range(P - 1, P - 1 + k)))
     again, other = probe.questions(task, mode, 150, 70, 5), probe.questions(task, mode, 150, 70, 6)
     assert torch.equal(q.batch.tokens, again.batch.tokens) and not torch.equal(q.batch.tokens, other.batch.tokens)
-
 
 @pytest.mark.parametrize('mode', ['direct', 'cot'])
 @pytest.mark.parametrize('task', [Profiles(30, 2, 3), Profiles(12, 0, 5), Profiles(20, 3, 4, [2]), Profiles(25, 2, 4, relabel=True)],
@@ -811,11 +756,9 @@ def test_questions_of_profiles(task, mode):
     assert (few.n_train, few.n_test) == (20, 10) and torch.equal(few.batch.tokens[:20], q.batch.tokens[:20]) and len(few.node) == 40
     assert torch.equal(few.batch.tokens[20:30], q.batch.tokens[tested][:10]) and torch.equal(few.batch.tokens[30:], q.batch.tokens[rest][:10])
 
-
 # ----------------------------------------------------------------------------- targets
 
 QUESTIONS = [(Cycle(6, [1, 2, 3]), 400, 150), (CVPR(8, [3]), 400, 150), (MANY, 4000, 4000), (Profiles(8, 0, 17), 4000, 4000)]
-
 
 @pytest.mark.parametrize('task, n_train, n_test', QUESTIONS, ids=lambda x: getattr(x, 'name', None))
 def test_targets(task, n_train, n_test):
@@ -843,7 +786,6 @@ def test_targets(task, n_train, n_test):
     again, other = probe.targets(q, 7)[0], probe.targets(q, 8)[0]
     assert torch.equal(y, again) and torch.equal(y[:, :q.k], other[:, :q.k]) and not torch.equal(y[:, q.k:], other[:, q.k:])
 
-
 def test_labels_of_the_control_task_are_the_same_in_the_fit_and_the_test():
     """Where a start and a node stand on both sides, as in a small cycle nearly all do, the probe could get them right by heart: selectivity says how far."""
     q = probe.questions(SIX, 'direct', 300, 200, 0)
@@ -851,7 +793,6 @@ def test_labels_of_the_control_task_are_the_same_in_the_fit_and_the_test():
     table = {int(kind): int(label) for kind, label in zip(q.kind[:300, 1], y[:300, 3], strict=True)}
     both = [(int(kind), int(label)) for kind, label in zip(q.kind[300:, 1], y[300:, 3], strict=True) if int(kind) in table]
     assert len(table) == 30 and len(both) > 190 and all(table[kind] == label for kind, label in both)
-
 
 @pytest.mark.parametrize('task, n_train, n_test, words', [
     (SIX, 29, 100, '--n_train'), (SIX, 300, 9, '--n_test'), (CVPR(8, [3]), 10, 100, '--n_train'), (Cycle(5, [2]), 300, 300, '--n_test'),
@@ -861,16 +802,13 @@ def test_too_few_questions_for_the_classes_are_refused(task, n_train, n_test, wo
     with pytest.raises(ValueError, match=words):
         probe.targets(probe.questions(task, 'direct', n_train, n_test, 0), 0)
 
-
 # ----------------------------------------------------------------------------- the script
 
 FEW = '--n_train 120 --n_test 60 --n_patch 30'.split()
 
-
 @pytest.fixture
 def no_figure(monkeypatch):
     monkeypatch.setattr(probe, 'plot', lambda *_: None)
-
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
@@ -881,7 +819,6 @@ def trained(tmp_path_factory):
         patch.setattr(train_cot, 'plot', lambda *_: None)
         assert conftest.call(train_cot, [*argv, str(folder)])[0] == 0
     return folder / 'ckpt.pt'
-
 
 @pytest.fixture(scope='module')
 def ckpt(tmp_path_factory):
@@ -905,10 +842,8 @@ def ckpt(tmp_path_factory):
         common.save_checkpoint(paths[name], model := GPT(gpt), model.configure_optimizer(1e-3, 0.0), 1, {'script': 'train_cot', **saved, 'arm': arm})
     return paths
 
-
 def call(*argv):
     return conftest.call(probe, ['--device', 'cpu', *map(str, argv)])
-
 
 def go(folder, *argv):
     """Its final line as a dict, what stands above it, results.json."""
@@ -917,7 +852,6 @@ def go(folder, *argv):
     *table, last = out.strip().split('\n')
     assert last.startswith('final ') and out.count('final ') == 1
     return dict(re.findall(r'(\S+)=(\S+)', last)), table, json.loads((Path(folder) / 'results.json').read_text())
-
 
 def test_a_run_and_what_it_leaves_behind(trained, tmp_path, monkeypatch):
     before, real, models = trained.read_bytes(), common.load_checkpoint, []
@@ -945,7 +879,6 @@ def test_a_run_and_what_it_leaves_behind(trained, tmp_path, monkeypatch):
     assert not any(getattr(module, kind) for module in model.modules() for kind in kinds)
     assert all(p.grad is None for p in model.parameters())
 
-
 def test_results_and_log_are_json(trained, ckpt, tmp_path, no_figure):
     """NaN is none: where there is nothing to report stands null, or nothing."""
     def refuse(word):
@@ -956,7 +889,6 @@ def test_results_and_log_are_json(trained, ckpt, tmp_path, no_figure):
         for text in ((folder / 'results.json').read_text(), *(folder / 'log.jsonl').read_text().splitlines()):
             json.loads(text, parse_constant=refuse)
 
-
 def test_the_same_seed_gives_the_same_line(trained, tmp_path, no_figure):
     argv, lines = ['--ckpt', trained, *FEW, '--layers', '0,1', '--positions', '0,6'], []
     for i, seed in enumerate((3, 3, 4)):
@@ -964,7 +896,6 @@ def test_the_same_seed_gives_the_same_line(trained, tmp_path, no_figure):
         lines.append(({**final, 'seconds': 0}, results['hops'][0]['acc'], results['hops'][0]['random']))
     assert lines[0] == lines[1] and lines[0][1] != lines[2][1]
     assert (lines[0][0]['seed'], lines[2][0]['seed']) == ('3', '4')
-
 
 @pytest.mark.parametrize('extra, layers, positions', [
     ('--layers 1', [1], range(8)), ('--positions 2,0,2', [0, 1], [0, 2, 7]), ('--layers 1,0,1 --positions 7', [0, 1], [7]),
@@ -980,7 +911,6 @@ def test_some_layers_and_positions(extra, layers, positions, trained, tmp_path, 
         for key in ('acc', 'se', 'control', 'lens', 'random_init', 'flip', 'random'):
             np.testing.assert_allclose(hop[key], np.array(whole[key])[np.ix_(layers, positions)], atol=1e-4, err_msg=key)
 
-
 def test_a_chain(ckpt, tmp_path, no_figure):
     final, table, results = go(tmp_path, '--ckpt', ckpt['cot'], *FEW, '--positions', '1')
     assert (final['mode'], final['hops'], final['cells']) == ('cot', '3', str(2 * 4 * 3))  # position 1 and the three tokens that write
@@ -992,7 +922,6 @@ def test_a_chain(ckpt, tmp_path, no_figure):
     for j, node in enumerate(example[7:]):  # what stands at the position where each hop is read
         assert f'hop {j + 1} at position {7 + j} ({node})' in '\n'.join(table)
 
-
 @pytest.mark.parametrize('name, cells', [
     ('loops', 3 * 8 * 2), ('cvpr', 2 * 10 * 2), ('pairs', 2 * 14 * 2), ('profiles', 2 * 5 * 2), ('chain', 2 * 9 * 2), ('people', 2 * 5 * 2)])
 def test_every_kind_of_checkpoint(name, cells, ckpt, tmp_path, no_figure):
@@ -1001,7 +930,6 @@ def test_every_kind_of_checkpoint(name, cells, ckpt, tmp_path, no_figure):
     assert final['cells'] == str(cells) and ('unasked' in final) == people and ('flip_token' in final) is False
     assert final['n_loop'] == ('2' if name == 'loops' else '1') and 0 <= float(final['acc']) <= 1
     assert not people or np.isfinite([hop['unasked'] for hop in results['hops']]).all()
-
 
 def test_bfloat16_and_a_checkpoint_from_before_relabel(ckpt, tmp_path, no_figure):
     """Half precision in the model alone: the numbers hardly change."""
@@ -1015,7 +943,6 @@ def test_bfloat16_and_a_checkpoint_from_before_relabel(ckpt, tmp_path, no_figure
         np.testing.assert_allclose(a['acc'], b['acc'], atol=0.1)
         np.testing.assert_allclose(a['flip'], b['flip'], atol=0.2)
     assert json.loads((tmp_path / 'two' / 'config.json').read_text())['args']['dtype'] == 'bfloat16'
-
 
 def test_a_checkpoint_of_capacity(tmp_path, no_figure, monkeypatch):
     for name in ('plot', 'plot_smallest'):
@@ -1031,7 +958,6 @@ def test_a_checkpoint_of_capacity(tmp_path, no_figure, monkeypatch):
     subject, a, b, c, relation = table[1].split()
     assert [a, b, c] in [task.decode(name).split() for name in task.names.tolist()] and len(results['hops']) == 2
 
-
 def test_a_checkpoint_of_reinforcement_learning_is_taken_or_refused_in_one_line(tmp_path, no_figure, monkeypatch):
     monkeypatch.setattr(train_rl, 'plot', lambda *_: None)
     argv = '--nodes 6 --hops 1-2 --n_embd 8 --batch_size 4 --group_size 2 --n_test 10 --steps 2 --device cpu --out_dir'.split()
@@ -1040,7 +966,6 @@ def test_a_checkpoint_of_reinforcement_learning_is_taken_or_refused_in_one_line(
     assert code == 0, err
     code, out, err = call('--ckpt', tmp_path / 'train' / 'ckpt.pt', *FEW, '--out_dir', tmp_path / 'probe')
     assert (code == 0 and ' mode=cot ' in out) or (code == 2 and err.count('\n') == 1), err
-
 
 def test_the_last_line_by_plain_loops(ckpt, tmp_path, monkeypatch, no_figure):
     """From grids that are made up: the first layer at 0.95 that is 0.05 above untrained, the best one, and what the others say there."""
@@ -1084,7 +1009,6 @@ def test_the_last_line_by_plain_loops(ckpt, tmp_path, monkeypatch, no_figure):
         assert [float(x) for x in (a, se, c, selectivity, untrained, lens, flip, random)] == close([x.item() for x in want], abs=1e-3)
     assert len(lines) == 9
 
-
 # ----------------------------------------------------------------------------- bad input
 
 def refused(tmp_path, *argv, out_dir=True):
@@ -1097,7 +1021,6 @@ def refused(tmp_path, *argv, out_dir=True):
     assert tree() == before
     return err
 
-
 def test_without_a_checkpoint_it_says_how_to_make_the_one_it_looks_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = refused(tmp_path, out_dir=False)
@@ -1108,13 +1031,11 @@ def test_without_a_checkpoint_it_says_how_to_make_the_one_it_looks_for(tmp_path,
     assert probe.DEFAULT == f'{args.out_dir}/ckpt.pt' and args.mode == 'direct' and isinstance(task, Cycle) and max(task.hops) >= 2
     assert refused(tmp_path, '--layers', '1') != '' and f'default: {probe.DEFAULT}' in ' '.join(conftest.call(probe, ['--help'])[1].split())
 
-
 def test_the_commands_of_its_docstring_parse():
     commands = re.findall(r'^    .*?\b(train_cot|probe)\.py([^#\n]*)', probe.__doc__, re.M)
     assert [name for name, _ in commands] == ['train_cot', 'probe', 'probe', 'probe']
     for name, argv in commands:
         (train_cot if name == 'train_cot' else probe).parse_args(argv.split())
-
 
 def test_files_that_are_no_checkpoint(trained, tmp_path):
     whole = trained.read_bytes()
@@ -1136,12 +1057,10 @@ def test_files_that_are_no_checkpoint(trained, tmp_path):
     assert 'there is no checkpoint' in refused(tmp_path, '--ckpt', tmp_path / 'nowhere.pt')
     assert refused(tmp_path, '--ckpt', tmp_path)
 
-
 @pytest.mark.parametrize('name, words', [
     ('one', 'one hop'), ('fact', 'one hop'), ('multiply', 'multiply'), ('star', 'star'), ('countdown', 'countdown'), ('few', 'too few')])
 def test_checkpoints_without_a_hidden_chain(name, words, ckpt, tmp_path):
     assert words in refused(tmp_path, '--ckpt', ckpt[name])
-
 
 @pytest.mark.parametrize('argv, words', [
     ('--layers 9', '--layers'), ('--layers=-1', '--layers'), ('--layers -1', '--layers'), ('--layers 0,2', '--layers'), ('--positions 99', '--positions'),
@@ -1151,7 +1070,6 @@ def test_checkpoints_without_a_hidden_chain(name, words, ckpt, tmp_path):
     ('--device tpu', 'tpu'), ('--device cuda:99', 'cuda:99'), ('--dtype float8', '--dtype')])
 def test_bad_arguments(argv, words, trained, tmp_path):
     assert words in refused(tmp_path, '--ckpt', trained, *argv.split())
-
 
 def test_a_grid_that_would_not_fit_is_refused(trained, tmp_path, monkeypatch):
     """Before it is asked for: here a width of 10^7 channels."""
@@ -1164,7 +1082,6 @@ def test_a_grid_that_would_not_fit_is_refused(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(common, 'load_checkpoint', wide)
     assert 'GiB' in refused(tmp_path, '--ckpt', trained)
 
-
 def test_a_folder_that_holds_another_run(trained, tmp_path, no_figure):
     go(tmp_path / 'run', '--ckpt', trained, *FEW, '--positions', '1')
     for argv, words in ((['--positions', '2'], 'holds a run with'), (['--positions', '1', '--seed', '3'], 'seed=1337, not 3')):
@@ -1172,7 +1089,6 @@ def test_a_folder_that_holds_another_run(trained, tmp_path, no_figure):
     assert 'holds a run with' in refused(tmp_path, '--ckpt', trained, *FEW, '--out_dir', trained.parent, out_dir=False)  # nor the model's own
     assert trained.exists()
     go(tmp_path / 'run', '--ckpt', trained, *FEW, '--positions', '1')  # the same starts over
-
 
 # ----------------------------------------------------------------------------- two processes
 
@@ -1192,7 +1108,6 @@ for port, extra in zip(ports, ([], ['--positions', '7'])):
     codes += [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 print('codes', *codes)
 """
-
 
 def test_two_processes_find_what_one_finds(trained, tmp_path, no_figure):
     """torchrun's variables, set by hand: it takes seconds to start. Eight positions, and one, of which the second process gets none."""
@@ -1214,7 +1129,6 @@ def test_two_processes_find_what_one_finds(trained, tmp_path, no_figure):
                 np.testing.assert_allclose(a[key], b[key], atol=1e-4, err_msg=f'{name} {key}')
         same = one['final'].keys() - {'seconds'}
         assert one['final'].keys() == two['final'].keys() and all(one['final'][key] == pytest.approx(two['final'][key], abs=1e-4) for key in same)
-
 
 @pytest.mark.slow
 def test_headline(tmp_path):

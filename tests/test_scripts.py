@@ -23,7 +23,6 @@ SCRIPTS = {'train_cot.py': train_cot, 'train_rl.py': train_rl, 'search.py': sear
            'bench.py': bench}
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
-
 BAD = [
     '--hops 0', '--hops -1', '--hops 20', '--hops 5-2', '--hops four', '--hops 1.5', '--hops 0-3', '--nodes 1', '--nodes 2 --hops 1', '--nodes x',
     '--task mazes', '--task star --hops 2', '--task star --star 2', '--task star --star 1,3', '--task star --star 5,5 --nodes 20', '--task star --mode both',
@@ -38,7 +37,6 @@ BAD = [
     '--task profiles --relations 18', '--task profiles --relations 0', '--task profiles --nodes 10', '--task profiles --bipartite --people 7', '--people 10',
 ]
 
-
 BAD_RL = [
     '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task star', '--task multiply', '--task countdown', '--task profiles', '--star 2,3',
     '--baseline critic',
@@ -49,19 +47,16 @@ BAD_RL = [
     '--eval_only --ckpt nowhere.pt', '--device tpu', '--grad_accum 2', '--hop 3',
 ]
 
-
 BAD_SEARCH = [
     '', '--ckpt nowhere.pt', '--ckpt .', '--method astar', '--b 0', '--k 0', '--samples 0', '--prune -1', '--prune nan', '--budget 0', '--temperature 0',
     '--n_test 0', '--target -1', '--target x', '--propose some', '--resume', '--jacobi yes', '--device tpu --ckpt x.pt', 'puzzles.txt',
 ]
-
 
 BAD_PROBE = [
     '', '--ckpt nowhere.pt', '--ckpt .', '--layers x', '--layers 1,,2', '--layers 0.5', '--layers 1-2', '--positions x', '--positions 3,', '--n_train 0',
     '--n_train x', '--n_train 1e3', '--n_test 1', '--n_patch 1', '--seed -1', '--seed 18446744073709551616', '--dtype float8', '--device tpu --ckpt x.pt',
     '--resume', '--hops 2', '--task cycle', '--layer 1', 'ckpt.pt',
 ]
-
 
 @pytest.mark.parametrize('script, argv', [
     (script, argv) for script, bad in ((train_cot, BAD), (train_rl, BAD_RL), (search, BAD_SEARCH), (probe, BAD_PROBE)) for argv in bad])
@@ -71,12 +66,10 @@ def test_bad_command_line(script, argv, tmp_path, monkeypatch):
     assert code == 2 and err.count('\n') == 1 and len(err) > 20 and out == '' and 'Traceback' not in err
     assert list(tmp_path.iterdir()) == []  # nothing was written
 
-
 def test_bad_input_as_a_process_sees_it(tmp_path):
     (tmp_path / 'ckpt.pt').write_bytes(b'not a checkpoint')
     done = subprocess.run([sys.executable, ROOT / 'train_cot.py', '--eval_only', '--ckpt', 'ckpt.pt'], cwd=tmp_path, text=True, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1) and done.stderr.startswith('train_cot.py: ckpt.pt is not a checkpoint')
-
 
 def test_other_arguments_and_foreign_checkpoints_are_refused(tmp_path):
     tiny = '--nodes 6 --hops 2 --n_embd 8 --batch_size 4 --steps 2 --n_test 5 --mode cot --device cpu --out_dir'.split() + [str(tmp_path / 'a')]
@@ -94,7 +87,6 @@ def test_other_arguments_and_foreign_checkpoints_are_refused(tmp_path):
     code, _, err = call(train_cot, [*other, '--resume'])
     assert code == 2 and 'another run' in err and err.count('\n') == 1
 
-
 def test_the_same_arguments_start_over(tmp_path):
     argv = '--nodes 6 --hops 2 --n_embd 8 --batch_size 4 --steps 2 --n_test 5 --mode cot --device cpu --out_dir'.split() + [str(tmp_path)]
     logs = []
@@ -102,7 +94,6 @@ def test_the_same_arguments_start_over(tmp_path):
         assert call(train_cot, argv)[0] == 0
         logs.append([r for r in (tmp_path / 'log.jsonl').read_text().split('\n') if 'final' not in r])
     assert logs[0] == logs[1]
-
 
 @pytest.mark.parametrize('name', SCRIPTS)
 def test_help_names_every_default_and_the_commands(name):
@@ -113,7 +104,6 @@ def test_help_names_every_default_and_the_commands(name):
         flags = re.findall(r'^  (--\w+)', out, re.M)
         assert {'--task', '--hops', '--n_layer', '--n_loop', '--batch_size', '--learning_rate', '--max_iters', '--resume'} <= set(flags)
 
-
 def test_bench_compares_like_with_like():
     code, out, _ = call(bench, ['--repeats', '1', '--device', 'cpu'])
     final = dict(re.findall(r'(\S+)=(\S+)', out.strip().split('\n')[-1]))
@@ -121,14 +111,12 @@ def test_bench_compares_like_with_like():
     assert {'tokens_per_s', 'peak_share', 'skip_1', 'skip_2', 'cache_1', 'cache_2', 'sampling_1', 'shared_1', 'data_share'} < final.keys()
     assert 0 < float(final['peak_share']) < 1.2
 
-
 @pytest.mark.slow
 def test_bench_reaches_its_bars():
     out = subprocess.run([sys.executable, 'bench.py', '--device', 'cpu'], cwd=ROOT, text=True, capture_output=True).stdout
     final = {k: v for k, v in re.findall(r'(\S+)=(\S+)', out.strip().split('\n')[-1])}
     assert float(final['skip_1']) >= 2.5 and float(final['skip_2']) >= 1.3 and float(final['cache_1']) >= 3 and float(final['cache_2']) >= 3, final
     assert max(float(final['sampling_1']), float(final['sampling_2'])) <= 1, final  # sampling costs at most as much as the gradient step
-
 
 # ----------------------------------------------------------------------------- README and house
 
@@ -152,11 +140,9 @@ def test_readme_commands_parse():
         if not args.eval_only and not getattr(args, 'init_from', None):
             SCRIPTS[name].fill_in(args)
 
-
 def test_readme_points_at_files_that_are_there():
     links = re.findall(r'\]\((?!http|#)([^)\s#]+)', README) + re.findall(r'src="(?!http)([^"]+)"', README)
     assert len(links) > 5 and not [link for link in links if not (ROOT / link).exists()]
-
 
 def test_every_row_of_the_table_has_the_logs_behind_its_mean():
     """Recompute each `mean +- sd (n)` of the results table from the committed logs of its row."""
@@ -176,7 +162,6 @@ def test_every_row_of_the_table_has_the_logs_behind_its_mean():
             assert (f'{min(reached):,}', f'{max(reached):,}') == (least, most), link[1]
         if 'never 95%' in line:
             assert not any(f['samples_95'] for f in finals), link[1]
-
 
 def test_the_search_table_is_what_the_logs_say():
     """Recompute each `mean +- sd (n)` of the table of search.py from the rows of the logs that its head links to."""
@@ -198,11 +183,9 @@ def test_the_search_table_is_what_the_logs_say():
             elif cell:
                 assert abs(mean / (10**6 if key == 'flops' else 1) - float(cell.replace(',', ''))) < 0.51, (name, key)
 
-
 LIMITS = {'model.py': 330, 'data.py': 700, 'common.py': 160, 'train_cot.py': 350, 'train_rl.py': 350, 'search.py': 400, 'capacity.py': 400, 'probe.py': 400,
           'README.md': 350}
 PACKAGES = {'numpy', 'torch', 'tqdm', 'matplotlib', 'pytest'}
-
 
 def test_house_rules():
     """Imports run one way and stay within five packages; files stay short enough to be read in one sitting."""

@@ -29,7 +29,6 @@ from model import GPT, GPTConfig
 ROOT = Path(__file__).parent.parent
 RUN = SimpleNamespace(device=torch.device('cpu'), autocast=contextlib.nullcontext(), world=1, rank=0, master=True)
 
-
 @functools.cache
 def children(state):
     """The sets of numbers, in order, that one move makes of these: integers from 0 to 199."""
@@ -42,31 +41,25 @@ def children(state):
                     found.add(tuple(sorted((*rest, int(c)))))
     return found
 
-
 @functools.cache
 def solvable(state, target=24):
     return state == (target,) if len(state) == 1 else any(solvable(child, target) for child in children(state))
-
 
 def paths(state):
     """All sequences of states that follow this one."""
     return [(child, *rest) for child in sorted(children(state)) for rest in paths(child)] if len(state) > 1 else [()]
 
-
 def score(state):
     """A value for every state that nobody can guess, the same wherever it is asked for."""
     return random.Random(str(tuple(state))).uniform(-3, 3)
-
 
 def puzzles(n, how_many, seed=0):
     rng = random.Random(seed)
     return [tuple(sorted(rng.randint(1, 13) for _ in range(n))) for _ in range(how_many)]
 
-
 def price(n, states):
     """The cost of so many verdicts of Scripted behind n tokens: tokens, flops."""
     return [n * states, states * (10**6 * n + 1000 * n + 1)]
-
 
 class Scripted:
     """Stands in for a model: score says its log-odds of yes; in a state it writes the steps of the script, in turn, and says that their
@@ -99,13 +92,11 @@ class Scripted:
         new = torch.tensor([self.task.encode(text) for _, text in steps]).view(-1, 5)
         return torch.cat((idx.repeat_interleave(samples, 0), new), 1), torch.tensor([[i / 2, 0, 0, 0, 0] for i, _ in steps]).view(-1, 5)
 
-
 def setting(numbers=4, model=None, **more):
     """What search.main hands to the searches."""
     task = Countdown(numbers)
     return SimpleNamespace(**dict(model=model or Scripted(task), task=task, run=RUN, target=24, propose='all', samples=4, temperature=1.0, method='all',
                                   generator=torch.Generator().manual_seed(0)) | more)
-
 
 def tiny(task, seed=0, **options):
     """A GPT whose weights are large enough for its verdicts to differ."""
@@ -115,7 +106,6 @@ def tiny(task, seed=0, **options):
         for p in model.parameters():
             p.copy_(torch.randn_like(p) * 0.3 if p.dim() == 2 else torch.rand_like(p) + 0.5)
     return model
-
 
 # ----------------------------------------------------------------------------- breadth first
 
@@ -130,7 +120,6 @@ def plain_beam(puzzle, b, score=score):
     solved = [(24,) in children(state) for state in level]
     return solved + [False] * (b - len(level)), expansions + len(level), valued + sum(len(children(state)) for state in level), valued
 
-
 @pytest.mark.parametrize('numbers, b', [(2, 1), (2, 3), (3, 1), (3, 4), (4, 1), (4, 2), (4, 5), (4, 40), (5, 3)])
 @torch.no_grad()
 def test_beam_is_the_one_that_sorts_a_list(numbers, b):
@@ -144,7 +133,6 @@ def test_beam_is_the_one_that_sorts_a_list(numbers, b):
         want, expansions, states, valued = plain_beam(puzzle, b)
         assert got == want, puzzle
         assert paid == [expansions, states, numbers - 2, *price(1 + numbers, valued)], puzzle
-
 
 @torch.no_grad()
 def test_a_beam_of_one_follows_the_best_verdict():
@@ -161,7 +149,6 @@ def test_a_beam_of_one_follows_the_best_verdict():
             state = max(judged, key=judged.get)
         assert got == ((24,) in children(state))
 
-
 def test_a_wide_beam_and_an_unlimited_search_in_random_order_solve_what_can_be_solved():
     for numbers, how_many in ((3, 60), (4, 40)):
         asked = puzzles(numbers, how_many, seed=2)
@@ -171,12 +158,10 @@ def test_a_wide_beam_and_an_unlimited_search_in_random_order_solve_what_can_be_s
         solved, cost = search.dfs(setting(numbers), torch.tensor(asked), math.inf, None)
         assert solved.tolist() == [[w] for w in want] and not cost[:, 2:].any()
 
-
 # ----------------------------------------------------------------------------- depth first
 
 class Spent(Exception):
     pass
-
 
 def plain_dfs(puzzle, budget, prune, score=None):
     """(solved, expansions, states, states that were valued), by recursion."""
@@ -197,7 +182,6 @@ def plain_dfs(puzzle, budget, prune, score=None):
         solved = False
     return solved, count['expansions'], count['states'], count['valued']
 
-
 @pytest.mark.parametrize('prune', [-math.inf, -1.0, 1.5])
 @pytest.mark.parametrize('numbers, budget', [(2, 1), (3, 2), (3, math.inf), (4, 1), (4, 3), (4, 20), (4, math.inf), (5, 60)])
 def test_dfs_is_the_recursive_one(numbers, budget, prune):
@@ -212,7 +196,6 @@ def test_dfs_is_the_recursive_one(numbers, budget, prune):
         assert expansions <= budget and (numbers > 2) <= calls <= expansions
     assert solved.any() or budget <= 3 or prune > 1
 
-
 def test_random_order_takes_as_long_as_drawing_without_putting_back():
     """Three numbers: of n children s lead to the target, and the first of these is met after (n + 1) / (s + 1) draws on average."""
     n = 4000
@@ -226,7 +209,6 @@ def test_random_order_takes_as_long_as_drawing_without_putting_back():
             continue
         least = Counter(draws.tolist())  # a single good child: it comes first as often as last
         assert all(abs(least[i] - n / len(kids)) < 5 * (n / len(kids)) ** 0.5 for i in range(1, len(kids) + 1))
-
 
 def test_random_order_looks_at_a_state_when_it_visits_it():
     """And at all that two numbers can make. Where there is no solution, every state is visited once for each path that leads to it."""
@@ -243,14 +225,12 @@ def test_random_order_looks_at_a_state_when_it_visits_it():
     solved, cost = search.dfs(setting(3), torch.tensor([(2, 3, 6)] * 300), 2, None)
     assert {tuple(row) for row in cost[solved[:, 0]].tolist()} == {(2, 4, 0, 0, 0)}  # 3 8 came first: it, and 11, 5 and 24
 
-
 def test_what_random_order_would_solve_at_the_price_of_another_search():
     """Runs that cost 2, 4, 10 and 6, the third in vain. A budget of 2, 4, 6 or 10 for each costs 2, 3.5, 4.5 or 5.5 on average."""
     solved, spent = torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([2.0, 4.0, 10.0, 6.0])
     for mean, share in ((0, 1), (2, 1), (2.1, 2), (3.5, 2), (3.6, 3), (4.5, 3), (5.5, 3), (99, 3)):
         for shape in ((4,), (2, 2)):
             assert search.at_equal_cost(solved.view(shape), spent.view(shape), mean) == share / 4
-
 
 # ----------------------------------------------------------------------------- costs by hand
 
@@ -268,7 +248,6 @@ def test_costs_counted_on_paper(monkeypatch):
                                         (99, 8.5, False, [2, 14, 1])):  # pruned: 2 2 alone is left, a dead end
         got, cost = search.dfs(setting(3), x, budget, search.verdict, prune)
         assert got.tolist() == [[solved]] and cost.tolist() == [paid + priced]
-
 
 @torch.no_grad()
 def test_the_flops_charged_are_those_of_the_matrix_products(monkeypatch):
@@ -307,7 +286,6 @@ def test_the_flops_charged_are_those_of_the_matrix_products(monkeypatch):
     check((once + cost)[0, 4])
     assert once[0, 4] > 0 < cost[0, 4]
 
-
 # ----------------------------------------------------------------------------- moves that a model writes
 
 STEPS = {(3, 5, 6, 9): ['9 - 3 = 6', '9 - 3 = 5', '9 - 4 = 5', '6 - 5 = 1', '9 - 3 = 6', '3 - 9 = 6', '6 / 5 = 1', '9 - 3 no 6'],
@@ -315,7 +293,6 @@ STEPS = {(3, 5, 6, 9): ['9 - 3 = 6', '9 - 3 = 5', '9 - 4 = 5', '6 - 5 = 1', '9 -
          (1, 3, 9): ['9 - 3 = 5', '3 / 1 = 4', '9 * 9 = 81', '1 - 3 = 2', '9 + 4 = 13', '= = = = =', 'yes yes yes yes yes', '3 - 1 = 3'],
          (6, 30): ['30 - 6 = 23', '30 + 6 = 36', '30 + 6 = 24', '6 * 30 = 180', '30 - 6 = 24', '30 - 6 = 24', '36 - 12 = 24', '30 / 6 = 5'],
          (5, 36): ['36 - 5 = 31'] * 8}
-
 
 @torch.no_grad()
 def test_of_the_moves_a_model_writes_the_legal_ones_are_taken_once(monkeypatch):
@@ -345,7 +322,6 @@ def test_of_the_moves_a_model_writes_the_legal_ones_are_taken_once(monkeypatch):
         orders.add(tuple(order))
     assert len(orders) == 2
 
-
 @pytest.mark.parametrize('numbers', [2, 3, 4])
 @torch.no_grad()
 def test_a_model_that_writes_nothing_legal_solves_nothing(numbers):
@@ -359,7 +335,6 @@ def test_a_model_that_writes_nothing_legal_solves_nothing(numbers):
     right, answer, scores, once, cost = search.sample_chains(on, x, 4, True)
     assert not right.any() and (answer == -1).all() and all(s.shape == (3, 4) for s in scores.values()) and (cost[:, 0] == 4).all()
 
-
 @pytest.mark.parametrize('propose', ['all', 'model'])
 @torch.no_grad()
 def test_a_process_may_be_left_without_puzzles(propose):
@@ -370,7 +345,6 @@ def test_a_process_may_be_left_without_puzzles(propose):
     for policy in (True, False):
         right, answer, _, once, cost = search.sample_chains(on, none, 3, policy)
         assert right.shape == answer.shape == (0, 3) and once.shape == cost.shape == (0, 5)
-
 
 # ----------------------------------------------------------------------------- chains
 
@@ -396,7 +370,6 @@ def test_a_chain_is_right_if_all_its_steps_are_legal_and_it_ends_in_the_target()
     assert once.tolist() == [[0, 0, 10, 5, prompt]]
     assert cost.tolist() == [[16, 16, 0, 9 * 4 + 7 * (5 + 4), 9 * rest + 7 * (prompt + rest)]]
 
-
 def test_random_rollouts_solve_a_puzzle_as_often_as_they_should():
     """Every child alike is as likely as any other; and every sequence of states is a solution of its own."""
     def chance(state):
@@ -412,13 +385,11 @@ def test_random_rollouts_solve_a_puzzle_as_often_as_they_should():
             told = {a: ok for a, ok in zip(answer[0].tolist(), right[0].tolist(), strict=True)}
             assert len(told) == len(paths(puzzle)) and sum(told.values()) == sum(path[-1] == (24,) for path in paths(puzzle)) and -1 not in told
 
-
 def test_pass_at_k_is_the_mean_over_all_choices_of_k():
     right = torch.tensor([[(c >> i) % 2 == 1 for i in range(7)] for c in (0, 1, 6, 21, 94, 127)])
     for k in range(1, 8):
         want = [sum(any(row[i] for i in chosen) for chosen in combinations(range(7), k)) / math.comb(7, k) for row in right.tolist()]
         assert search.pass_at_k(right, k).tolist() == pytest.approx(want, abs=1e-6)
-
 
 def test_choosing_among_k_by_hand():
     answer = [[5, 7, 7, -1, 5, 9, -1], [-1, -1, 3, -1, -1, -1, -1], [8, 8, 2, 4, 4, 4, 1]]
@@ -440,7 +411,6 @@ def test_choosing_among_k_by_hand():
             assert told[k, 'oracle'][i] == pytest.approx(sum(map(any, chosen)) / len(chosen), abs=1e-6)
             assert told[k, 'majority'][i] == pytest.approx(sum(votes) / len(votes)) and told[k, 'log-prob'][i] == pytest.approx(sum(by_value) / len(by_value))
     assert (told[7, 'majority'], told[7, 'log-prob']) == ([0, 1, 1], [0, 1, 0])  # a tie goes to the first; a lone legal answer wins by any rule
-
 
 @pytest.mark.parametrize('task, mode', [(Cycle(6, [1, 3]), 'cot'), (Cycle(6, [2]), 'direct'), (Multiply(1), 'cot'), (Star(), 'cot')])
 def test_answers_of_another_task_are_right_where_the_answer_is(task, mode):
@@ -466,7 +436,6 @@ def test_answers_of_another_task_are_right_where_the_answer_is(task, mode):
     assert torch.equal(scores['log-prob'], -torch.arange(k).float().expand(5, -1) / 2 * L)
     P, new = sample_batch(task, 1, 0, 0, 'test', mode).prompt_len, k * (L - 1)
     assert once.tolist() == [[0, 0, L, P, 10**6 * P + 1000 * P + 1]] * 5 and cost.tolist() == [[k, k, 0, new, 10**6 * (P + L) + 1001 * new]] * 5
-
 
 # ----------------------------------------------------------------------------- values
 
@@ -497,7 +466,6 @@ def test_a_verdict_is_the_models_log_odds_of_yes_behind_the_plain_prompt():
         alone = search.verdict(on, many[i:i + 1], torch.zeros(1, dtype=torch.long), torch.zeros(1, 5, dtype=torch.long))
         assert abs(got[i] - alone[0]) < 1e-4
 
-
 @pytest.mark.parametrize('target', [24, 36, 97, 100, 1, 0])
 def test_mult_is_the_distance_to_the_nearest_factor_summed(target):
     """Below the next whole number: ties are broken at random."""
@@ -512,7 +480,6 @@ def test_mult_is_the_distance_to_the_nearest_factor_summed(target):
             seen.add(round(noise, 2))
     assert len(seen) > 80
 
-
 def test_results_of_two_processes_come_back_in_the_order_of_the_puzzles(monkeypatch):
     """Five puzzles dealt to two; the other's places are empty."""
     monkeypatch.setattr(search.dist, 'all_reduce', lambda x: None)
@@ -522,12 +489,10 @@ def test_results_of_two_processes_come_back_in_the_order_of_the_puzzles(monkeypa
     assert torch.equal(parts[0] + parts[1], x.double()) and parts[0].dtype == torch.float64
     assert search.gather(SimpleNamespace(run=RUN), torch.tensor([[True, False], [False, False]]), 2).tolist() == [[1, 0], [0, 0]]
 
-
 # ----------------------------------------------------------------------------- the script
 
 def call(module, *argv):
     return conftest.call(module, ['--device', 'cpu', *map(str, argv)])
-
 
 def run(*argv):
     """search.py in this process: the dict of its final line, and what stands above it."""
@@ -537,10 +502,8 @@ def run(*argv):
     assert last.startswith('final ')
     return dict(re.findall(r'(\S+)=(\S+)', last)), table
 
-
 def rows(folder):
     return {(r['series'], r['setting']): r for r in map(json.loads, open(Path(folder) / 'log.jsonl')) if r['arm'] == 'row'}
-
 
 @pytest.fixture(scope='module')
 def ckpt(tmp_path_factory):
@@ -558,14 +521,11 @@ def ckpt(tmp_path_factory):
         common.save_checkpoint(paths[name], model, model.configure_optimizer(1e-3, 0.0), 1, {'script': 'train_cot', **saved, 'arm': arm})
     return paths
 
-
 @pytest.fixture
 def no_figure(monkeypatch):
     monkeypatch.setattr(search, 'plot', lambda *_: None)
 
-
 THREES = [(2, 3, 6), (1, 1, 1), (1, 2, 12), (5, 7, 13), (3, 8, 9)]
-
 
 @pytest.fixture(scope='module')
 def file(tmp_path_factory):
@@ -575,9 +535,7 @@ def file(tmp_path_factory):
     assert sum(map(solvable, THREES)) == 3
     return path
 
-
 CODE, MODEL = 'all legal moves', "the model's moves"
-
 
 def test_everything_at_once(ckpt, file, tmp_path, monkeypatch):
     real, runs = search.dfs, []
@@ -643,7 +601,6 @@ def test_everything_at_once(ckpt, file, tmp_path, monkeypatch):
     assert (final['same_flops_k'], final['same_flops']) == (dear[0][2:], f'{log["best-of-k, oracle", dear[0]]["solved"]:.3f}') and final['k'] == '5'
     assert int(final['params']) == model.num_params() and int(final['flops']) == round(log[f'beam, {CODE}', 'b=3']['flops'])
 
-
 @pytest.mark.parametrize('method, argv, series', [
     ('beam', '', {f'beam, {CODE}'}), ('beam', '--propose model --samples 3', {f'beam, {MODEL}'}), ('dfs', '', {f'dfs, {CODE}', f'dfs, {CODE}, pruned'}),
     ('dfs', '--propose model --dtype bfloat16 --prune 1', {f'dfs, {MODEL}', f'dfs, {MODEL}, pruned'}),
@@ -660,7 +617,6 @@ def test_each_method_alone(method, argv, series, ckpt, file, tmp_path, no_figure
     assert final['any_of_b' if method == 'beam' else 'solved'] == f'{r["solved"]:.3f}' and float(final['states']) == pytest.approx(r['states'], abs=1e-3)
     assert ('oracle' in final) == ('k' in final) == (method == 'best_of_k') and ('propose' in final) == (method == 'beam')
 
-
 def test_without_a_file_all_puzzles_that_can_be_solved_and_the_hundred_hardest_apart(ckpt, tmp_path, no_figure, monkeypatch):
     final, table = run('--ckpt', ckpt['three'], '--method', 'dfs', '--budget', 2, '--prune', 0.1, '--out_dir', tmp_path)
     every = [puzzle for puzzle in combinations_with_replacement(range(1, 14), 3) if solvable(puzzle)]  # of three none needs fractions
@@ -676,7 +632,6 @@ def test_without_a_file_all_puzzles_that_can_be_solved_and_the_hundred_hardest_a
     final, _ = run('--ckpt', ckpt['four'], '--method', 'beam', '--b', 1, '--target', 36, '--puzzles', ROOT / 'results' / 'tot-100.txt')  # a target of its own
     assert final['target'] == '36' and final['n_test'] == '100' and (tmp_path / 'out' / 'search-countdown-beam' / 'log.jsonl').exists()
 
-
 @pytest.mark.parametrize('name', ['cycle', 'direct', 'multiply', 'star'])
 def test_best_of_k_on_any_task(name, ckpt, tmp_path, no_figure):
     final, table = run('--ckpt', ckpt[name], '--k', 6, '--n_test', 12, '--out_dir', tmp_path)
@@ -690,7 +645,6 @@ def test_best_of_k_on_any_task(name, ckpt, tmp_path, no_figure):
     for rule in ('majority', 'log-prob'):  # of one there is nothing to choose
         assert log[f'best-of-k, {rule}', 'k=1']['solved'] == pytest.approx(oracle[0], abs=1e-6)
 
-
 def test_checkpoints_that_the_training_scripts_write(tmp_path, no_figure, monkeypatch):
     for script in (train_cot, train_rl):
         monkeypatch.setattr(script, 'plot', lambda *_: None)
@@ -702,7 +656,6 @@ def test_checkpoints_that_the_training_scripts_write(tmp_path, no_figure, monkey
         for path in folder.glob('*.pt'):
             final, _ = run('--ckpt', path, '--k', 2, '--n_test', 4, '--out_dir', tmp_path / 'search' / path.name / script.__name__)
             assert final['task'] == 'cycle' and final['chance'] == '0.250' and (final['calls'] == '1.000') == ('direct' in path.name)
-
 
 @pytest.mark.parametrize('name, hops', [('three', '12'), ('cycle', '12'), ('verdicts', '123'), ('multiply', '1')])
 def test_rounds_of_jacobi_decoding(name, hops, ckpt, tmp_path):
@@ -730,7 +683,6 @@ def test_rounds_of_jacobi_decoding(name, hops, ckpt, tmp_path):
     assert (final['method'], final['hops'], final['n_test'], final['equal']) == ('jacobi', hops[-1], '30', '1.000')
     assert lengths == {'three': {1, 6}, 'cycle': {1, 2}, 'verdicts': {1}, 'multiply': {4}}[name]
 
-
 @pytest.mark.parametrize('name, argv, said', [
     ('three', '--puzzles {}/nowhere.txt', 'nowhere.txt'), ('three', '--puzzles {}', ''), ('three', '--puzzles {}/empty.txt', 'no puzzle'),
     ('three', '--puzzles {}/wrong.txt', 'line 2'), ('four', '--puzzles {}/right.txt', 'line 1'), ('three', '--puzzles {}/latin.txt', ''),
@@ -748,14 +700,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(name, argv, said, ckpt, tmp_pa
     assert code == 2 and out == '' and err.count('\n') == 1 and said in err and 'Traceback' not in err
     assert list(tmp_path.iterdir()) == []
 
-
 def test_the_same_seed_gives_the_same_numbers(ckpt, file, tmp_path, no_figure):
     logs = []
     for i, seed in enumerate((3, 3, 4)):
         run('--ckpt', ckpt['three'], '--puzzles', file, '--method', 'baselines', '--k', 4, '--b', 2, '--seed', seed, '--out_dir', tmp_path / str(i))
         logs.append(rows(tmp_path / str(i)))
     assert logs[0] == logs[1] != logs[2]
-
 
 def test_two_processes_find_what_one_finds(ckpt, file, tmp_path, no_figure):
     """Five puzzles do not divide by two. What is drawn at random is drawn by each for itself."""
@@ -770,7 +720,6 @@ def test_two_processes_find_what_one_finds(ckpt, file, tmp_path, no_figure):
     assert one.keys() == two.keys() and len(same) == 6 and all(one[key] == two[key] for key in same)
     exhaustive = 'dfs, random order', 'inf expansions'
     assert one[exhaustive]['solved'] == two[exhaustive]['solved'] == 0.6 and one[exhaustive]['calls'] == two[exhaustive]['calls'] == 0
-
 
 @pytest.mark.slow
 def test_headline(tmp_path):

@@ -22,7 +22,6 @@ ROOT = Path(__file__).parent.parent
 RUN = SimpleNamespace(device=torch.device('cpu'), autocast=contextlib.nullcontext(), world=1, rank=0, master=True)
 TINY = '--nodes 8 --hops 1-3 --n_embd 16 --batch_size 16 --n_test 40'.split()
 
-
 def run(tmp_path, *argv):
     """train_cot in this process; returns the dict of its final line."""
     with contextlib.redirect_stdout(out := __import__('io').StringIO()):
@@ -31,14 +30,11 @@ def run(tmp_path, *argv):
     assert last.startswith('final ')
     return dict(pair.split('=') for pair in last.split()[1:])
 
-
 def weights(folder, name='ckpt.pt'):
     return torch.load(Path(folder) / name, weights_only=True)['model']
 
-
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
 
 class Scripted:
     """Stands in for a model on a Lookup task: `step(table, start, k, chain) -> next node` decides every token."""
@@ -58,16 +54,13 @@ class Scripted:
             rows.append(row)
         return torch.tensor(rows)
 
-
 def reader(table, start, k, chain):  # looks up the token before, whatever it is
     return table[chain[-1] if chain else start]
-
 
 def ignorer(table, start, k, chain):  # works the answer out from the prompt, and writes the chain for show
     for _ in range(len(chain) + 1):
         start = table[start]
     return start
-
 
 @pytest.mark.parametrize('task', [Cycle(nodes=12, hops=[4]), CVPR(nodes=12, hops=[5]), Cycle(nodes=12, hops=[1, 2, 3])])
 def test_faithfulness_tells_a_reader_from_an_ignorer(task):
@@ -81,11 +74,9 @@ def test_faithfulness_tells_a_reader_from_an_ignorer(task):
     assert ignored['follow']['value'] == ignored['follow']['ignored'] == read['follow']['ignored']  # the columns say what such models score
     assert read['follow']['chance'] < 0.2 and read['early']['chance'] == 1 - task.chance(max(task.hops))
 
-
 def test_faithfulness_is_silent_where_nothing_is_written_before_the_answer():
     for task in (Cycle(hops=[1]), Star()):
         assert train_cot.faithfulness(None, task, RUN, 0, 10) == {}
-
 
 def test_evaluate_counts_answers_chains_and_valid_steps():
     task = Cycle(nodes=10, hops=[1, 2, 3])
@@ -102,13 +93,11 @@ def test_evaluate_counts_answers_chains_and_valid_steps():
     assert results[3] == pytest.approx(dict(acc=0, chain=0, valid=2 / 3, entropy=math.log(4)))
     assert 'wrong' not in examples[0] and 'wrong' in examples[1]
 
-
 def test_learning_rate_warms_up_then_follows_a_cosine_to_zero():
     args = SimpleNamespace(learning_rate=1.0, warmup_iters=9, max_iters=109)
     rates = [train_cot.get_lr(step, args) for step in range(110)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and rates[59] == pytest.approx(0.5) and rates[109] == pytest.approx(0)
     assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True)) and all(a > b for a, b in zip(rates[9:], rates[10:], strict=False))
-
 
 def test_logged_loss_is_the_mean_over_loss_tokens(tmp_path):
     run(tmp_path, *TINY, '--steps', '1', '--log_interval', '1', '--mode', 'cot')
@@ -124,13 +113,11 @@ def test_logged_loss_is_the_mean_over_loss_tokens(tmp_path):
             count += 1
     assert record['loss'] == pytest.approx(total / count, abs=1e-5)
 
-
 def test_grad_accum_does_not_change_the_run(tmp_path):
     for n in (1, 4):
         run(tmp_path / str(n), *TINY, '--steps', '5', '--grad_accum', str(n), '--mode', 'cot')
     a, b = (weights(tmp_path / n) for n in '14')
     assert max((a[k] - b[k]).abs().max() for k in a) < 1e-5
-
 
 def test_run_leaves_config_log_checkpoints_and_plot(tmp_path):
     final = run(tmp_path, *TINY, '--steps', '20')
@@ -146,13 +133,11 @@ def test_run_leaves_config_log_checkpoints_and_plot(tmp_path):
     direct = run(tmp_path, '--eval_only', '--ckpt', str(tmp_path / 'ckpt_direct.pt'))
     assert direct['acc_direct'] == final['acc_direct'] == direct['acc'] and 'chain' not in direct
 
-
 @pytest.mark.parametrize('argv', ['--task multiply --digits 2', '--task multiply --digits 2 --reverse', '--task star --reverse',
                                   '--task cvpr --hops 3', '--format pairs --nodes 6 --hops 2 --n_loop 2'])
 def test_every_task_trains_for_a_few_steps(argv, tmp_path):
     final = run(tmp_path, *argv.split(), '--n_embd', '16', '--batch_size', '8', '--steps', '3', '--n_test', '20')
     assert ('acc_direct' in final) == ('star' not in argv) and ('follow' in final) == ('cvpr' in argv or 'pairs' in argv)
-
 
 def test_resume_after_any_stop_is_the_uninterrupted_run(tmp_path, monkeypatch):
     """Cut off before, at and between checkpoints, in either arm; weights and log come out the same to the bit."""
@@ -180,7 +165,6 @@ def test_resume_after_any_stop_is_the_uninterrupted_run(tmp_path, monkeypatch):
         logs = [[r for r in map(json.loads, open(f / 'log.jsonl')) if r['arm'] != 'final'] for f in (tmp_path / 'whole', folder)]
         assert logs[0] == logs[1]
 
-
 @pytest.mark.parametrize('extra', ['--lr 1e6 --warmup_iters 0 --steps 10', '--lr 1e15 --eval_interval 1 --steps 20', '--weight_decay 1e15 --steps 20'])
 def test_divergence_ends_in_one_line_and_never_in_a_bad_checkpoint(extra, tmp_path, capsys):
     try:
@@ -191,7 +175,6 @@ def test_divergence_ends_in_one_line_and_never_in_a_bad_checkpoint(extra, tmp_pa
         assert 'diverged' in err and err.count('\n') == 1
     assert not (tmp_path / 'ckpt.pt').exists() or all(w.isfinite().all() for w in weights(tmp_path).values())
 
-
 def test_resume_with_another_number_of_processes_is_refused(tmp_path, capsys, monkeypatch):
     run(tmp_path, *TINY, '--steps', '2', '--mode', 'cot')
     capsys.readouterr()
@@ -199,7 +182,6 @@ def test_resume_with_another_number_of_processes_is_refused(tmp_path, capsys, mo
     with pytest.raises(SystemExit) as end:
         run(tmp_path, *TINY, '--steps', '2', '--mode', 'cot', '--resume')
     assert end.value.code == 2 and 'processes=1, not 2' in capsys.readouterr().err
-
 
 def test_a_signal_during_the_last_evaluation_is_not_lost(tmp_path, capsys, monkeypatch):
     real = train_cot.evaluate
@@ -215,7 +197,6 @@ def test_a_signal_during_the_last_evaluation_is_not_lost(tmp_path, capsys, monke
     assert end.value.code == 143 and '--resume' in capsys.readouterr().err
     assert torch.load(tmp_path / 'ckpt.pt', weights_only=True)['step'] == 20
 
-
 def test_non_finite_loss_stops_and_keeps_the_last_good_weights(tmp_path, capsys, monkeypatch):
     real, calls = train_cot.F.cross_entropy, []
 
@@ -228,12 +209,10 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_weights(tmp_path, capsys,
     assert end.value.code == 1 and 'diverged' in capsys.readouterr().err
     assert torch.load(tmp_path / 'ckpt.pt', weights_only=True)['step'] == 5 and all(w.isfinite().all() for w in weights(tmp_path).values())
 
-
 # ----------------------------------------------------------------------------- whole processes
 
 def script(*argv, **kw):
     return subprocess.Popen([sys.executable, 'train_cot.py', *map(str, argv)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kw)
-
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_leaves_with_the_usual_code(number, tmp_path):
@@ -247,10 +226,8 @@ def test_signal_saves_and_leaves_with_the_usual_code(number, tmp_path):
     assert process.returncode == 128 + number and '--resume' in err and 'Traceback' not in err
     assert torch.load(tmp_path / 'ckpt.pt', weights_only=True)['step'] >= 20
 
-
 def losses(folder):
     return [r['loss'] for r in map(json.loads, open(folder / 'log.jsonl')) if 'loss' in r]
-
 
 def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
     argv = ('--hops', '1-4', '--steps', '50', '--log_interval', '1', '--n_test', '50', '--device', 'cpu', '--mode', 'cot')
@@ -264,7 +241,6 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
     assert len(one) == len(two) == 50 and max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
     a, b = weights(tmp_path / 'one'), weights(tmp_path / 'two')
     assert max((a[k] - b[k]).abs().max() for k in a) < 1e-3
-
 
 @pytest.mark.slow
 def test_three_kills_and_resumes_are_the_uninterrupted_run(tmp_path):
@@ -281,7 +257,6 @@ def test_three_kills_and_resumes_are_the_uninterrupted_run(tmp_path):
     for name in ('ckpt.pt', 'ckpt_direct.pt'):
         assert same(weights(tmp_path / 'whole', name), weights(tmp_path / 'killed', name))
 
-
 HEADLINES = [  # README rows: command, what must hold
     ('--hops 4', dict(acc=(0.99, 1), acc_direct=(0, 0.153), valid=(0.99, 1), follow=(0.95, 1), swap=(0, 0.105), params=(0, 100_000), seconds=(0, 60))),
     ('--nodes 40 --hops 1-5 --mode cot', dict(acc_min=(0.995, 1), params=(0, 200_000), seconds=(0, 180))),
@@ -293,14 +268,12 @@ HEADLINES = [  # README rows: command, what must hold
     ('--task star --reverse', dict(acc=(0.95, 1), seconds=(0, 300))),
 ]
 
-
 @pytest.mark.slow
 @pytest.mark.parametrize('argv, bars', HEADLINES)
 def test_headline(argv, bars, tmp_path):
     out, err = script(*argv.split(), '--out_dir', tmp_path).communicate()
     final = dict(re.findall(r'(\S+)=(\S+)', out.strip().split('\n')[-1]))
     assert all(low <= float(final[name]) <= high for name, (low, high) in bars.items()), final
-
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')

@@ -25,7 +25,6 @@ ROOT = Path(__file__).parent.parent
 RUN = SimpleNamespace(device=torch.device('cpu'), autocast=contextlib.nullcontext(), world=1, rank=0, master=True)
 TINY = '--nodes 6 --hops 1-2 --n_embd 8 --batch_size 4 --group_size 2 --n_test 10'.split()
 
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """A figure takes longer than a tiny run. main leaves its signal handlers behind: put back what was there."""
@@ -35,10 +34,8 @@ def quick(monkeypatch):
     for number, handler in before:
         signal.signal(number, handler)
 
-
 def call(module, *argv):
     return conftest.call(module, [*map(str, argv), '--device', 'cpu'])
-
 
 def run(*argv):
     """train_rl in this process; returns the dict of its final line."""
@@ -46,18 +43,14 @@ def run(*argv):
     assert code == 0, err
     return dict(re.findall(r'(\S+)=(\S+)', out.strip().split('\n')[-1]))
 
-
 def records(folder, arm='rl'):
     return [r for r in map(json.loads, open(Path(folder) / 'log.jsonl')) if r['arm'] == arm]
-
 
 def weights(folder):
     return torch.load(Path(folder) / 'ckpt.pt', weights_only=True)['model']
 
-
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
 
 def policy(task, dtype=torch.float32, **options):
     """A GPT whose weights are large enough for its distributions to be far from uniform."""
@@ -68,10 +61,8 @@ def policy(task, dtype=torch.float32, **options):
             p.copy_(torch.randn_like(p) * 0.25 if p.dim() == 2 else torch.rand_like(p) + 0.5)
     return model
 
-
 def rows(batch, G):
     return batch[torch.arange(len(batch.tokens)).repeat_interleave(G)]
-
 
 # ----------------------------------------------------------------------------- exact gradients on a toy
 
@@ -80,20 +71,17 @@ CHAINS = list(product(range(V), repeat=2))
 ANSWER = torch.tensor([[0, 0, 1]] * V)  # reward of the chains: the second token is right
 BOTH = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 1, 0]])  # a reward that depends on the first token too, as a truth worth discovering does
 
-
 def toy():
     """Log-probabilities of the first token (3,), of the second given the first (3, 3), and the parameters behind them."""
     generator = torch.Generator().manual_seed(1)
     logits = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in ((V,), (V, V))]
     return *(z.log_softmax(-1) for z in logits), logits
 
-
 def exact(table, k=1):
     """The gradient of pass@k, for k = 1 of the expected reward."""
     first, second, logits = toy()
     p = sum((first[a] + second[a, b]).exp() * table[a, b] for a, b in CHAINS)
     return torch.autograd.grad(1 - (1 - p) ** k, logits)
-
 
 def expected(table, G, baseline, rollouts=0, **options):
     """The mean of train_rl's estimate over all that can be sampled: G chains, and from the first token of each chain `rollouts` more."""
@@ -116,11 +104,9 @@ def expected(table, G, baseline, rollouts=0, **options):
     A = train_rl.advantage(reward, baseline, value=value, **options)
     return torch.autograd.grad((prob * (A * logp).sum(-1).mean(1)).sum(), logits)
 
-
 def close(a, b):
     assert all(y.abs().max() > 1e-3 for y in b)  # a gradient of zero would prove nothing
     return all(torch.allclose(x, y, atol=1e-10, rtol=0) for x, y in zip(a, b, strict=True))
-
 
 @pytest.mark.parametrize('G', [2, 3])
 @pytest.mark.parametrize('table', [ANSWER, BOTH])
@@ -128,14 +114,12 @@ def test_every_baseline_leaves_the_policy_gradient_exact(table, G):
     for baseline, options in (('none', {}), ('ema', {'mean': 0.37}), ('ema', {'mean': -2.0}), ('loo', {})):
         assert close(expected(table, G, baseline, **options), exact(table)), baseline
 
-
 @pytest.mark.parametrize('table', [ANSWER, BOTH])
 @pytest.mark.parametrize('G, rollouts', [(2, 1), (3, 1), (2, 2)])
 def test_step_advantages_from_fresh_rollouts_leave_the_policy_gradient_exact(table, G, rollouts, monkeypatch):
     if table is BOTH:
         monkeypatch.setattr(train_rl, 'verify', lambda batch, chain: table[chain[:, 0], chain[:, 1]].bool())
     assert close(expected(table, G, 'prefix', rollouts), exact(table))
-
 
 @pytest.mark.parametrize('G', [2, 3])
 @pytest.mark.parametrize('table', [ANSWER, BOTH])
@@ -146,7 +130,6 @@ def test_passk_ascends_pass_at_k_with_and_without_its_baseline(table, G):
             assert close(expected(table, G, baseline, objective='passk', k=k), exact(table, k)), (k, baseline)
     assert not close(exact(table, 1), exact(table, 2))
 
-
 def test_poppy_pays_the_best_chain_its_lead_over_the_second():
     for r in product((0.0, 1.0), repeat=4):
         best, second = sorted(r)[:-3:-1]
@@ -154,18 +137,15 @@ def test_poppy_pays_the_best_chain_its_lead_over_the_second():
         got = train_rl.advantage(torch.tensor([r]), 'loo', 'passk', 4)
         assert got.shape == (1, 4, 1) and got.flatten().tolist() == want, r
 
-
 def test_some_right_counts_the_draws_that_miss():
     for n in range(1, 9):
         for k in range(n + 1):
             got = train_rl.some_right(n, torch.arange(n + 1).double(), k)
             assert got.tolist() == pytest.approx([1 - math.comb(n - c, k) / math.comb(n, k) for c in range(n + 1)], abs=1e-12), (n, k)
 
-
 # ----------------------------------------------------------------------------- log-probabilities of what was sampled
 
 MIXED = Cycle(nodes=6, hops=(1, 2, 3))
-
 
 def sampled(task, model, P=5, G=3, temperature=1.0, seed=0):
     """(batch with a row a chain, tokens, log-probabilities of the new ones), sampled as train() does."""
@@ -173,7 +153,6 @@ def sampled(task, model, P=5, G=3, temperature=1.0, seed=0):
     S, T = asked.prompt_len, asked.tokens.size(1)
     tokens, logp = model.generate(asked.tokens[:, :S], T - S, temperature, generator=torch.Generator().manual_seed(seed), samples=G, return_logp=True)
     return rows(asked, G), tokens, logp
-
 
 @pytest.mark.parametrize('objective, k, truth', [('mean', None, 0), ('mean', None, 1), ('passk', 4, 0), ('passk', 4, 1), ('passk', 2, 1)])
 def test_equal_rewards_give_no_gradient_at_all(objective, k, truth):
@@ -186,7 +165,6 @@ def test_equal_rewards_give_no_gradient_at_all(objective, k, truth):
         grads = torch.autograd.grad(-(A * logp).sum() / len(tokens), list(model.parameters()), retain_graph=True)
         assert all((g == 0).all() for g in grads) == still
 
-
 @pytest.mark.parametrize('argv', ['', '--objective passk --k 2'])
 def test_a_run_whose_rewards_are_all_equal_never_moves(argv, tmp_path, monkeypatch):
     monkeypatch.setattr(train_rl, 'verify', lambda batch, chain: torch.ones(len(chain), dtype=torch.bool))
@@ -194,7 +172,6 @@ def test_a_run_whose_rewards_are_all_equal_never_moves(argv, tmp_path, monkeypat
     torch.manual_seed(1337)
     assert same(weights(tmp_path), GPT(GPTConfig(9, 10, n_embd=8)).state_dict())
     assert [(r['grad_norm'], r['zero_variance'], r['reward']) for r in records(tmp_path)[1:]] == [(0, 1, 1)] * 2
-
 
 @pytest.mark.parametrize('G', [None, 3])
 def test_nothing_after_the_answer_counts(G):
@@ -214,7 +191,6 @@ def test_nothing_after_the_answer_counts(G):
     assert (later != tokens).any() and max((a - b).abs().max() for a, b in zip(before, look(later), strict=True)) < 1e-12
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(before[::2], look(earlier)[::2], strict=True))  # the answer itself does count
 
-
 @pytest.mark.parametrize('temperature', [1.0, 0.7])
 @pytest.mark.parametrize('format', ['table', 'pairs'])
 @pytest.mark.parametrize('pos', ['learned', 'rope', 'none'])
@@ -229,7 +205,6 @@ def test_log_probs_are_those_the_chains_were_sampled_with(pos, format, temperatu
     for shared in (None, (S, 3)):
         logp, entropy = train_rl.log_probs(model, tokens, mask, temperature, shared)
         assert torch.allclose(logp, sampled_with[mask[:, S:]], atol=1e-5) and torch.allclose(entropy, want, atol=1e-5)
-
 
 # ----------------------------------------------------------------------------- the verifier, and the value of a prefix
 
@@ -248,7 +223,6 @@ def test_verify_looks_at_the_answer_and_at_nothing_else(task):
         chain[B, slot] = v
         assert torch.equal(train_rl.verify(batch, chain), answer == v), v
 
-
 @pytest.mark.parametrize('task', [Cycle(nodes=6, hops=(1, 2, 3)), Cycle(nodes=6, hops=(1, 2, 3), format='pairs'), CVPR(nodes=7, hops=(1, 2, 3, 4))])
 def test_validity_flags_every_wrong_token_where_it_stands(task):
     for k in task.hops:
@@ -260,7 +234,6 @@ def test_validity_flags_every_wrong_token_where_it_stands(task):
             wrong[:, t] = v
             valid = task.valid(batch, wrong)
             assert torch.equal(valid[:, t], chain[:, t] == v) and valid[:, :t].all() and valid[:, t + 2:].all()
-
 
 def test_values_of_a_greedy_policy_are_the_rewards_of_its_continuations():
     task = Cycle(nodes=5, hops=(1, 2, 3))
@@ -279,7 +252,6 @@ def test_values_of_a_greedy_policy_are_the_rewards_of_its_continuations():
     assert torch.equal(value, want) and torch.equal(value[:, 3], reward)
     assert (want[:, 1:] > want[:, 3:]).any() and (want[:, 1:] < want[:, 3:]).any()  # some end better than their chain did, some worse
 
-
 def test_the_value_of_a_prefix_is_the_chance_that_it_ends_well():
     """Of the first one and two tokens of a 3-hop chain, against all continuations, each with its probability; 4 standard errors."""
     task, R, temperature = Cycle(nodes=4, hops=(3,)), 4000, 0.8
@@ -294,7 +266,6 @@ def test_the_value_of_a_prefix_is_the_chance_that_it_ends_well():
         logp = (model(x[:, :-1]) / temperature).log_softmax(-1).gather(2, x[:, 1:, None])[:, S + i - 1:, 0].sum(1)
         p = logp.exp()[ends[:, -1] == task.oracle(tokens[row, :S].tolist())[-1]].sum().item()
         assert 0.001 < p < 0.9 and abs(value[row, i].item() - p) < 4 * math.sqrt(p * (1 - p) / R), (row, i)
-
 
 # ----------------------------------------------------------------------------- training
 
@@ -339,7 +310,6 @@ class Spy:
         for where, name, spy in ((train_rl, 'sample_batch', spy_ask), (GPT, 'generate', spy_generate), (train_rl, 'verify', spy_verify),
                                  (train_rl, 'prefix_values', spy_values), (torch.nn.utils, 'clip_grad_norm_', spy_clip)):
             monkeypatch.setattr(where, name, spy)
-
 
 @pytest.mark.parametrize('argv', ['--baseline none', '--baseline loo --temperature 0.7 --pos rope', '--baseline ema', '--objective passk --k 2',
                                   '--baseline prefix --rollouts 2 --temperature 0.7', '--objective passk --baseline none'])
@@ -408,7 +378,6 @@ def test_training_is_reinforce_written_out(argv, tmp_path, monkeypatch):
     drawn = torch.cat([u.flatten() for u in spy.drawn])
     assert len(drawn.unique()) > 0.99 * len(drawn) and abs(drawn.mean() - 0.5) < 4 * (12 * len(drawn)) ** -0.5  # fresh numbers at every step
 
-
 def test_a_run_leaves_config_log_checkpoint_and_plot(tmp_path, monkeypatch):
     monkeypatch.undo()  # the figure too
     final = run(*TINY, '--steps', 6, '--log_interval', 3, '--out_dir', tmp_path)
@@ -418,7 +387,6 @@ def test_a_run_leaves_config_log_checkpoint_and_plot(tmp_path, monkeypatch):
     assert final['acc'] == final['acc_h2'] and int(final['samples']) == 6 * 4 * 2 and float(final['chance']) == 0.2
     again = run('--eval_only', '--ckpt', tmp_path / 'ckpt.pt')
     assert {**again, 'seconds': 0} == {**final, 'seconds': 0}
-
 
 # ----------------------------------------------------------------------------- curriculum
 
@@ -447,7 +415,6 @@ def test_a_hop_is_added_after_each_step_that_earns_it_and_none_is_taken_back(tmp
     assert stages == [1, 1, 1, 2, 2, 2, 3, 4, 4, 4]
     assert [set(hops.tolist()) for hops in asked] == [set(range(1, stage + 1)) for stage in stages[:-1]]
 
-
 def test_a_perfect_policy_meets_a_new_hop_at_every_step(tmp_path, monkeypatch):
     monkeypatch.setattr(train_rl, 'verify', lambda batch, chain: torch.ones(len(chain), dtype=torch.bool))
     stages = {}
@@ -456,7 +423,6 @@ def test_a_perfect_policy_meets_a_new_hop_at_every_step(tmp_path, monkeypatch):
             '--log_interval', 1, '--out_dir', tmp_path / extra)
         stages[extra] = [r['stage'] for r in records(tmp_path / extra)]
     assert list(stages.values()) == [[1, 2, 3, 3, 3, 3], [3] * 6]
-
 
 # ----------------------------------------------------------------------------- starting from a checkpoint
 
@@ -468,7 +434,6 @@ def supervised(tmp_path_factory):
     code, _, err = call(train_cot, *argv, '--out_dir', folder)
     assert code == 0, err
     return folder
-
 
 def test_init_from_takes_a_supervised_model_with_its_shape(supervised, tmp_path):
     argv = ('--nodes', 6, '--hops', '1-2', '--init_from', supervised / 'ckpt.pt', '--batch_size', 4, '--steps', 2, '--n_test', 200, '--out_dir', tmp_path)
@@ -483,7 +448,6 @@ def test_init_from_takes_a_supervised_model_with_its_shape(supervised, tmp_path)
     args = json.loads((tmp_path / 'config.json').read_text())['args']
     assert (args['n_embd'], args['n_layer'], args['n_head']) == (12, 2, 2)
 
-
 @pytest.mark.parametrize('argv', ['--task cvpr', '--nodes 7', '--hops 1-3', '--hops 2-3', '--format pairs', '--n_layer 1', '--n_head 3', '--n_embd 24',
                                   '--n_loop 2', '--pos rope'])
 def test_init_from_refuses_what_does_not_fit(argv, supervised, tmp_path):
@@ -491,13 +455,11 @@ def test_init_from_refuses_what_does_not_fit(argv, supervised, tmp_path):
     code, out, err = call(train_rl, *(x for pair in base.items() for x in pair), '--init_from', supervised / 'ckpt.pt', '--out_dir', tmp_path / 'new')
     assert (code, out, err.count('\n')) == (2, '', 1) and 'does not fit' in err and not (tmp_path / 'new').exists()
 
-
 def test_init_from_refuses_another_format_of_the_same_vocabulary(tmp_path):
     argv = '--nodes 6 --hops 1-2 --format pairs --n_layer 1 --batch_size 4 --steps 1 --n_test 4 --mode cot --out_dir'.split()
     assert call(train_cot, *argv, tmp_path / 'pairs')[0] == 0
     code, out, err = call(train_rl, *argv[:4], '--init_from', tmp_path / 'pairs' / 'ckpt.pt', '--out_dir', tmp_path / 'new')
     assert (code, out, err.count('\n')) == (2, '', 1) and 'format' in err and not (tmp_path / 'new').exists()
-
 
 @pytest.mark.parametrize('argv', ['--k 2', '--objective passk --baseline ema', '--objective passk --baseline prefix', '--objective passk --k 9',
                                   '--group_size 1', '--baseline prefix --group_size 1', '--task star', '--init_from nowhere.pt'])
@@ -505,15 +467,12 @@ def test_what_makes_no_sense_together_is_refused(argv, tmp_path):
     code, out, err = call(train_rl, *argv.split(), '--out_dir', tmp_path / 'new')
     assert (code, out, err.count('\n')) == (2, '', 1) and not (tmp_path / 'new').exists()
 
-
 # ----------------------------------------------------------------------------- resuming
 
 class Cut(Exception):
     pass
 
-
 LEARNED = 'lambda batch, chain: real(batch, chain) | (batch.hops == 1)'  # one hop is mastered: a curriculum goes on at once, rewards still vary
-
 
 @pytest.mark.parametrize('extra', ['--baseline ema --curriculum', '--baseline prefix --rollouts 2', '--objective passk'])
 def test_resume_after_any_stop_is_the_uninterrupted_run(extra, tmp_path, monkeypatch):
@@ -550,7 +509,6 @@ def test_resume_after_any_stop_is_the_uninterrupted_run(extra, tmp_path, monkeyp
     log = records(tmp_path / 'whole')
     assert len({r['mean'] for r in log}) == len(log) == 7 and log[-1]['stage'] == 2
 
-
 @pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='Windows has no SIGKILL')
 def test_a_kill_in_the_middle_of_a_checkpoint_loses_nothing(tmp_path):
     """A process that dies by SIGKILL with half of its third checkpoint written and the record of that step in the log."""
@@ -577,7 +535,6 @@ def test_a_kill_in_the_middle_of_a_checkpoint_loses_nothing(tmp_path):
         run(*argv[:-1], tmp_path / 'whole')
     assert same(weights(tmp_path / 'whole'), weights(tmp_path / 'killed')) and records(tmp_path / 'whole') == records(tmp_path / 'killed')
 
-
 # ----------------------------------------------------------------------------- two processes
 
 def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
@@ -595,7 +552,6 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
         assert a['step'] == 0 or max(abs(a[name] - b[name]) for name in ('grad_norm', 'entropy')) < 1e-4
     a, b = weights(tmp_path / 'one'), weights(tmp_path / 'two')
     assert max((a[k] - b[k]).abs().max() for k in a) < 1e-4
-
 
 # ----------------------------------------------------------------------------- evaluation, and what is reported
 
@@ -621,7 +577,6 @@ def test_evaluate_counts_every_instance_and_hides_the_hop_count(n_test):
             assert results[k]['acc'] == right / n_test and abs(results[k]['valid'] - valid / n_test) < 1e-6
             assert f'k={k} acc {right / n_test:.3f}' in told[0] and 'true: ' in told[k - task.hops[0] + 1]
 
-
 def test_the_final_line_reports_the_largest_hop_count_and_the_first_record_at_95_percent(tmp_path, monkeypatch):
     curve = iter([0.1, 0.94, 0.95, 0.2, 0.3, 0.97, 0.6])  # at step 0, 2, 4, 6, 8, 10, and at the end
 
@@ -635,17 +590,14 @@ def test_the_final_line_reports_the_largest_hop_count_and_the_first_record_at_95
     assert int(final['samples_95']) == 4 * 4 * 2 and int(final['samples']) == 10 * 4 * 2  # a later fall does not take it back
     assert final['chance'] == f'{CVPR(nodes=8, hops=(1, 2, 3)).chance(3):.3f}' != f'{CVPR(nodes=8, hops=(1, 2, 3)).chance(1):.3f}'
 
-
 def test_a_finished_run_resumed_has_one_final_record(tmp_path):
     argv = (*TINY, '--steps', 4, '--out_dir', tmp_path)
     first, again = run(*argv), run(*argv, '--resume')
     assert {**first, 'seconds': 0} == {**again, 'seconds': 0} and len(records(tmp_path, 'final')) == 1
 
-
 def test_divergence_is_said_and_the_last_good_checkpoint_stays(tmp_path):
     code, _, err = call(train_rl, *TINY, '--steps', 20, '--log_interval', 5, '--lr', '9e18', '--out_dir', tmp_path)
     assert code == 1 and 'diverged' in err and err.count('\n') == 1 and not (tmp_path / 'ckpt.pt').exists()
-
 
 def test_bfloat16_trains(tmp_path):
     """Under autocast sampling and the gradient step must not share cached casts (torch before 2.10 cannot train through them)."""
@@ -654,7 +606,6 @@ def test_bfloat16_trains(tmp_path):
     start = GPT(GPTConfig(9, 10, n_embd=8)).state_dict()
     assert final['steps'] == '6' and all(w.isfinite().all() for w in weights(tmp_path).values())
     assert weights(tmp_path).keys() == start.keys() and not same(weights(tmp_path), start)
-
 
 def test_the_seed_decides_what_is_sampled(supervised, tmp_path, monkeypatch):
     """The same weights and questions, another seed: other chains."""
@@ -666,7 +617,6 @@ def test_the_seed_decides_what_is_sampled(supervised, tmp_path, monkeypatch):
         run(*argv, '--batch_size', 4, '--out_dir', folder)
         rewards.append([r['reward'] for r in records(folder)])
     assert rewards[0] == rewards[2] != rewards[1]
-
 
 # ----------------------------------------------------------------------------- headlines
 
