@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 import common
-from data import CVPR, TASKS, Countdown, Cycle, Multiply, Parser, Profiles, Star, at_least, sample_batch
+from data import CVPR, TASKS, Countdown, Cycle, Maze, Multiply, Parser, Profiles, Star, at_least, sample_batch
 from model import GPT, GPTConfig
 
 CONFIGS = {
@@ -149,7 +149,7 @@ def main(argv=None):
 
     print(f'\ndata, batches of {batch_size} a second (and the share of the training step above that drawing one takes)')
     tasks = {'cycle': Cycle(), 'cvpr': CVPR(nodes=100, hops=(30,)), 'multiply': Multiply(), 'star': Star(star=(5, 5), nodes=50),
-             'countdown': Countdown(), 'profiles': Profiles()}
+             'countdown': Countdown(), 'profiles': Profiles(), 'maze': Maze(format='grid')}
     assert tasks.keys() == TASKS.keys()
     rows = turns(args.repeats, torch.device('cpu'), *(lambda t=t: sample_batch(t, batch_size, args.seed, 1) for t in (*tasks.values(), task)))
     for i, name in enumerate(tasks):

@@ -488,7 +488,7 @@ class Maze(Task):
         n, N, loops = max(grid), max(grid)**2, gen == 'percolation'
         require(2 <= min(grid) and n <= 30, f'grid must be from 2 to 30, got {show_range(grid)}')
         require(gen in self.gens and format in ('adjlist', 'grid'), f'gen is one of {", ".join(self.gens)}, format adjlist or grid; got {gen}, {format}')
-        require(loops or percolation is None, '--percolation means nothing without --gen percolation')
+        require((loops or percolation is None) and (format == 'adjlist' or not no_separators), '--percolation needs --gen percolation, --no_separators adjlist')
         self.grid, self.hops, self.gen, self.format, self.no_separators, self.symbols = list(grid), list(grid), gen, format, no_separators, N
         cells = sorted(((r, c) for r in range(n) for c in range(n)), key=lambda cell: (max(cell), min(cell), cell))
         number = {cell: i for i, cell in enumerate(cells)}

@@ -76,6 +76,8 @@ def parse_args(argv):
 
 def fill_in(args):
     """Give what was left out the recipe's value; die on what makes no sense together. Returns the task, the model's shape."""
+    if args.task == 'maze':
+        common.die('mazes have a script of their own: python train_maze.py')
     kind = 'pairs' if args.format == 'pairs' else 'large' if args.task == 'cycle' and (args.nodes or 0) > 20 else args.task
     for name, value in RECIPES[kind].items():
         if getattr(args, name) is None:

@@ -1,30 +1,25 @@
 """Does it matter where the loss is? The same tiny transformer, the same mazes, the same number of steps.
 
-A maze, an origin and a target are followed by a shortest path. The maze itself is noise: a random tree in random order has 55 nats
-on a 4x4 grid (Wilson, adjlist) that no model can predict; the path, given the maze, has none. Where should the loss be?
-1. path: on the path alone, from the origin to <PATH_END>. The model skips all that carries no loss: the cheapest.
-2. full: on every token, as language models are trained, and as maze-transformer does (its issue "Backpropagate on the predicted
-   shortest path rather than the entire input sequence"). balanced: maze and path averaged by themselves, then added: is it the
-   maze's noise that hurts, or is the path only outnumbered?
-3. mlmu (Nolte et al. 2024, 2412.05117): keep each path token with probability r ~ U(0, 1), predict the others, each by itself, from
-   the maze and what was kept; nobody looks at a masked token, and positions behind the path do not exist: its length does not leak.
-   At test time left to right, the likeliest token each time, as in the paper.
-4. graded: L = -log sum_u p(u) w(u), w = 1 for every step that is on a shortest path, e^(-2 beta) for other legal ones (each costs two
-   steps), 0 for the rest. Not from a paper. Its gradient p(u) (1 - w(u) / W), W = sum_u p(u) w(u), asks for legality first. On trees
-   beta -> inf is `path`; where several paths are shortest it asks for none of them in particular.
-Exact paths mean little by themselves: of a random legal walk that never turns back 0.42 are exact on 4x4, of the greedy one, the open
-neighbour nearest the target, 0.66. Both stand beside every number.
-Departures: the paper's MLM-U has an encoder and a decoder of cross-attention; here masked positions are queries in every layer of one stack.
+A maze, an origin and a target are followed by a shortest path. The maze itself is noise: a uniform tree on 4x4, its passages in random order, has
+55 nats that no model can predict; the path, given the maze, has none. Where should the loss be?
+1. path: from the origin to <PATH_END>, nowhere else. The model skips all that carries no loss: also the cheapest.
+2. full: on every token, as language models are trained, and maze-transformer is (its open issue "Backpropagate on the predicted shortest path rather
+   than the entire input sequence"). balanced: maze and path averaged apart, then added: does the noise hurt, or the dilution?
+3. mlmu (Nolte et al. 2024, 2412.05117): keep each path token with probability r ~ U(0, 1), predict each of the others from the maze and what was
+   kept; nobody looks at a masked token, and behind the path there are no positions: its length does not leak. At test time left to right, as in
+   the paper. Its encoder and decoder are one stack here, in which masked positions are queries in every layer.
+4. graded: -log sum_u p(u) w(u), w = 1 for steps on a shortest path, e^(-2 beta) for other legal ones (each costs two steps), else 0; from no paper.
+   Its gradient, p(u) (1 - w(u) / W) with W = sum_u p(u) w(u), asks for legality first. On trees beta -> inf is `path`.
+Beside every number: legal walks that never turn back, at random (0.42 are right on 4x4), or greedily to the neighbour nearest the target (0.65).
 
     python train_maze.py                                                                  # 4x4, about five minutes on two cores
-    python train_maze.py --format adjlist --loss full --grid 4 --test_grid 3 --n_layer 2 --steps 500   # what does it do on another size?
+    python train_maze.py --format adjlist --loss full --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500   # and on another size?
     python train_maze.py --grid 5 --format adjlist --n_layer 12 --n_head 4 --n_embd 256 --pos rope --batch_size 1024 --lr 1e-3 --steps 25000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_maze.py --loss mlmu
 
 The last line:  final loss=path grid=4 gen=dfs format=grid exact=0.9xx shortest=... fork=... greedy=0.6xx random=0.4xx ... adjacency=0.000 ...
 """
 
-import contextlib
 import math
 import sys
 import time
@@ -39,33 +34,31 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
 import common
-from data import OPTIONS, Maze, Parser, add_maze_args, add_run_args, at_least, parse_hops, sample_batch, show_range
+from data import OPTIONS, Maze, Parser, add_maze_args, add_run_args, at_least, parse_hops, require, sample_batch, show_range
 from model import GPT, GPTConfig
 
-LOSSES = ('path', 'full', 'balanced', 'mlmu', 'graded')
+SHOWN = ('exact', 'shortest', 'valid', 'legal', 'fork', 'reach', 'ends', 'origin', 'regret')  # the columns of the table
+RATIOS = dict(legal=('legal', 'steps'), fork=('right', 'forks'), regret=('regret', 'valid'), adjacency=('wrong', 'tokens'), path_loss=('path_nats', 'tokens'))
 
 def parse_args(argv):
     """The arguments, and the names of those that were typed."""
     parser = Parser(prog='train_maze.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
     g = parser.add_argument_group('mazes')
     add_maze_args(g.add_argument)
-    g.add_argument('--format', choices=('grid', 'adjlist'), default='grid', help='a token for the open sides of each cell, or a list of passages (default: %(default)s)')
+    g.add_argument('--format', choices=('grid', 'adjlist'), default='grid', help='a token for each cell, or a list of passages (default: %(default)s)')
     g.add_argument('--test_grid', type=parse_hops, help='other sizes to test on, as --grid (default: none)')
     g = parser.add_argument_group('model')
-    for name, value in (('n_layer', 4), ('n_head', 4), ('n_embd', 64)):
-        g.add_argument(f'--{name}', type=at_least(1), default=value, help='(default: %(default)s)')
-    g.add_argument('--n_loop', type=at_least(1), default=1, help='times the stack of layers is applied, with shared weights (default: %(default)s)')
+    for name, value, about in (('n_layer', 4, ''), ('n_head', 4, ''), ('n_embd', 64, ''), ('n_loop', 1, 'times the layers are applied, with shared weights ')):
+        g.add_argument(f'--{name}', type=at_least(1), default=value, help=about + '(default: %(default)s)')
     g.add_argument('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position embedding (default: %(default)s)')
-    g = parser.add_argument_group('training')
-    g.add_argument('--loss', choices=LOSSES, default='path', help='where the loss is (default: %(default)s)')
-    g.add_argument('--beta', type=at_least(0, float), default=1.0, help='graded: a legal step off the shortest path costs 2 beta (default: %(default)s)')
+    g = parser.add_argument_group('training and evaluation')
+    g.add_argument('--loss', choices=('path', 'full', 'balanced', 'mlmu', 'graded'), default='path', help='where it is (default: %(default)s)')
+    g.add_argument('--beta', type=at_least(0, float), help='graded: a legal step off the shortest path costs 2 beta (default: 1)')
     g.add_argument('--batch_size', type=at_least(1), default=128, help='mazes a step and process (default: %(default)s)')
     g.add_argument('--max_iters', '--steps', type=at_least(1), default=4000, help='optimizer steps (default: %(default)s)')
     g.add_argument('--learning_rate', '--lr', type=at_least(0, float, above=True), default=3e-3, help='(default: %(default)s)')
     g.add_argument('--warmup_iters', type=at_least(0), help='steps of linear warm-up, then a cosine to zero (default: 100, at most a third of max_iters)')
     g.add_argument('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only (default: %(default)s)')
-    g.add_argument('--grad_clip', type=at_least(0, float, above=True), default=1.0, help='largest gradient norm (default: %(default)s)')
-    g = parser.add_argument_group('evaluation')
     g.add_argument('--eval_interval', type=at_least(1), help='steps between evaluations and checkpoints (default: a tenth of max_iters)')
     g.add_argument('--log_interval', type=at_least(1), default=10, help='steps between loss records (default: %(default)s)')
     g.add_argument('--n_test', type=at_least(1), default=1000, help='held-out mazes a size at the end; a quarter of it on the way (default: %(default)s)')
@@ -77,6 +70,8 @@ def fill_in(args):
     args.eval_interval = args.eval_interval or max(1, args.max_iters // 10)
     args.warmup_iters = min(100, args.max_iters // 3) if args.warmup_iters is None else args.warmup_iters
     try:
+        require(args.beta is None or args.loss == 'graded', '--beta means nothing without --loss graded')
+        args.beta = 1.0 if args.loss == 'graded' and args.beta is None else args.beta
         given = {name: value for name in OPTIONS['maze'] if (value := getattr(args, name)) is not None}
         task = Maze(**given | {'grid': sorted({*(args.grid or [4]), *(args.test_grid or [])})})  # room and words for all sizes
         vars(args).update({name: getattr(task, name) for name in OPTIONS['maze'] if name != 'grid'}, grid=args.grid or [4])
@@ -89,7 +84,6 @@ def fill_in(args):
     return task, gpt
 
 # ----------------------------------------------------------------------------- the losses
-
 def weigh(loss, batch, pad, seed, step):
     """(B, T) the weight of every token as a target: all that tells the losses apart, but for graded's last step.
     The weights of a batch add up to one, so that the loss is a mean (balanced: to one for the path and one for the maze)."""
@@ -101,8 +95,7 @@ def weigh(loss, batch, pad, seed, step):
         return path / path.sum() + maze / maze.sum()
     if loss == 'mlmu':
         rng = np.random.default_rng([seed, 2, step])  # 0 and 1 are the splits of the mazes
-        keep = rng.random((len(path), 1)) > rng.random(path.shape)  # with probability r, another for each maze
-        path[torch.from_numpy(keep)] = 0
+        path[torch.from_numpy(rng.random((len(path), 1)) > rng.random(path.shape))] = 0  # kept with probability r, another for each maze
     return path / path.sum().clamp(min=1)
 
 def predict(model, tokens, weight, pad):
@@ -128,15 +121,10 @@ def loss_of(args, task, model, batch, weight):
     """The weighted sum of the losses of all tokens of this batch."""
     logits, token = predict(model, batch.tokens, weight, task.pad)
     logp = logits.float().log_softmax(1)  # (N, V)
-    if args.loss == 'graded':
-        each = -(logp + grade(task, batch, args.beta)).logsumexp(1)
-    else:
-        each = F.nll_loss(logp, token, reduction='none')
+    each = -(logp + grade(task, batch, args.beta)).logsumexp(1) if args.loss == 'graded' else F.nll_loss(logp, token, reduction='none')
     return (each * weight[weight > 0]).sum()
 
 # ----------------------------------------------------------------------------- evaluation
-
-@torch.no_grad()
 def write_paths(model, task, batch):
     """The model's own paths (B, N + 1), greedily, left to right; <PATH_END> from where it first stands."""
     paths = batch.tokens.new_zeros(len(batch.tokens), task.answer_len)
@@ -155,103 +143,78 @@ def write_paths(model, task, batch):
 def walk(task, batch, greedy, rng):
     """A baseline's paths (B, N + 1): of the open neighbours but the one it came from a random one, or, greedy, the nearest to the target (Manhattan).
     It stops at the target, or where there is no such neighbour."""
-    cell, row = batch.tokens.gather(1, batch.start[:, None]), torch.arange(len(batch.tokens), device=batch.tokens.device)
+    cell, goal = batch.tokens.gather(1, batch.start[:, None]), (batch.instance[:, 1] == 0).int().argmax(1, keepdim=True)  # (B, 1)
     paths, came, place = [cell], torch.full_like(cell, -1), torch.from_numpy(task.cells).to(cell.device)
-    goal = place[(batch.instance[:, 1] == 0).int().argmax(1)]  # (B, 2)
     for _ in range(task.symbols):
         beside, ways, _ = (x[:, 0] for x in task.around(batch.instance, cell))  # (B, 4)
         ways = ways & (beside != came)
-        far = (place[beside] - goal[:, None]).abs().sum(2) * greedy + torch.from_numpy(rng.random(beside.shape)).to(cell.device)
-        best = torch.where(ways, far, math.inf).argmin(1)
-        stop = ~ways.any(1) | (batch.instance[:, 1].gather(1, cell.clamp(max=task.symbols))[:, 0] == 0)
-        came, cell = cell, torch.where(stop, task.end, beside[row, best])[:, None]
+        far = (place[beside] - place[goal]).abs().sum(2) * greedy + torch.from_numpy(rng.random(beside.shape)).to(cell.device)  # ties at random
+        best = beside.gather(1, torch.where(ways, far, math.inf).argmin(1, keepdim=True))
+        came, cell = cell, torch.where(ways.any(1, keepdim=True) & (cell != goal), best, task.end)
         paths.append(cell)
     return torch.cat(paths, 1)
 
 def judge(task, batch, paths):
-    """What is right about paths (B, L), each ended by <PATH_END>s if at all. A dict of (B,) tensors:
-    exact: the batch's own path. shortest: one of the shortest. ends: writes <PATH_END>. reach: the last cell before it is the target. origin: begins there.
-    legal, steps: how many steps lead through open ways, out of how many. right, forks: of the cells with more than one way on, met while still on a
-    shortest path, how many were left by a right one. valid: a legal path from origin to target, which then has `regret` steps too many."""
-    L, (bits, far) = paths.size(1), batch.instance.unbind(1)
-    here = (paths == task.end).int()
-    length = torch.where(here.any(1), here.argmax(1), L)  # tokens before <PATH_END>
+    """What is right about paths (B, L), each ended by <PATH_END>s if at all: a dict of (B,) tensors. exact: the batch's own path. shortest: one of the
+    shortest. valid: legal from origin to target, ended, and `regret` steps too long. reach: the last cell is the target. ends: <PATH_END> is written. origin:
+    it begins there. legal, steps: how many steps lead through open ways, of how many. right, forks: of the cells with more than one way on, met while
+    still on a shortest path, how many were left by a right one."""
+    L, far, place = paths.size(1), batch.instance[:, 1], torch.arange(paths.size(1), device=paths.device)
+    own = batch.tokens.gather(1, (batch.start[:, None] + place).clamp(max=batch.tokens.size(1) - 1))
+    asked, ended, first = place < batch.loss_mask.sum(1, keepdim=True), (paths == task.end).any(1), paths[:, 0] == own[:, 0]
+    length = torch.where(ended, (paths == task.end).int().argmax(1), L)  # tokens before <PATH_END>
     beside, ways, nearer = task.around(batch.instance, paths[:, :-1])  # (B, L - 1, 4)
     step = ways & (beside == paths[:, 1:, None])
-    legal, better = step.any(2), (step & nearer).any(2)
-    taken = torch.arange(L - 1, device=paths.device) < length[:, None] - 1
-    origin = paths[:, 0] == batch.tokens.gather(1, batch.start[:, None])[:, 0]
+    legal, better, taken = step.any(2), (step & nearer).any(2), place[:-1] < length[:, None] - 1
     gap = far.gather(1, paths.clamp(max=task.symbols))  # (B, L) steps from each token to the target, -1 for no cell
-    reach = (gap.gather(1, (length - 1).clamp(min=0)[:, None])[:, 0] == 0) & (length > 0)
-    valid = origin & (legal | ~taken).all(1) & reach & here.any(1)
-    track = origin[:, None] & torch.cat((torch.ones_like(better[:, :1]), better[:, :-1]), 1).cumprod(1).bool()  # on a shortest path up to here
-    fork = track & (gap[:, :-1] > 0) & (ways.sum(2) > torch.where(torch.arange(L - 1, device=paths.device) == 0, 1, 2))
-    regret = torch.where(valid, length - 1 - far.gather(1, paths[:, :1].clamp(max=task.symbols))[:, 0], 0)
-    own = batch.tokens.gather(1, (batch.start[:, None] + torch.arange(L, device=paths.device)).clamp(max=batch.tokens.size(1) - 1))
-    asked = torch.arange(L, device=paths.device) < batch.loss_mask.sum(1, keepdim=True)
-    return dict(exact=((paths == own) | ~asked).all(1), shortest=valid & (regret == 0), valid=valid, reach=reach, ends=here.any(1), origin=origin, regret=regret,
+    reach = (length > 0) & (gap.gather(1, (length - 1).clamp(min=0)[:, None])[:, 0] == 0)
+    valid = first & (legal | ~taken).all(1) & reach & ended
+    track = torch.cat((first[:, None], first[:, None] & better[:, :-1].cumprod(1).bool()), 1)  # on a shortest path up to here
+    fork = track & (gap[:, :-1] > 0) & (ways.sum(2) > (place[:-1] > 0) + 1)  # from all but the origin one way is back
+    regret = torch.where(valid, length - 1 - gap[:, 0], 0)
+    return dict(exact=((paths == own) | ~asked).all(1), shortest=valid & (regret == 0), valid=valid, reach=reach, ends=ended, origin=first, regret=regret,
                 legal=(legal & taken).sum(1), steps=taken.sum(1), right=(fork & better).sum(1), forks=fork.sum(1))
 
-@torch.no_grad()
 def read_along(model, task, batch):
-    """With the true tokens before it, what does a causal model say of each? A dict of (B,) tensors: path_nats, maze_nats: summed losses of the
-    path's tokens, and of those of the maze, origin and target. adjacency, adjacency_first: path positions, and first ones, whose likeliest token never
-    stands in a path: hallucinated adjacency tokens in the words of maze-transformer, <-->, ; and the like."""
-    logits, token = predict(model, batch.tokens, weigh('full', batch, task.pad, 0, 0), task.pad)
-    nats, guess = torch.zeros_like(batch.tokens, dtype=torch.float), torch.zeros_like(batch.tokens)
-    wanted = (batch.tokens != task.pad) & (torch.arange(nats.size(1), device=token.device) > 0)
-    nats[wanted], guess[wanted] = F.cross_entropy(logits.float(), token, reduction='none'), logits.argmax(1)
-    adjacency = batch.loss_mask & (guess >= task.symbols) & (guess != task.end)
+    """With the true tokens before it, what does a causal model say of each? A dict of (B,) tensors: path_nats, maze_nats: summed losses of the path, of all
+    before it. wrong, adjacency_first: path positions, and first ones, whose likeliest token stands in no path (<-->, ; and the like)."""
+    weight = weigh('full', batch, task.pad, 0, 0)
+    logits, token = predict(model, batch.tokens, weight, task.pad)
+    nats, guess = torch.zeros_like(weight), torch.zeros_like(batch.tokens)
+    nats[weight > 0], guess[weight > 0] = F.cross_entropy(logits.float(), token, reduction='none'), logits.argmax(1)
+    wrong = batch.loss_mask & (guess >= task.symbols) & (guess != task.end)
     return dict(path_nats=(nats * batch.loss_mask).sum(1), maze_nats=(nats * ~batch.loss_mask).sum(1), tokens=batch.loss_mask.sum(1),
-                adjacency=adjacency.sum(1), adjacency_first=adjacency.gather(1, batch.start[:, None])[:, 0])
+                wrong=wrong.sum(1), adjacency_first=wrong.gather(1, batch.start[:, None])[:, 0])
 
+@torch.no_grad()
 def evaluate(model, task, run, seed, n_test, size):
-    """n_test held-out mazes of one size: {'model', 'greedy', 'random': a dict of rates each}, by path length, and some mazes with their paths."""
-    model.eval()
-    rows = {'model': [], 'greedy': [], 'random': []}
+    """On n_test held-out mazes of one size: {'model', 'greedy', 'random': a dict of rates each; 'by_steps': exact, by length}; some mazes; their paths."""
+    parts = {'model': [], 'greedy': [], 'random': []}
     for first in range(0, n_test, 500):
         batch = sample_batch(task, min(500, n_test - first), seed, size * 10**6 + first, 'test', hops=size).to(run.device)
-        rng = np.random.default_rng([seed, 3, first])
         with run.autocast:
-            paths = write_paths(model, task, batch)
-            more = read_along(model, task, batch) if model.config.causal else {}
-        rows['model'].append({'length': batch.loss_mask.sum(1) - 2, **judge(task, batch, paths), **more})
+            paths, more = write_paths(model, task, batch), read_along(model, task, batch) if model.config.causal else {}
+        parts['model'].append({'far': batch.loss_mask.sum(1) - 2, **judge(task, batch, paths), **more})
         for name in ('greedy', 'random'):
-            rows[name].append(judge(task, batch, walk(task, batch, name == 'greedy', rng)))
-    rows = {name: {key: torch.cat([r[key] for r in parts]).double().cpu() for key in parts[0]} for name, parts in rows.items()}
-    results = {}
-    for name, r in rows.items():
-        mean = {key: r[key].mean().item() for key in ('exact', 'shortest', 'valid', 'reach', 'ends', 'origin')}
-        for key, count, of in (('legal', 'legal', 'steps'), ('fork', 'right', 'forks'), ('regret', 'regret', 'valid'), ('adjacency', 'adjacency', 'tokens'),
-                               ('path_loss', 'path_nats', 'tokens')):
-            if count in r:
-                mean[key] = (r[count].sum() / r[of].sum().clamp(min=1)).item()
-        mean |= {key: r[key].mean().item() for key in ('maze_nats', 'adjacency_first') if key in r}
-        results[name] = mean
-    length = rows['model']['length']
-    edges = sorted({int(x) for x in length.quantile(torch.tensor([0, 0.25, 0.5, 0.75], dtype=torch.double))}) + [int(length.max()) + 1]
-    results['by_length'] = [dict(steps=[a, b - 1], n=int((here := (length >= a) & (length < b)).sum()), **{name: r['exact'][here].mean().item() for name, r in rows.items()})
-                            for a, b in zip(edges, edges[1:], strict=False)]
+            parts[name].append(judge(task, batch, walk(task, batch, name == 'greedy', np.random.default_rng([seed, 3, first]))))
+    rows = {name: {key: torch.cat([p[key] for p in ps]).double().cpu() for key in ps[0]} for name, ps in parts.items()}
+    results = {name: {key: r[key].mean().item() for key in (*SHOWN, 'maze_nats', 'adjacency_first') if key in r and key not in RATIOS}
+               | {key: (r[a].sum() / r[b].sum().clamp(min=1)).item() for key, (a, b) in RATIOS.items() if a in r} for name, r in rows.items()}
+    far = rows['model']['far']
+    results['by_steps'] = {int(k): {'n': int((far == k).sum())} | {name: r['exact'][far == k].mean().item() for name, r in rows.items()} for k in far.unique()}
     return results, (batch, paths)
 
-def tell(results):
-    """One line of text from evaluate's results, with both baselines beside the accuracy."""
-    m = results['model']
-    return ' '.join(f'{key} {m[key]:.3f}' for key in ('exact', 'shortest', 'legal', 'fork')) + ''.join(f' {b} {results[b]["exact"]:.3f}' for b in ('greedy', 'random'))
-
 # ----------------------------------------------------------------------------- training
-
 def get_lr(step, args):
     """Linear warm-up, then a cosine to zero."""
-    if step < args.warmup_iters:
-        return args.learning_rate * (step + 1) / (args.warmup_iters + 1)
-    return args.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - args.warmup_iters) / max(1, args.max_iters - args.warmup_iters)))
+    cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - args.warmup_iters) / max(1, args.max_iters - args.warmup_iters)))
+    return args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1)) * cosine
 
 def train(path, found, args, kept, task, gpt, run, caught):
     """From scratch or from what was found in the checkpoint at path. Returns the trained model."""
     torch.manual_seed(args.seed)
     model, state = found or (GPT(gpt).to(run.device), {'step': 0})
-    optimizer, step = model.configure_optimizer(args.learning_rate, args.weight_decay), state['step']
+    optimizer, step = model.configure_optimizer(args.learning_rate, args.weight_decay), state['step']  # nothing else is random but the mazes
     if found:
         optimizer.load_state_dict(state['optimizer'])
     if args.resume and run.master:  # drop what was logged after the checkpoint
@@ -261,7 +224,8 @@ def train(path, found, args, kept, task, gpt, run, caught):
 
     def look():  # evaluate, print, log
         results = {n: evaluate(model, task, run, args.seed, max(1, args.n_test // 4), n)[0] for n in args.grid}
-        bar.write(f'{args.loss} step {step}: ' + '   '.join(f'{n}x{n} {tell(r)}' for n, r in results.items()))
+        bar.write(f'{args.loss} step {step}:' + ''.join(f'   {n}x{n} ' + ' '.join([f'{key} {r["model"][key]:.3f}' for key in ('exact', 'legal', 'fork')] + [
+            f'{name} {r[name]["exact"]:.3f}' for name in ('greedy', 'random')]) for n, r in results.items()))
         common.log(args.out_dir, arm=args.loss, step=step, eval={n: r['model'] for n, r in results.items()})
 
     if run.master and step == 0:
@@ -269,15 +233,13 @@ def train(path, found, args, kept, task, gpt, run, caught):
     while step < args.max_iters:
         for group in optimizer.param_groups:
             group['lr'] = lr = get_lr(step, args)
-        model.train()
         # the global batch is a function of (seed, step); this process works on its slice of it
         batch = sample_batch(task, args.batch_size * run.world, args.seed, step, hops=args.grid)
-        mine = slice(run.rank * args.batch_size, (run.rank + 1) * args.batch_size)
-        weight = weigh(args.loss, batch, task.pad, args.seed, step)[mine].to(run.device)
+        weight, mine = weigh(args.loss, batch, task.pad, args.seed, step), slice(run.rank * args.batch_size, (run.rank + 1) * args.batch_size)
         with run.autocast:
-            loss = loss_of(args, task, ddp, batch[mine].to(run.device), weight)
+            loss = loss_of(args, task, ddp, batch[mine].to(run.device), weight[mine].to(run.device))
         (loss * run.world).backward()  # DDP averages over processes
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
@@ -287,8 +249,8 @@ def train(path, found, args, kept, task, gpt, run, caught):
             continue
         loss, stop = common.sum_over_processes(run, float(loss.detach()), max(caught, default=0))
         if not all(torch.as_tensor(x).isfinite().all() for x in (loss, norm, *(model.parameters() if check or stop else ()))):
-            common.die(f'diverged: loss {loss}, gradient norm {float(norm)}, or weights beyond all bounds at step {step}; {path} holds the '
-                       'last good ones, if any were saved. Try a smaller --learning_rate', code=1)
+            common.die(f'diverged: loss {loss}, gradient norm {float(norm)} at step {step}; {path} holds the last good weights, if any. Try a smaller '
+                       '--learning_rate', code=1)
         if run.master:
             bar.set_postfix(loss=f'{loss:.4f}', refresh=False)
             if report or check:
@@ -305,52 +267,46 @@ def train(path, found, args, kept, task, gpt, run, caught):
     return model
 
 # ----------------------------------------------------------------------------- the figure, and everything in order
-
-def draw_maze(ax, task, n, instance, tokens, path):
-    """Walls, the true path (wide, grey) and the model's (blue, or red if it is not a shortest one)."""
-    ways, cells = instance[0], task.cells
-    for i, (r, c) in enumerate(cells[:n * n]):
+def draw_maze(ax, task, n, sides, true, path):
+    """Walls (sides: the open ones of each cell, as bits), the true path (wide, grey, the target a star), the model's (blue; not a shortest one: red)."""
+    for (r, c), open in zip(task.cells[:n * n].tolist(), sides, strict=False):
         for bit, line in enumerate((((c, c + 1), (r, r)), ((c, c), (r, r + 1)), ((c, c + 1), (r + 1, r + 1)), ((c + 1, c + 1), (r, r + 1)))):
-            if not ways[i] >> bit & 1:
+            if not open >> bit & 1:
                 ax.plot(*line, color='black', lw=1.2)
-    for ids, style in ((tokens, dict(color='0.8', lw=7)), (path, dict(color='tab:blue' if path == tokens else 'tab:red', lw=1.6, marker='o', ms=3))):
-        where = cells[[x for x in ids if x < task.symbols]] + 0.5
-        ax.plot(where[:, 1], where[:, 0], solid_capstyle='round', **style)
+    wide = dict(color='0.8', lw=7, marker='*', markevery=[-1], ms=13, mfc='tab:green', mec='tab:green')
+    for ids, style in ((true, wide), (path, dict(color='tab:blue' if path == true else 'tab:red', lw=1.6, marker='o', ms=3))):
+        y, x = task.cells[[i for i in ids if i < task.symbols]].T + 0.5
+        ax.plot(x, y, solid_capstyle='round', **style)
     ax.set(xlim=(-0.1, n + 0.1), ylim=(n + 0.1, -0.1), aspect='equal')
     ax.axis('off')
 
-def plot(out_dir, args, task, results, shown):
-    """Exact paths against step beside the baselines, and mazes with the true path and the model's."""
-    figure = Figure(figsize=(11, 3.6), layout='constrained')
-    left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
-    ax, n, (batch, paths) = left.subplots(), max(args.grid), shown
+def plot(out_dir, args, task, results, batch, paths):
+    """Exact paths against step beside the baselines, and mazes with the true path and the model's, first up to two wrong ones."""
+    left, right = (figure := Figure(figsize=(11, 3.6), layout='constrained')).subfigures(1, 2, width_ratios=(2, 3))
+    n, ax = max(args.grid), left.subplots()
     evals = [(r['step'], r['eval'][str(n)]) for r in common.read_log(out_dir) if 'eval' in r]
     for key, colour in (('exact', 'tab:blue'), ('legal', 'tab:green'), ('fork', 'tab:orange')):
         ax.plot([step for step, _ in evals], [e[key] for _, e in evals], color=colour, marker='o', ms=3, label=key)
     for name, style in (('greedy', '--'), ('random', ':')):
-        ax.axhline(results[n][name]['exact'], color='black', linestyle=style, label=f'exact, {name}')
+        ax.axhline(results[name]['exact'], color='black', linestyle=style, label=f'exact, {name}')
     ax.set(xlabel='step', title=f'{args.gen} {n}x{n}, {args.loss}: held-out mazes', ylim=(0, 1.04))
     ax.legend(fontsize=8)
-    order = (~judge(task, batch, paths)['exact']).int().argsort(descending=True, stable=True)  # two mistakes, if there are any
-    rows = [*order[:2].tolist(), *range(6)]
-    for ax, row in zip(right.subplots(2, 4).flat, rows, strict=True):
-        true = batch.tokens[row][batch.loss_mask[row]].tolist()
-        path = paths[row].tolist()
-        draw_maze(ax, task, n, batch.instance[row].tolist(), true, path[:path.index(task.end) + 1] if task.end in path else path)
+    wrong = (~judge(task, batch, paths)['shortest']).nonzero()[:2, 0].tolist()
+    for ax, row in zip(right.subplots(2, 4).flat, wrong + [i for i in range(len(paths)) if i not in wrong], strict=False):
+        path, true = paths[row].tolist(), batch.tokens[row][batch.loss_mask[row]].tolist()
+        draw_maze(ax, task, n, batch.instance[row, 0].tolist(), true, path[:path.index(task.end) + 1] if task.end in path else path)
     common.write_atomic(Path(out_dir) / 'plot.png', lambda tmp: figure.savefig(tmp, dpi=120, format='png'))
 
 def main(argv=None):
-    begin = time.time()
-    args, typed = parse_args(argv)
+    begin, (args, typed) = time.time(), parse_args(argv)
     if bool(args.ckpt) != args.eval_only:
         common.die('--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
     if args.eval_only:
-        model, state = common.load_checkpoint(args.ckpt)
-        # all but these is as it was trained
+        model, state = common.load_checkpoint(args.ckpt)  # all but these arguments are as it was trained
         common.restore_args(args, typed, state['args'], 'train_maze', {'seed', 'n_test', 'test_grid', 'device', 'dtype', 'eval_only', 'ckpt'})
     task, gpt = fill_in(args)
     if args.eval_only and gpt != model.config:
-        common.die(f'{args.ckpt} has no words for a grid as large as that of --test_grid')
+        common.die(f'{args.ckpt} was made for grids up to another size than {max(task.grid)}: choose --test_grid below its largest')
     run = common.setup(args)
     args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
     if args.eval_only:
@@ -373,23 +329,21 @@ def main(argv=None):
         dist.destroy_process_group()
     if not run.master:
         return
-    results, shown = {}, {}
-    for n in task.grid:
-        results[n], shown[n] = evaluate(model, task, run, args.seed, args.n_test, n)
-        print(f'{n}x{n}, {args.n_test} held-out mazes' + ('' if n in args.grid else ', a size that was not trained'))
-        print('         ' + ''.join(f'{key:>9}' for key in ('exact', 'shortest', 'valid', 'legal', 'fork', 'reach', 'ends', 'origin', 'regret')))
+    results, shown, n = {}, {}, max(args.grid)
+    for size in task.grid:
+        results[size], shown[size] = evaluate(model, task, run, args.seed, args.n_test, size)
+        print(f'{f"{size}x{size}" + ", not trained" * (size not in args.grid):16}' + ''.join(f'{key:>9}' for key in SHOWN))
         for name in ('model', 'greedy', 'random'):
-            print(f'  {name:7}' + ''.join(f'{results[n][name][key]:9.3f}' for key in ('exact', 'shortest', 'valid', 'legal', 'fork', 'reach', 'ends', 'origin', 'regret')))
-    n = max(args.grid)
-    print('exact by steps of the shortest path: ' + '  '.join(f'{b["steps"][0]}-{b["steps"][1]}: {b["model"]:.3f} greedy {b["greedy"]:.3f}' for b in results[n]['by_length']))
-    m = results[n]['model']
-    final = dict(loss=args.loss, grid=show_range(args.grid), gen=args.gen, format=args.format, **{key: value for key, value in m.items()},
-                 greedy=results[n]['greedy']['exact'], random=results[n]['random']['exact'], greedy_fork=results[n]['greedy']['fork'],
-                 **{f'{key}_{k}': r['model'][key] for k, r in results.items() if k != n for key in ('exact', 'origin', 'adjacency', 'adjacency_first') if key in r['model']},
-                 n_test=args.n_test, params=model.num_params(), mazes=args.max_iters * args.batch_size * run.world, seed=args.seed, seconds=time.time() - begin)
+            print(f'  {name:14}' + ''.join(f'{results[size][name][key]:9.3f}' for key in SHOWN))
+    print('  exact by steps, and greedy: ' + '  '.join(f'{k}: {r["model"]:.2f} {r["greedy"]:.2f}' for k, r in results[n]['by_steps'].items()))
+    other = {f'{key}_{k}': r['model'].get(key) for k, r in results.items() if k != n for key in ('exact', 'origin', 'adjacency', 'adjacency_first')}
+    final = dict(
+        loss=args.loss, grid=show_range(args.grid), gen=args.gen, format=args.format, **results[n]['model'], greedy=results[n]['greedy']['exact'],
+        random=results[n]['random']['exact'], **{f'{b}_{key}': results[n][b][key] for b in ('greedy', 'random') for key in ('shortest', 'fork')}, **other,
+        n_test=args.n_test, params=model.num_params(), mazes=args.max_iters * args.batch_size * run.world, seed=args.seed, seconds=time.time() - begin)
     if not args.eval_only:
         common.log(args.out_dir, arm='final', step=args.max_iters, **final, results=results)
-        plot(args.out_dir, args, task, results, shown[n])
+        plot(args.out_dir, args, task, results[n], *shown[n])
     print(common.final_line(**final))
 
 if __name__ == '__main__':

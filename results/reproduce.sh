@@ -91,12 +91,12 @@ maze-size-full-4 train_maze.py --loss full --grid 4 --format adjlist --test_grid
 maze-size-full-34 train_maze.py --loss full --grid 3-4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
 maze-size-path-4 train_maze.py --loss path --grid 4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
 maze-size-path-34 train_maze.py --loss path --grid 3-4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
-maze-loops-path train_maze.py --loss path --gen percolation --steps 1500 --eval_interval 300
-maze-loops-graded train_maze.py --loss graded --gen percolation --steps 1500 --eval_interval 300
+maze-loops-path train_maze.py --gen percolation --steps 2500 --eval_interval 100
+maze-loops-graded train_maze.py --loss graded --gen percolation --steps 2500 --eval_interval 100
 maze-mlmu train_maze.py --loss mlmu
-maze-wilson-full train_maze.py --loss full --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1500 --eval_interval 100
-maze-wilson-path train_maze.py --loss path --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1500 --eval_interval 100
-maze-wilson-balanced train_maze.py --loss balanced --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1500 --eval_interval 100
+maze-wilson-full train_maze.py --loss full --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1000 --eval_interval 100
+maze-wilson-path train_maze.py --loss path --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1000 --eval_interval 100
+maze-wilson-balanced train_maze.py --loss balanced --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1000 --eval_interval 100
 gpu-cycle-20 train_cot.py --device cuda --hops 4
 gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
 gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000

@@ -16,16 +16,18 @@ import data
 import probe
 import search
 import train_cot
+import train_maze
 import train_rl
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = {'train_cot.py': train_cot, 'train_rl.py': train_rl, 'search.py': search, 'capacity.py': capacity, 'probe.py': probe, 'data.py': data,
-           'bench.py': bench}
+SCRIPTS = {'train_cot.py': train_cot, 'train_rl.py': train_rl, 'train_maze.py': train_maze, 'search.py': search, 'capacity.py': capacity, 'probe.py': probe,
+           'data.py': data, 'bench.py': bench}
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 BAD = [
     '--hops 0', '--hops -1', '--hops 20', '--hops 5-2', '--hops four', '--hops 1.5', '--hops 0-3', '--nodes 1', '--nodes 2 --hops 1', '--nodes x',
-    '--task mazes', '--task star --hops 2', '--task star --star 2', '--task star --star 1,3', '--task star --star 5,5 --nodes 20', '--task star --mode both',
+    '--task mazes', '--task maze', '--grid 4',
+    '--task star --hops 2', '--task star --star 2', '--task star --star 1,3', '--task star --star 5,5 --nodes 20', '--task star --mode both',
     '--task multiply --nodes 10', '--task multiply --digits 0', '--task multiply --digits 10', '--task cycle --digits 3', '--reverse',
     '--format list', '--n_head 5', '--n_head 0', '--n_layer 0', '--n_embd -64', '--n_loop 0', '--batch_size 0', '--batch_size 10 --grad_accum 4',
     '--steps 0', '--steps many', '--lr 0', '--lr -1', '--lr nan', '--lr inf', '--grad_clip 0', '--weight_decay -1', '--warmup_iters -5', '--eval_interval 0',
@@ -38,7 +40,7 @@ BAD = [
 ]
 
 BAD_RL = [
-    '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task star', '--task multiply', '--task countdown', '--task profiles', '--star 2,3',
+    '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task maze', '--task star', '--task multiply', '--task countdown', '--task profiles', '--star 2,3',
     '--baseline critic',
     '--objective max', '--k 4', '--objective passk --k 9', '--objective passk --k 0', '--objective passk --baseline ema',
     '--objective passk --baseline prefix', '--group_size 0', '--group_size 1', '--group_size 1 --baseline prefix', '--rollouts 0', '--temperature 0',
@@ -58,8 +60,19 @@ BAD_PROBE = [
     '--resume', '--hops 2', '--task cycle', '--layer 1', 'ckpt.pt',
 ]
 
+BAD_MAZE = [
+    '--grid 1', '--grid 31', '--grid 0', '--grid 5-3', '--grid 4,5', '--grid x', '--gen prim', '--percolation 0.2', '--gen percolation --percolation 0',
+    '--gen percolation --percolation 1.5', '--format text', '--no_separators', '--test_grid 0', '--test_grid 40', '--loss half', '--beta 1',
+    '--loss graded --beta -1',
+    '--loss graded --beta nan', '--n_layer 0', '--n_head 5', '--pos sine', '--pos rope --n_embd 4 --n_head 4', '--n_loop 0', '--batch_size 0', '--steps 0',
+    '--lr 0', '--lr nan', '--warmup_iters -1', '--weight_decay -1', '--eval_interval 0', '--log_interval 0', '--n_test 0', '--seed -1', '--device tpu',
+    '--device cuda:99', '--dtype float8', '--eval_only', '--ckpt x.pt', '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--task maze', '--hops 4',
+    '--gri 4', 'grid', '--compile',
+]
+
 @pytest.mark.parametrize('script, argv', [
-    (script, argv) for script, bad in ((train_cot, BAD), (train_rl, BAD_RL), (search, BAD_SEARCH), (probe, BAD_PROBE)) for argv in bad])
+    (script, argv) for script, bad in ((train_cot, BAD), (train_rl, BAD_RL), (train_maze, BAD_MAZE), (search, BAD_SEARCH), (probe, BAD_PROBE))
+    for argv in bad])
 def test_bad_command_line(script, argv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = call(script, argv.split())
@@ -102,7 +115,8 @@ def test_help_names_every_default_and_the_commands(name):
     if name.startswith('train'):
         assert 'torchrun' in out and '--device cuda' in out
         flags = re.findall(r'^  (--\w+)', out, re.M)
-        assert {'--task', '--hops', '--n_layer', '--n_loop', '--batch_size', '--learning_rate', '--max_iters', '--resume'} <= set(flags)
+        assert {'--n_layer', '--n_loop', '--batch_size', '--learning_rate', '--max_iters', '--resume'} <= set(flags)
+        assert ({'--grid', '--gen', '--loss'} if 'maze' in name else {'--task', '--hops'}) <= set(flags)
 
 def test_bench_compares_like_with_like():
     code, out, _ = call(bench, ['--repeats', '1', '--device', 'cpu'])
@@ -184,7 +198,7 @@ def test_the_search_table_is_what_the_logs_say():
                 assert abs(mean / (10**6 if key == 'flops' else 1) - float(cell.replace(',', ''))) < 0.51, (name, key)
 
 LIMITS = {'model.py': 330, 'data.py': 700, 'common.py': 160, 'train_cot.py': 350, 'train_rl.py': 350, 'search.py': 400, 'capacity.py': 400, 'probe.py': 400,
-          'README.md': 350}
+          'train_maze.py': 350, 'README.md': 350}
 PACKAGES = {'numpy', 'torch', 'tqdm', 'matplotlib', 'pytest'}
 
 def test_house_rules():
