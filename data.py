@@ -488,12 +488,12 @@ class Maze(Task):
         n, N, loops = max(grid), max(grid)**2, gen == 'percolation'
         require(2 <= min(grid) and n <= 30, f'grid must be from 2 to 30, got {show_range(grid)}')
         require(gen in self.gens and format in ('adjlist', 'grid'), f'gen is one of {", ".join(self.gens)}, format adjlist or grid; got {gen}, {format}')
-        require((loops or percolation is None) and (format == 'adjlist' or not no_separators), '--percolation needs --gen percolation, --no_separators adjlist')
+        require(percolation is None or (loops and 0 < percolation < 1), '--percolation is between 0 and 1, and only for --gen percolation')
+        require(format == 'adjlist' or not no_separators, '--no_separators is for --format adjlist')
         self.grid, self.hops, self.gen, self.format, self.no_separators, self.symbols = list(grid), list(grid), gen, format, no_separators, N
-        cells = sorted(((r, c) for r in range(n) for c in range(n)), key=lambda cell: (max(cell), min(cell), cell))
-        number = {cell: i for i, cell in enumerate(cells)}
+        cells = {cell: i for i, cell in enumerate(sorted(((r, c) for r in range(n) for c in range(n)), key=lambda cell: (max(cell), min(cell), cell)))}
         self.cells, self.percolation = np.array([*cells, (-1, -1)]), 0.2 if loops and percolation is None else percolation  # (N + 1, 2) row, column
-        self.near = np.array([[number.get((r + a, c + b), N) for a, b in ((-1, 0), (0, -1), (1, 0), (0, 1))] for r, c in cells] + [[N] * 4])  # (N + 1, 4)
+        self.near = np.array([[cells.get((r + a, c + b), N) for a, b in ((-1, 0), (0, -1), (1, 0), (0, 1))] for r, c in cells] + [[N] * 4])  # (N + 1, 4)
         signs = '<ADJLIST_START> <ADJLIST_END> <ORIGIN_START> <ORIGIN_END> <TARGET_START> <TARGET_END> <PATH_START> <PATH_END> <--> ; <PADDING>'.split()
         sides = [''.join(side for i, side in enumerate('ULDR') if bits >> i & 1) for bits in range(1, 16)]
         self.vocab, self.answer_len = [f'({r},{c})' for r, c in cells] + signs + sides * (format == 'grid'), N + 1

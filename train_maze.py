@@ -34,7 +34,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
 import common
-from data import OPTIONS, Maze, Parser, add_maze_args, add_run_args, at_least, parse_hops, require, sample_batch, show_range
+from data import OPTIONS, SPLITS, Maze, Parser, add_maze_args, add_run_args, at_least, parse_hops, require, sample_batch, show_range
 from model import GPT, GPTConfig
 
 SHOWN = ('exact', 'shortest', 'valid', 'legal', 'fork', 'reach', 'ends', 'origin', 'regret')  # the columns of the table
@@ -77,8 +77,8 @@ def fill_in(args):
         vars(args).update({name: getattr(task, name) for name in OPTIONS['maze'] if name != 'grid'}, grid=args.grid or [4])
         args.out_dir = f'out/train_maze-{args.gen}-{args.loss}' if args.out_dir is None else args.out_dir
         gpt = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd, args.n_loop, causal=args.loss != 'mlmu', pos=args.pos)
-        for n in task.grid:  # are there mazes to hold out?
-            sample_batch(task, 1, args.seed, 0, 'test', hops=n)
+        for n, split in [(n, split) for n in task.grid for split in SPLITS]:  # are there mazes to train on, and to hold out?
+            sample_batch(task, 1, args.seed, 0, split, hops=n)
     except ValueError as error:
         common.die(str(error))
     return task, gpt

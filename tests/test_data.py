@@ -13,7 +13,7 @@ import torch
 
 import data
 import train_cot
-from data import CVPR, SPLITS, Batch, Countdown, Cycle, Multiply, Profiles, Star, distinct, legal_moves, main, sample_batch, ways
+from data import CVPR, SPLITS, Batch, Countdown, Cycle, Maze, Multiply, Profiles, Star, distinct, legal_moves, main, sample_batch, ways
 from search import all_puzzles, read_puzzles
 
 def read(task, words):
@@ -145,7 +145,7 @@ def test_no_instance_is_in_both_splits(train, test, n, distinct):
         assert len(seen) + len(held_out) >= 0.999 * distinct  # that is all there are
         assert distinct == 2 or abs(len(held_out) / distinct - 0.1) < 3 * (0.09 / distinct) ** 0.5
 
-@pytest.mark.parametrize('task', [*TASKS, Countdown(), Countdown(2, (36, 50)), Profiles(50)])
+@pytest.mark.parametrize('task', [*TASKS, Countdown(), Countdown(2, (36, 50)), Profiles(50), Maze(), Maze((3, 4), 'percolation', format='grid')])
 def test_seed_split_and_step_alone_determine_the_instances(task):
     def text(seed, split, step):
         return str(sample_batch(task, 40, seed, step, split).tokens.tolist())
@@ -906,3 +906,196 @@ def test_train_cot_trains_profiles(tmp_path, capsys, monkeypatch):
     train_cot.main(['--task', 'profiles', '--hops', '1-2', '--people', '20', '--mode', 'cot', *shape, '--out_dir', str(tmp_path)])
     final = capsys.readouterr().out.strip().split('\n')[-1]
     assert final.startswith('final task=profiles hops=1-2 mode=cot ') and f' chance={Profiles(20).chance(2):.3f} ' in final
+
+# ----------------------------------------------------------------------------- mazes
+
+def read_maze(text):
+    """(edges, origin, target, path) of one line of maze text, adjlist or grid, cells as (row, column): plain loops, no shared code."""
+    cell = r'\((\d+),(\d+)\)'
+    if text.startswith('<ADJLIST_START>'):
+        maze, rest = text.removeprefix('<ADJLIST_START> ').split(' <ADJLIST_END> ')
+        found = [tuple(map(int, x)) for x in re.findall(cell + r'(?: <-->)? ' + cell, maze)]
+        ends = [((a, b), (c, d)) for a, b, c, d in found]
+        assert len(re.findall(cell, maze)) == 2 * len(ends) and rest.startswith('<ORIGIN_START> ')
+        (origin,), (target,) = (re.findall(f'<{w}_START> {cell} <{w}_END>', rest) for w in ('ORIGIN', 'TARGET'))
+    else:
+        words, rest = text.split(' <PATH_START>')[0].split(), text
+        *sides, origin, target = words
+        origin, target = re.findall(cell, origin)[0], re.findall(cell, target)[0]
+        n = round(len(sides) ** 0.5)
+        assert n * n == len(sides)
+        order = [(0, 0)]  # corner first: shell by shell, nearest to the axes first, row before column
+        for k in range(1, n):
+            order += [place for i in range(k) for place in ((i, k), (k, i))] + [(k, k)]
+        move = {'U': (-1, 0), 'L': (0, -1), 'D': (1, 0), 'R': (0, 1)}
+        ends = [((r, c), (r + move[s][0], c + move[s][1])) for (r, c), word in zip(order, sides, strict=True) for s in word]
+        assert sorted(ends) == sorted((b, a) for a, b in ends)  # an open side is open from both sides
+        ends = [e for e in ends if e[0] < e[1]]
+    path = re.findall(cell, rest.split('<PATH_START>')[1])
+    assert rest.endswith(' <PATH_END>') and len({frozenset(e) for e in ends}) == len(ends)
+    for (a, b), (c, d) in ends:
+        assert abs(a - c) + abs(b - d) == 1
+    return {frozenset(e) for e in ends}, tuple(map(int, origin)), tuple(map(int, target)), [tuple(map(int, p)) for p in path]
+
+def search_from(edges, target):
+    """Steps to the target from every cell it can be reached from."""
+    far, queue = {target: 0}, [target]
+    for cell in queue:
+        for edge in edges:
+            if cell in edge:
+                (other,) = edge - {cell}
+                if other not in far:
+                    far[other] = far[cell] + 1
+                    queue.append(other)
+    return far
+
+def maze_texts(task, n, seed=0, split='train', **kw):
+    batch = sample_batch(task, n, seed, 0, split, **kw)
+    return batch, [task.decode(t[:m.index(True) + sum(m)]) for t, m in zip(batch.tokens.tolist(), batch.loss_mask.tolist(), strict=True)]
+
+MAZES = [Maze((3,)), Maze((4,), format='grid'), Maze((2, 3, 4, 5), format='grid'), Maze((3, 5), 'wilson'), Maze((4,), 'wilson', no_separators=True),
+         Maze((7,), 'wilson', format='grid'), Maze((4,), 'percolation'), Maze((3, 4), 'percolation', 0.5, 'grid'),
+         Maze((2, 4), 'percolation', 0.3, no_separators=True)]
+
+@pytest.mark.parametrize('task', MAZES, ids=lambda t: f'{t.gen}-{t.format}-{t.grid}')
+def test_mazes_are_what_they_should_be_and_paths_the_shortest(task):
+    batch, texts = maze_texts(task, 150)
+    for i, text in enumerate(texts):
+        edges, origin, target, path = read_maze(text)
+        n, far = int(batch.hops[i]), search_from(edges, target)
+        assert set(far) == {(r, c) for r in range(n) for c in range(n)} and origin != target  # all connected, none outside
+        assert len(edges) == n * n - 1 if task.gen != 'percolation' else len(edges) >= n * n - 1
+        assert path[0] == origin and path[-1] == target and len(path) == far[origin] + 1
+        assert all(frozenset(step) in edges for step in zip(path, path[1:], strict=False))
+        start, mask = int(batch.start[i]), batch.loss_mask[i]
+        assert task.vocab[batch.tokens[i, start - 1]] == '<PATH_START>' and mask.sum() == len(path) + 1 and mask[start:start + len(path) + 1].all()
+        bits, known = batch.instance[i]
+        for j, (r, c) in enumerate(task.cells.tolist()):  # the instance knows every distance and every open side
+            assert known[j] == far.get((r, c), -1)
+            around = ((r - 1, c), (r, c - 1), (r + 1, c), (r, c + 1))
+            assert int(bits[j]) == sum(1 << k for k, other in enumerate(around) if frozenset(((r, c), other)) in edges)
+        assert task.encode(text) == batch.tokens[i, :start + len(path) + 1].tolist() and (batch.tokens[i, start + len(path) + 1:] == task.pad).all()
+        mine = task.decode(task.oracle(batch.tokens[i, :start].tolist())).split()
+        assert len(mine) == len(path) + 1 and (task.gen == 'percolation' or mine == text.split()[-len(mine):])
+    assert batch.tokens.size(1) <= task.block_size and set(batch.hops.tolist()) == set(task.grid)
+
+def all_trees(n):
+    """Every spanning tree of the n x n lattice, as a set of edges."""
+    cells = [(r, c) for r in range(n) for c in range(n)]
+    edges = [((r, c), (r + a, c + b)) for r, c in cells for a, b in ((0, 1), (1, 0)) if r + a < n and c + b < n]
+    trees = set()
+    for chosen in combinations(edges, n * n - 1):
+        chosen = {frozenset(e) for e in chosen}
+        if len(search_from(chosen, (0, 0))) == n * n:
+            trees.add(frozenset(chosen))
+    return trees
+
+def count_mazes(task, n):
+    """How often each maze comes up in n draws, test and training split together."""
+    key, _ = task.draw(np.random.default_rng(5), np.full(n, task.grid[0]))
+    assert set(np.unique(key)) <= {-1, 0}
+    return np.unique(key, axis=0, return_counts=True)[1]
+
+def test_wilson_reaches_every_spanning_tree_about_equally_often():
+    assert len(all_trees(2)) == 4 and len(all_trees(3)) == 192
+    count = count_mazes(Maze((3,), 'wilson'), 192 * 300)
+    assert len(count) == 192 and ((count - 300) ** 2 / 300).sum() < 191 + 4 * (2 * 191) ** 0.5  # chi squared, 191 degrees of freedom
+    assert len(count_mazes(Maze((4,), 'wilson'), 60000)) > 40000  # of 100,352
+
+def test_dfs_reaches_the_trees_that_a_plain_depth_first_search_does():
+    rng, plain = random.Random(0), Counter()
+    for _ in range(20000):
+        seen, stack, edges = set(), [(rng.randrange(3), rng.randrange(3))], set()
+        seen.add(stack[0])
+        while stack:
+            r, c = stack[-1]
+            free = [x for x in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)) if 0 <= min(x) and max(x) < 3 and x not in seen]
+            if free:
+                stack.append(rng.choice(free))
+                seen.add(stack[-1])
+                edges.add(frozenset(((r, c), stack[-1])))
+            else:
+                stack.pop()
+        plain[frozenset(edges)] += 1
+    ours = Counter()
+    for step in range(2):  # training and test split, weighed as they are drawn
+        for split, n in (('train', 9000), ('test', 1000)):
+            ours.update(frozenset(read_maze(text)[0]) for text in maze_texts(Maze((3,)), n, step, split)[1])
+    assert set(ours) == set(plain) and len(plain) == 88
+    test = {frozenset(read_maze(t)[0]) for t in maze_texts(Maze((3,)), 3000, 0, 'test')[1]}
+    for part in (test, set(plain) - test):  # in each split as often as the plain search makes them
+        a, b = sum(ours[x] for x in part), sum(plain[x] for x in part)
+        assert all(abs(ours[x] / a - plain[x] / b) < 5 * (plain[x] / b / min(a, b)) ** 0.5 for x in part)
+
+@pytest.mark.parametrize('p', [0.2, 0.6])
+def test_percolation_opens_each_wall_of_a_tree_with_its_probability(p):
+    task = Maze((4,), 'percolation', p)
+    batch, texts = maze_texts(task, 2000)
+    more = sum(len(read_maze(text)[0]) - 15 for text in texts)
+    walls = 2000 * (24 - 15)
+    assert abs(more / walls - p) < 5 * (p * (1 - p) / walls) ** 0.5
+
+def test_of_several_shortest_paths_each_is_shown():
+    task, shown = Maze((2,), 'percolation', 0.999, 'grid'), Counter()
+    for _ in range(2):
+        prompt, chain, length, _ = task.write(np.random.default_rng(_), np.tile([1, 1, 1, 0, 0, 1, 0, 0, 0, 3], (500, 1)), np.full(500, 2))
+        shown.update(map(tuple, chain[:, 1].reshape(-1, 1).tolist()))
+    assert set(shown) == {(1,), (2,)} and all(400 < count < 600 for count in shown.values())
+
+def test_adjlist_is_the_text_of_maze_dataset():
+    """A line printed by maze-dataset 1.4.2, and the same in our words, with and without separators."""
+    line = ('<ADJLIST_START> (0,0) <--> (1,0) ; (2,0) <--> (2,1) ; (2,2) <--> (2,1) ; (1,1) <--> (0,1) ; (1,2) <--> (2,2) ; (1,1) <--> (1,2) ; '
+            '(1,2) <--> (0,2) ; (2,0) <--> (1,0) ; <ADJLIST_END> <ORIGIN_START> (1,2) <ORIGIN_END> <TARGET_START> (0,0) <TARGET_END> '
+            '<PATH_START> (1,2) (2,2) (2,1) (2,0) (1,0) (0,0) <PATH_END>')
+    task = Maze((3,))
+    assert task.decode(task.encode(line)) == line and task.decode(task.oracle(task.encode(line)[:-7])) == ' '.join(line.split()[-7:])
+    pattern = r'<ADJLIST_START> (C <--> C ; )+<ADJLIST_END> <ORIGIN_START> C <ORIGIN_END> <TARGET_START> C <TARGET_END> <PATH_START> (C )+<PATH_END>'
+    texts, bare = maze_texts(task, 50)[1], maze_texts(Maze((3,), no_separators=True), 50)[1]
+    assert all(re.fullmatch(pattern.replace('C', r'\(\d,\d\)'), text) for text in (*texts, line))
+    assert bare == [text.replace('<--> ', '').replace('; ', '') for text in texts]
+    directions = Counter(re.findall(r'\((\d),(\d)\) <--> \((\d),(\d)\)', ' '.join(texts)))
+    assert all(directions[edge] for edge in directions) and any(directions[edge[2:] + edge[:2]] for edge in directions)
+
+def test_a_smaller_grid_has_the_first_words_of_a_larger_one():
+    words = Maze((5,)).vocab
+    assert words[:9] == '(0,0) (0,1) (1,0) (1,1) (0,2) (2,0) (1,2) (2,1) (2,2)'.split() == Maze((3,)).vocab[:9] and words[:16] == Maze((4,)).vocab[:16]
+
+@pytest.mark.parametrize('gen', Maze.gens)
+def test_no_maze_is_in_both_splits_whatever_the_task_shows(gen):
+    """By passages: not by endpoints, format, or the other sizes of the task."""
+    train, test = set(), set()
+    for task in (Maze((3,), gen), Maze((3, 6), gen, format='grid'), Maze((2, 3, 4), gen, no_separators=True)):
+        for seed in range(3):
+            train |= {frozenset(read_maze(text)[0]) for text in maze_texts(task, 300, seed, hops=3)[1]}
+            test |= {frozenset(read_maze(text)[0]) for text in maze_texts(task, 100, seed, 'test', hops=3)[1]}
+    assert train and test and not train & test
+    assert gen != 'dfs' or len(train) + len(test) == 88
+
+def test_valid_finds_the_first_false_step():
+    task = Maze((4,), format='grid')
+    batch, _ = maze_texts(task, 200)
+    chain = batch.tokens[:, batch.prompt_len:]
+    assert task.valid(batch, chain)[batch.loss_mask[:, batch.prompt_len:]].all()
+    wrong = chain.clone()
+    wrong[:, 0] = (wrong[:, 0] + 1) % 16
+    assert not task.valid(batch, wrong)[:, 0].any()
+    jump = chain.clone()
+    jump[:, 1] = chain[:, 0]  # a cell is not beside itself
+    assert not task.valid(batch, jump)[:, 1].any()
+    early = chain.clone()
+    early[:, 1] = task.end
+    long = batch.loss_mask.sum(1) > 3
+    assert not task.valid(batch, early)[long, 1].any() and task.valid(batch, early)[long, 2:].all()
+
+@pytest.mark.parametrize('make', [
+    lambda: Maze((1,)), lambda: Maze((31,)), lambda: Maze((4,), 'prim'), lambda: Maze((4,), format='table'), lambda: Maze((4,), percolation=0.2),
+    lambda: Maze((4,), format='grid', no_separators=True), lambda: sample_batch(Maze((3,)), 4, 0, 0, hops=4),
+    lambda: Maze((4,), 'percolation', 1.0), lambda: Maze((4,), 'percolation', 0.0)])
+def test_mazes_that_make_no_sense_are_refused(make):
+    with pytest.raises(ValueError):
+        make()
+
+def test_chance_of_a_maze_is_that_of_random_legal_steps():
+    """Published for no paper; measured elsewhere for 3,000 mazes of maze-dataset: 0.416 on 4x4 and 0.331 on 5x5 (dfs), 0.285 on Wilson 4x4."""
+    for task, known in ((Maze((4,)), 0.416), (Maze((5,)), 0.331), (Maze((4,), 'wilson'), 0.285)):
+        assert abs(task.chance(task.grid[0]) - known) < 0.03
