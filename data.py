@@ -594,8 +594,8 @@ class Maze(Task):
             path |= {b: [b, *path[a]] for a, b in pairs + [pair[::-1] for pair in pairs] if a in path and b not in path}
         return path[origin]
 
-    def chance(self, hops):  # legal steps at random, never straight back, along the true path; on the test split
-        batch = sample_batch(self, 2000, 0, 0, 'test', hops=int(hops))
+    def chance(self, hops):  # legal steps at random, never straight back, along the true path; over 2,000 mazes
+        batch = sample_batch(self, 2000, 0, 0, hops=int(hops))
         choices = self.around(batch.instance, batch.tokens)[1].sum(2) - 1  # (B, T)
         choices += torch.arange(choices.size(1)) == batch.start[:, None]  # the origin has no way back
         steps = batch.loss_mask & (batch.instance[:, 1].gather(1, batch.tokens.clamp(max=self.symbols)) > 0)

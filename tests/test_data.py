@@ -111,6 +111,9 @@ def test_text_worked_out_on_paper(task, source, hops, text):
     ('--task multiply --digits 2 --n 1 --reverse', ['5 9 * 8 9 = 5 3 1 5 3 1 4 7 2 5 2 5 1']),
     ('--task multiply --digits 2 --n 1 --mode direct', ['5 9 * 8 9 = 1 5 2 5']),
     ('--task star --n 2', ['5 1 | 5 7 | 7 8 | 1 6 / 5 6 = 5 1 6', '7 9 | 0 4 | 0 7 | 4 1 / 0 9 = 0 7 9']),
+    ('--task maze --grid 2 --n 1', ['<ADJLIST_START> (0,0) <--> (1,0) ; (1,1) <--> (1,0) ; (0,0) <--> (0,1) ; <ADJLIST_END> <ORIGIN_START> (1,1) <ORIGIN_END> '
+                                    '<TARGET_START> (0,1) <TARGET_END> <PATH_START> (1,1) (1,0) (0,0) (0,1) <PATH_END>']),
+    ('--task maze --grid 2 --n 1 --format grid', ['DR L UR L (1,1) (0,1) <PATH_START> (1,1) (1,0) (0,0) (0,1) <PATH_END>']),
     ('--task star --n 2 --reverse', ['5 1 | 5 7 | 7 8 | 1 6 / 5 6 = 6 1 5', '7 9 | 0 4 | 0 7 | 4 1 / 0 9 = 9 7 0'])])
 def test_raw_prints_exactly_this(argv, lines, capsys):
     """Each line was checked by hand. If only these fail, the order of random draws (ours or numpy's) changed: check and paste again."""
