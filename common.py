@@ -137,7 +137,7 @@ def load_checkpoint(path, device='cpu', args=None):
         model = GPT(GPTConfig(**state['config'])).to(device)
         model.load_state_dict(state['model'])
         state['args']['script'], state['optimizer'], state['step'], state['rng'], state['rng_cuda']  # all there?
-        if args in (None, state['args']):
+        if args is None or {k: v for k, v in args.items() if v is not None} == {k: v for k, v in state['args'].items() if v is not None}:
             return model, state
     except Exception:  # torch.load raises half a dozen kinds, and any file may lie there
         die(f'{path} is not a checkpoint of this repo, or was cut short: name another, or delete it and start over')

@@ -475,8 +475,8 @@ class Profiles(Task):
 
 # ----------------------------------------------------------------------------- mazes
 class Maze(Task):
-    """n x n cells with walls between, an origin, a target: write a shortest path; of several a random one. --gen dfs and wilson make trees: depth-first search
-    has long corridors, Wilson's are uniform over all spanning trees; percolation opens each wall of a dfs maze with a probability: loops. For n = 2:
+    """n x n cells with walls between, an origin, a target: write a shortest path; where steps tie, any. --gen dfs and wilson make trees: depth-first search has
+    long corridors, Wilson's are uniform over all spanning trees; percolation opens each wall of a dfs maze with a probability: loops. For n = 2:
         <ADJLIST_START> (1,1) <--> (1,0) ; (0,0) <--> (0,1) ; (0,0) <--> (1,0) ; <ADJLIST_END> <ORIGIN_START> (1,1) <ORIGIN_END> <TARGET_START> (0,1)
         <TARGET_END> <PATH_START> [(1,1)] [(1,0)] [(0,0)] [(0,1)] [<PATH_END>]; --format grid, open sides of ULDR: DR L U R (1,1) (0,1) <PATH_START> [(1,1)] ...
     adjlist is maze-dataset's AOTP_UT (2309.10498), passages in random order and direction; --no_separators leaves out <--> and ;. Cells are numbered from a
@@ -682,8 +682,8 @@ def main(argv=None):
     parser.add_argument('--raw', action='store_true', help='one plain line an example, nothing else')
     args = parser.parse_args(argv)
     try:
-        task = make_task(args)
-        batch = sample_batch(task, args.n, args.seed, 0, mode=args.mode)
+        batch = sample_batch(task := make_task(args), args.n, args.seed, 0, mode=args.mode)
+        chance = {} if args.raw else {k: task.chance(k) for k in set(batch.hops.tolist())}
     except ValueError as error:
         parser.error(str(error))
     if not args.raw:
@@ -694,7 +694,7 @@ def main(argv=None):
         if not args.raw:
             chain, places = task.oracle(tokens[:start]), sorted(set(answer))
             truth = task.decode(chain[:task.answer_len] if task.answer_first else chain[-len(places):])
-            print(f'  answer {task.decode(tokens[i] for i in places)}   oracle {truth}   chance {task.chance(hops):.3f}\n')
+            print(f'  answer {task.decode(tokens[i] for i in places)}   oracle {truth}   chance {chance[hops]:.3f}\n')
 
 if __name__ == '__main__':
     main()

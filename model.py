@@ -182,10 +182,12 @@ class GPT(nn.Module):
         cache, start: generate's; see there.
         shared (S, G): every G rows have their first S tokens in common, as samples of one prompt do. They are worked through
             once for the G rows: less work, the same logits and gradients to rounding. Needs a loss_mask and a causal model.
-        visible (B, T) bool: no position may look at any other than these; each row needs one. For a model that is not causal.
+        visible (B, T) bool: no position may look at any other than these; each row needs one. Needs a loss_mask and a model that is not causal.
         Raises ValueError when the sequence is longer than block_size, or a cache that is not empty gets more than one token.
         """
         T = idx.size(1)
+        if visible is not None and (loss_mask is None or self.config.causal):
+            raise ValueError('visible needs a loss_mask and a model that is not causal')
         if loss_mask is not None and self.config.causal and cache is None and shared is None and len(idx):
             # Behind the last wanted position of a row comes nothing that matters: rows that end early go by themselves, cut there,
             # where that spares a fifth of all tokens (countdown, where every second row ends at its verdict: 1.35 x as fast)

@@ -364,6 +364,7 @@ def main(argv=None):
     model, state = common.load_checkpoint(args.ckpt, run.device)
     mode, puzzles = state['args'].get('arm', 'cot'), None
     try:
+        require(state['args'].get('task') in OPTIONS, f'{args.ckpt} is of {state["args"]["script"]}.py, whose task has no search')
         task = make_task(type(args)(**{name: None for names in OPTIONS.values() for name in names} | state['args']))
         game = task.name == 'countdown'
         args.method = 'jacobi' if args.jacobi else args.method or ('all' if game else 'best_of_k')

@@ -1,7 +1,7 @@
 """Does it matter where the loss is? The same tiny transformer, the same mazes, the same number of steps.
 
-A maze, an origin and a target are followed by a shortest path. The maze itself is noise: a uniform tree on 4x4, its passages in random order, has
-55 nats that no model can predict; the path, given the maze, has none. Where should the loss be?
+A maze, an origin and a target are followed by a shortest path. All but the path is noise: a uniform tree on 4x4, order and direction of its passages
+and the two ends are 55 nats that no model can predict; the path, given these, has none. Where should the loss be?
 1. path: from the origin to <PATH_END>, nowhere else. The model skips all that carries no loss: also the cheapest.
 2. full: on every token, as language models are trained, and maze-transformer is (its open issue "Backpropagate on the predicted shortest path rather
    than the entire input sequence"). balanced: maze and path averaged apart, then added: does the noise hurt, or the dilution?
@@ -10,7 +10,7 @@ A maze, an origin and a target are followed by a shortest path. The maze itself 
    the paper. Its encoder and decoder are one stack here, in which masked positions are queries in every layer.
 4. graded: -log sum_u p(u) w(u), w = 1 for steps on a shortest path, e^(-2 beta) for other legal ones (each costs two steps), else 0; from no paper.
    Its gradient, p(u) (1 - w(u) / W) with W = sum_u p(u) w(u), asks for legality first. On trees beta -> inf is `path`.
-Beside every number: legal walks that never turn back, at random (0.42 are right on 4x4), or greedily to the neighbour nearest the target (0.65).
+Beside every number: legal walks that never turn back, at random (0.41 are right on 4x4), or greedily to the neighbour nearest the target (0.65).
 
     python train_maze.py                                                                  # 4x4, about five minutes on two cores
     python train_maze.py --format adjlist --loss full --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500   # and on another size?
@@ -41,7 +41,6 @@ SHOWN = ('exact', 'shortest', 'valid', 'legal', 'fork', 'reach', 'ends', 'origin
 RATIOS = dict(legal=('legal', 'steps'), fork=('right', 'forks'), regret=('regret', 'valid'), adjacency=('wrong', 'tokens'), path_loss=('path_nats', 'tokens'))
 
 def parse_args(argv):
-    """The arguments, and the names of those that were typed."""
     parser = Parser(prog='train_maze.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
     g = parser.add_argument_group('mazes')
     add_maze_args(g.add_argument)
@@ -65,23 +64,24 @@ def parse_args(argv):
     add_run_args(parser, 'out/train_maze-<gen>-<loss>')
     return common.parse_typed(parser, argv)
 
-def fill_in(args):
-    """Give what was left out its value; die on what makes no sense together. Returns the task, the model's shape."""
+def fill_in(args, room=()):
+    """Give what was left out its value; die on what makes no sense together. Returns the task, with room for other sizes too, the model's shape, the sizes."""
     args.eval_interval = args.eval_interval or max(1, args.max_iters // 10)
     args.warmup_iters = min(100, args.max_iters // 3) if args.warmup_iters is None else args.warmup_iters
     try:
         require(args.beta is None or args.loss == 'graded', '--beta means nothing without --loss graded')
         args.beta = 1.0 if args.loss == 'graded' and args.beta is None else args.beta
-        given = {name: value for name in OPTIONS['maze'] if (value := getattr(args, name)) is not None}
-        task = Maze(**given | {'grid': sorted({*(args.grid or [4]), *(args.test_grid or [])})})  # room and words for all sizes
+        require(args.loss != 'mlmu' or args.pos != 'none', 'without positions, masked tokens are all alike: mlmu needs --pos learned or rope')
+        given, sizes = {k: v for k in OPTIONS['maze'] if (v := getattr(args, k)) is not None}, {*(args.grid or [4]), *(args.test_grid or [])}
+        task = Maze(**given | {'grid': sorted(sizes.union(room))})
         vars(args).update({name: getattr(task, name) for name in OPTIONS['maze'] if name != 'grid'}, grid=args.grid or [4])
         args.out_dir = f'out/train_maze-{args.gen}-{args.loss}' if args.out_dir is None else args.out_dir
         gpt = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd, args.n_loop, causal=args.loss != 'mlmu', pos=args.pos)
-        for n, split in [(n, split) for n in task.grid for split in SPLITS]:  # are there mazes to train on, and to hold out?
-            sample_batch(task, 1, args.seed, 0, split, hops=n)
+        for n, split in [(n, split) for n in sizes for split in SPLITS]:  # are there enough mazes to train on, and to hold out?
+            sample_batch(task, 500, args.seed, 0, split, hops=n)
     except ValueError as error:
         common.die(str(error))
-    return task, gpt
+    return task, gpt, sorted(sizes)
 
 # ----------------------------------------------------------------------------- the losses
 def weigh(loss, batch, pad, seed, step):
@@ -148,7 +148,7 @@ def walk(task, batch, greedy, rng):
     for _ in range(task.symbols):
         beside, ways, _ = (x[:, 0] for x in task.around(batch.instance, cell))  # (B, 4)
         ways = ways & (beside != came)
-        far = (place[beside] - place[goal]).abs().sum(2) * greedy + torch.from_numpy(rng.random(beside.shape)).to(cell.device)  # ties at random
+        far = (place[beside] - place[goal]).abs().sum(2) * greedy + torch.from_numpy(rng.random(beside.shape)).float().to(cell.device)  # ties: any
         best = beside.gather(1, torch.where(ways, far, math.inf).argmin(1, keepdim=True))
         came, cell = cell, torch.where(ways.any(1, keepdim=True) & (cell != goal), best, task.end)
         paths.append(cell)
@@ -197,7 +197,7 @@ def evaluate(model, task, run, seed, n_test, size):
         parts['model'].append({'far': batch.loss_mask.sum(1) - 2, **judge(task, batch, paths), **more})
         for name in ('greedy', 'random'):
             parts[name].append(judge(task, batch, walk(task, batch, name == 'greedy', np.random.default_rng([seed, 3, first]))))
-    rows = {name: {key: torch.cat([p[key] for p in ps]).double().cpu() for key in ps[0]} for name, ps in parts.items()}
+    rows = {name: {key: torch.cat([p[key] for p in ps]).cpu().double() for key in ps[0]} for name, ps in parts.items()}
     results = {name: {key: r[key].mean().item() for key in (*SHOWN, 'maze_nats', 'adjacency_first') if key in r and key not in RATIOS}
                | {key: (r[a].sum() / r[b].sum().clamp(min=1)).item() for key, (a, b) in RATIOS.items() if a in r} for name, r in rows.items()}
     far = rows['model']['far']
@@ -267,14 +267,14 @@ def train(path, found, args, kept, task, gpt, run, caught):
     return model
 
 # ----------------------------------------------------------------------------- the figure, and everything in order
-def draw_maze(ax, task, n, sides, true, path):
+def draw_maze(ax, task, n, sides, true, path, good):
     """Walls (sides: the open ones of each cell, as bits), the true path (wide, grey, the target a star), the model's (blue; not a shortest one: red)."""
     for (r, c), open in zip(task.cells[:n * n].tolist(), sides, strict=False):
         for bit, line in enumerate((((c, c + 1), (r, r)), ((c, c), (r, r + 1)), ((c, c + 1), (r + 1, r + 1)), ((c + 1, c + 1), (r, r + 1)))):
             if not open >> bit & 1:
                 ax.plot(*line, color='black', lw=1.2)
     wide = dict(color='0.8', lw=7, marker='*', markevery=[-1], ms=13, mfc='tab:green', mec='tab:green')
-    for ids, style in ((true, wide), (path, dict(color='tab:blue' if path == true else 'tab:red', lw=1.6, marker='o', ms=3))):
+    for ids, style in ((true, wide), (path, dict(color='tab:blue' if good else 'tab:red', lw=1.6, marker='o', ms=3))):
         y, x = task.cells[[i for i in ids if i < task.symbols]].T + 0.5
         ax.plot(x, y, solid_capstyle='round', **style)
     ax.set(xlim=(-0.1, n + 0.1), ylim=(n + 0.1, -0.1), aspect='equal')
@@ -291,27 +291,26 @@ def plot(out_dir, args, task, results, batch, paths):
         ax.axhline(results[name]['exact'], color='black', linestyle=style, label=f'exact, {name}')
     ax.set(xlabel='step', title=f'{args.gen} {n}x{n}, {args.loss}: held-out mazes', ylim=(0, 1.04))
     ax.legend(fontsize=8)
-    wrong = (~judge(task, batch, paths)['shortest']).nonzero()[:2, 0].tolist()
-    for ax, row in zip(right.subplots(2, 4).flat, wrong + [i for i in range(len(paths)) if i not in wrong], strict=False):
+    good = judge(task, batch, paths)['shortest'].tolist()
+    for ax, row in zip(right.subplots(2, 4).flat, dict.fromkeys(sorted(range(len(good)), key=good.__getitem__)[:2] + [*range(len(good))]), strict=False):
         path, true = paths[row].tolist(), batch.tokens[row][batch.loss_mask[row]].tolist()
-        draw_maze(ax, task, n, batch.instance[row, 0].tolist(), true, path[:path.index(task.end) + 1] if task.end in path else path)
+        draw_maze(ax, task, n, batch.instance[row, 0].tolist(), true, path, good[row])
     common.write_atomic(Path(out_dir) / 'plot.png', lambda tmp: figure.savefig(tmp, dpi=120, format='png'))
 
 def main(argv=None):
     begin, (args, typed) = time.time(), parse_args(argv)
     if bool(args.ckpt) != args.eval_only:
         common.die('--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
+    run, room = common.setup(args), ()
     if args.eval_only:
-        model, state = common.load_checkpoint(args.ckpt)  # all but these arguments are as it was trained
+        model, state = common.load_checkpoint(args.ckpt, run.device)  # all but these arguments are as it was trained
         common.restore_args(args, typed, state['args'], 'train_maze', {'seed', 'n_test', 'test_grid', 'device', 'dtype', 'eval_only', 'ckpt'})
-    task, gpt = fill_in(args)
+        room = [*state['args']['grid'], *(state['args']['test_grid'] or [])]
+    task, gpt, sizes = fill_in(args, room)
     if args.eval_only and gpt != model.config:
-        common.die(f'{args.ckpt} was made for grids up to another size than {max(task.grid)}: choose --test_grid below its largest')
-    run = common.setup(args)
+        common.die(f'{args.ckpt} was made for grids up to {max(room)}x{max(room)}; --test_grid cannot go beyond')
     args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
-    if args.eval_only:
-        model = model.to(run.device)
-    else:
+    if not args.eval_only:
         kept = {'script': 'train_maze', **{k: v for k, v in vars(args).items() if k not in ('out_dir', 'resume', 'eval_only', 'ckpt')}}
         if run.master:
             common.open_run(args.out_dir, kept, args.resume, params=(params := GPT(gpt).num_params()))
@@ -330,7 +329,7 @@ def main(argv=None):
     if not run.master:
         return
     results, shown, n = {}, {}, max(args.grid)
-    for size in task.grid:
+    for size in sizes:
         results[size], shown[size] = evaluate(model, task, run, args.seed, args.n_test, size)
         print(f'{f"{size}x{size}" + ", not trained" * (size not in args.grid):16}' + ''.join(f'{key:>9}' for key in SHOWN))
         for name in ('model', 'greedy', 'random'):
@@ -340,7 +339,8 @@ def main(argv=None):
     final = dict(
         loss=args.loss, grid=show_range(args.grid), gen=args.gen, format=args.format, **results[n]['model'], greedy=results[n]['greedy']['exact'],
         random=results[n]['random']['exact'], **{f'{b}_{key}': results[n][b][key] for b in ('greedy', 'random') for key in ('shortest', 'fork')}, **other,
-        n_test=args.n_test, params=model.num_params(), mazes=args.max_iters * args.batch_size * run.world, seed=args.seed, seconds=time.time() - begin)
+        n_test=args.n_test, params=model.num_params(), seed=args.seed, seconds=time.time() - begin,
+        mazes=args.batch_size * (state['step'] * state['args']['processes'] if args.eval_only else args.max_iters * run.world))
     if not args.eval_only:
         common.log(args.out_dir, arm='final', step=args.max_iters, **final, results=results)
         plot(args.out_dir, args, task, results[n], *shown[n])

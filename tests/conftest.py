@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import signal
 
 import pytest
@@ -24,3 +25,43 @@ def signals():
     yield
     for number, handler in before:
         signal.signal(number, handler)
+
+def read_maze(text):
+    """(edges, origin, target, path) of one line of maze text, adjlist or grid, cells as (row, column): plain loops, no shared code."""
+    cell = r'\((\d+),(\d+)\)'
+    if text.startswith('<ADJLIST_START>'):
+        maze, rest = text.removeprefix('<ADJLIST_START> ').split(' <ADJLIST_END> ')
+        found = [tuple(map(int, x)) for x in re.findall(cell + r'(?: <-->)? ' + cell, maze)]
+        ends = [((a, b), (c, d)) for a, b, c, d in found]
+        assert len(re.findall(cell, maze)) == 2 * len(ends) and rest.startswith('<ORIGIN_START> ')
+        (origin,), (target,) = (re.findall(f'<{w}_START> {cell} <{w}_END>', rest) for w in ('ORIGIN', 'TARGET'))
+    else:
+        words, rest = text.split(' <PATH_START>')[0].split(), text
+        *sides, origin, target = words
+        origin, target = re.findall(cell, origin)[0], re.findall(cell, target)[0]
+        n = round(len(sides) ** 0.5)
+        assert n * n == len(sides)
+        order = [(0, 0)]  # corner first: shell by shell, nearest to the axes first, row before column
+        for k in range(1, n):
+            order += [place for i in range(k) for place in ((i, k), (k, i))] + [(k, k)]
+        move = {'U': (-1, 0), 'L': (0, -1), 'D': (1, 0), 'R': (0, 1)}
+        ends = [((r, c), (r + move[s][0], c + move[s][1])) for (r, c), word in zip(order, sides, strict=True) for s in word]
+        assert sorted(ends) == sorted((b, a) for a, b in ends)  # an open side is open from both sides
+        ends = [e for e in ends if e[0] < e[1]]
+    path = re.findall(cell, rest.split('<PATH_START>')[1])
+    assert rest.endswith(' <PATH_END>') and len({frozenset(e) for e in ends}) == len(ends)
+    for (a, b), (c, d) in ends:
+        assert abs(a - c) + abs(b - d) == 1
+    return {frozenset(e) for e in ends}, tuple(map(int, origin)), tuple(map(int, target)), [tuple(map(int, p)) for p in path]
+
+def search_from(edges, target):
+    """Steps to the target from every cell it can be reached from."""
+    far, queue = {target: 0}, [target]
+    for cell in queue:
+        for edge in edges:
+            if cell in edge:
+                (other,) = edge - {cell}
+                if other not in far:
+                    far[other] = far[cell] + 1
+                    queue.append(other)
+    return far

@@ -140,3 +140,10 @@ def test_a_device_that_is_not_there(device, capsys):
     with pytest.raises(SystemExit) as end:
         common.setup(Args)
     assert end.value.code == 2 and 'not available' in dies(capsys)
+
+def test_a_flag_that_came_later_and_is_not_used_does_not_make_it_another_run(tmp_path):
+    model, optimizer = tiny()
+    common.save_checkpoint(tmp_path / 'ckpt.pt', model, optimizer, 3, {'script': 's', 'nodes': 4})
+    assert common.load_checkpoint(tmp_path / 'ckpt.pt', 'cpu', {'script': 's', 'nodes': 4, 'grid': None})[1]['step'] == 3
+    with pytest.raises(SystemExit):
+        common.load_checkpoint(tmp_path / 'ckpt.pt', 'cpu', {'script': 's', 'nodes': 4, 'grid': 3})

@@ -446,3 +446,9 @@ def test_rows_that_end_early_are_cut_there_and_nothing_else_changes(pos, n_loop)
     weight = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator().manual_seed(3))
     for a, b in zip(*(torch.autograd.grad((logits * weight).sum(), list(model.parameters())) for logits in (ours, theirs)), strict=True):
         assert torch.allclose(a, b, atol=1e-12)
+
+def test_visible_is_refused_where_it_would_be_ignored():
+    for causal, mask in ((True, torch.ones(2, 5, dtype=torch.bool)), (False, None)):
+        model = GPT(GPTConfig(7, 8, causal=causal))
+        with pytest.raises(ValueError, match='visible'):
+            model(torch.zeros(2, 5, dtype=torch.long), mask, visible=torch.ones(2, 5, dtype=torch.bool))

@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import call
-from test_data import read_maze, search_from
+from conftest import call, read_maze, search_from
 
+import probe
+import search
+import train_cot
 import train_maze
+import train_rl
 from data import Maze, sample_batch
 from model import GPT, GPTConfig
 
@@ -376,6 +379,18 @@ def test_a_checkpoint_is_tested_on_smaller_grids_but_not_on_larger_ones(tmp_path
     assert code == 0 and '3x3, not trained' in out and 'exact_3=' in out
     for extra in (['--test_grid', '5'], ['--grid', '3'], ['--loss', 'full']):
         code, out, err = call(train_maze, [*argv, *extra])
+        assert code == 2 and err.count('\n') == 1 and out == ''
+
+def test_the_largest_size_of_a_checkpoint_need_not_be_tested_again(tmp_path):
+    run(tmp_path, *TINY, '--test_grid', '5', '--steps', '2')
+    code, out, err = call(train_maze, ['--eval_only', '--ckpt', str(tmp_path / 'ckpt.pt'), '--device', 'cpu', '--test_grid', '4'])
+    assert code == 0 and '4x4, not trained' in out and '5x5' not in out and ' mazes=16' in out, err
+
+def test_other_scripts_refuse_the_checkpoint_in_one_line(tmp_path):
+    run(tmp_path / 'maze', *TINY, '--steps', '1')
+    for script in (search, probe, train_cot, train_rl):
+        argv = ['--ckpt', str(tmp_path / 'maze' / 'ckpt.pt'), '--device', 'cpu'] + ['--eval_only'] * (script in (train_cot, train_rl))
+        code, out, err = call(script, argv)
         assert code == 2 and err.count('\n') == 1 and out == ''
 
 @pytest.mark.parametrize('loss', ['path', 'mlmu'])
