@@ -14,7 +14,7 @@ Beside every number: legal walks that never turn back, at random (0.41 are right
 
     python train_maze.py                                                                  # 4x4, about five minutes on two cores
     python train_maze.py --format adjlist --loss full --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500   # and on another size?
-    python train_maze.py --grid 5 --format adjlist --n_layer 12 --n_head 4 --n_embd 256 --pos rope --batch_size 1024 --lr 1e-3 --steps 25000 --device cuda
+    python train_maze.py --grid 5 --format adjlist --n_layer 12 --n_head 8 --n_embd 256 --pos rope --batch_size 1024 --lr 1e-3 --steps 25000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_maze.py --loss mlmu
 
 The last line:  final loss=path grid=4 gen=dfs format=grid exact=0.9xx shortest=... fork=... greedy=0.6xx random=0.4xx ... adjacency=0.000 ...
