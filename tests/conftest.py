@@ -2,8 +2,14 @@
 
 import contextlib
 import io
+import os
 import re
 import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +23,17 @@ def call(module, argv):
         except SystemExit as end:
             code = end.code
     return code, out.getvalue(), err.getvalue()
+
+def two_processes(*argv):
+    """What `torchrun --standalone --nproc_per_node=2 script ...` starts, without the seconds that its launcher takes: returncode, stdout and stderr of both."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    env = os.environ | dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), OMP_NUM_THREADS='1')
+    ranks = [subprocess.Popen([sys.executable, *map(str, argv)], cwd=Path(__file__).parent.parent, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env=env | {'RANK': str(rank), 'LOCAL_RANK': str(rank)}) for rank in (0, 1)]
+    out, err = zip(*(process.communicate(timeout=200) for process in ranks), strict=True)
+    return SimpleNamespace(returncode=max(abs(process.returncode) for process in ranks), stdout=''.join(out), stderr=''.join(err))
 
 @pytest.fixture(autouse=True)
 def signals():

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import conftest
 import pytest
 import torch
+from conftest import two_processes
 
 import common
 import model as model_py
@@ -710,8 +711,7 @@ def test_the_same_seed_gives_the_same_numbers(ckpt, file, tmp_path, no_figure):
 def test_two_processes_find_what_one_finds(ckpt, file, tmp_path, no_figure):
     """Five puzzles do not divide by two. What is drawn at random is drawn by each for itself."""
     argv = [*map(str, ('--ckpt', ckpt['three'], '--puzzles', file, '--k', 2, '--b', 2, '--device', 'cpu'))]
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'search.py', *argv, '--out_dir', str(tmp_path / 'two')]
-    done = subprocess.run(torchrun, cwd=ROOT, text=True, capture_output=True)
+    done = two_processes('search.py', *argv, '--out_dir', tmp_path / 'two')
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('final ') == done.stdout.count('5 puzzles') == 1  # rank 0 alone speaks
     run(*argv, '--out_dir', tmp_path / 'one')

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import call, read_maze, search_from
+from conftest import call, read_maze, search_from, two_processes
 
 import probe
 import search
@@ -339,7 +339,7 @@ def test_adjacency_tokens_are_counted_by_hand():
 @pytest.mark.parametrize('loss', ['path', 'mlmu'])
 def test_teacher_forced_and_written_paths_are_exact_on_the_same_mazes(loss, tmp_path):
     """On trees, where one token is right at each step; for mlmu, with the rest of the path masked."""
-    run(tmp_path, *'--grid 3 --n_layer 2 --n_embd 32 --batch_size 64 --steps 150 --eval_interval 150 --n_test 10 --loss'.split(), loss)
+    run(tmp_path, *'--grid 3 --n_layer 2 --n_embd 32 --batch_size 64 --steps 110 --eval_interval 110 --n_test 10 --loss'.split(), loss)
     task, model = Maze((3,), format='grid'), train_maze.common.load_checkpoint(tmp_path / 'ckpt.pt')[0].eval()
     with torch.no_grad():
         batch = sample_batch(task, 200, 5, 0, 'test')
@@ -426,6 +426,19 @@ def test_divergence_ends_in_one_line(tmp_path, capsys):
     assert end.value.code == 1 and 'diverged' in err and err.count('\n') == 1
     assert not (tmp_path / 'ckpt.pt').exists() or all(w.isfinite().all() for w in weights(tmp_path).values())
 
+def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
+    argv = '--grid 3-4 --gen percolation --loss mlmu --n_layer 1 --n_head 1 --n_embd 16 --steps 20 --log_interval 1 --n_test 20 --device cpu'.split()
+    done = two_processes('train_maze.py', *argv, '--batch_size', 8, '--out_dir', tmp_path / 'two')
+    assert done.returncode == 0 and done.stdout.count('final ') == 1, done.stderr
+    run(tmp_path / 'one', *argv, '--batch_size', '16')
+    two, one = ([r['loss'] for r in map(json.loads, open(tmp_path / f / 'log.jsonl')) if 'loss' in r and 'grad_norm' in r] for f in ('two', 'one'))
+    assert len(one) == len(two) == 20 and max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
+    a, b = weights(tmp_path / 'one'), weights(tmp_path / 'two')
+    assert max((a[k] - b[k]).abs().max() for k in a) < 1e-3
+
+# ----------------------------------------------------------------------------- headlines
+
+@pytest.mark.slow
 def test_a_signal_saves_and_leaves_with_the_usual_code(tmp_path):
     argv = [*TINY, '--steps', str(10**6), '--device', 'cpu', '--out_dir', str(tmp_path)]
     process = subprocess.Popen([sys.executable, 'train_maze.py', *argv], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -435,19 +448,6 @@ def test_a_signal_saves_and_leaves_with_the_usual_code(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143 and '--resume' in err and 'Traceback' not in err and (tmp_path / 'ckpt.pt').exists()
-
-def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
-    argv = '--grid 3-4 --gen percolation --loss mlmu --n_layer 1 --n_head 1 --n_embd 16 --steps 20 --log_interval 1 --n_test 20 --device cpu'.split()
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'train_maze.py']
-    done = subprocess.run([*torchrun, *argv, '--batch_size', '8', '--out_dir', str(tmp_path / 'two')], cwd=ROOT, text=True, capture_output=True)
-    assert done.returncode == 0 and done.stdout.count('final ') == 1, done.stderr
-    run(tmp_path / 'one', *argv, '--batch_size', '16')
-    two, one = ([r['loss'] for r in map(json.loads, open(tmp_path / f / 'log.jsonl')) if 'loss' in r and 'grad_norm' in r] for f in ('two', 'one'))
-    assert len(one) == len(two) == 20 and max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
-    a, b = weights(tmp_path / 'one'), weights(tmp_path / 'two')
-    assert max((a[k] - b[k]).abs().max() for k in a) < 1e-3
-
-# ----------------------------------------------------------------------------- headlines
 
 @pytest.mark.slow
 def test_headline(tmp_path):

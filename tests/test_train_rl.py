@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import conftest
 import pytest
 import torch
+from conftest import two_processes
 
 import common
 import train_cot
@@ -540,8 +541,7 @@ def test_a_kill_in_the_middle_of_a_checkpoint_loses_nothing(tmp_path):
 def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
     """The same questions, chains and rollouts, so the same rewards; gradients to rounding."""
     argv = [*TINY, '--hops', '1-3', '--steps', '20', '--log_interval', '1', '--baseline', 'prefix', '--rollouts', '2', '--device', 'cpu']
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'train_rl.py', *argv, '--out_dir', str(tmp_path / 'two')]
-    done = subprocess.run(torchrun, cwd=ROOT, text=True, capture_output=True)
+    done = two_processes('train_rl.py', *argv, '--out_dir', tmp_path / 'two')
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('final ') == 1 and '4 x 2 questions a step' in done.stdout  # rank 0 alone speaks
     run(*argv, '--batch_size', 8, '--out_dir', tmp_path / 'one')
