@@ -12,7 +12,7 @@ and the two ends are 55 nats that no model can predict; the path, given these, h
    Its gradient, p(u) (1 - w(u) / W) with W = sum_u p(u) w(u), asks for legality first. On trees beta -> inf is `path`.
 Beside every number: legal walks that never turn back, at random (0.41 are right on 4x4), or greedily to the neighbour nearest the target (0.65).
 
-    python train_maze.py                                                                  # 4x4, about five minutes on two cores
+    python train_maze.py                                                                  # 4x4, three to four minutes on two cores
     python train_maze.py --format adjlist --loss full --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500   # and on another size?
     python train_maze.py --grid 5 --format adjlist --n_layer 12 --n_head 8 --n_embd 256 --pos rope --batch_size 1024 --lr 1e-3 --steps 25000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_maze.py --loss mlmu
