@@ -1063,3 +1063,11 @@ def test_chance_of_a_maze_is_that_of_random_legal_steps():
     """Published for no paper; measured elsewhere for 3,000 mazes of maze-dataset: 0.416 on 4x4 and 0.331 on 5x5 (dfs), 0.285 on Wilson 4x4."""
     for task, known in ((Maze((4,)), 0.416), (Maze((5,)), 0.331), (Maze((4,), 'wilson'), 0.285)):
         assert abs(task.chance(task.grid[0]) - known) < 0.03
+
+def test_the_examples_in_the_docstring_of_maze_are_one_maze():
+    doc = ' '.join(Maze.__doc__.replace('[', '').replace(']', '').split())
+    line, grid = re.search(r'<ADJLIST_START>.*?<PATH_END>', doc)[0], re.search(r'of ULDR: (.*?<PATH_START>) ', doc)[1]
+    assert read_maze(line)[:3] == read_maze(grid + ' (1,1) <PATH_END>')[:3]
+    for task, text in ((Maze((2,)), line), (Maze((2,), format='grid'), grid)):
+        ids = task.encode(text)
+        assert task.decode(task.oracle(ids[:ids.index(task.begin) + 1])) == line.split('<PATH_START> ')[1]
