@@ -478,7 +478,7 @@ class Maze(Task):
     """n x n cells with walls between, an origin, a target: write a shortest path; where steps tie, any. --gen dfs and wilson make trees: depth-first search has
     long corridors, Wilson's are uniform over all spanning trees; percolation opens each wall of a dfs maze with a probability: loops. For n = 2:
         <ADJLIST_START> (1,1) <--> (1,0) ; (0,0) <--> (0,1) ; (0,0) <--> (1,0) ; <ADJLIST_END> <ORIGIN_START> (1,1) <ORIGIN_END> <TARGET_START> (0,1)
-        <TARGET_END> <PATH_START> [(1,1)] [(1,0)] [(0,0)] [(0,1)] [<PATH_END>]; --format grid, open sides of ULDR: DR L UR L (1,1) (0,1) <PATH_START> [(1,1)] ...
+        <TARGET_END> <PATH_START> [(1,1)] [(1,0)] [(0,0)] [(0,1)] [<PATH_END>]; --format grid, open sides, of ULDR: DR L UR L (1,1) (0,1) <PATH_START> ..
     adjlist is maze-dataset's AOTP_UT (2309.10498), passages in random order and direction; --no_separators leaves out <--> and ;. Cells are numbered from a
     corner, (0,0) (0,1) (1,0) (1,1) (0,2) ...: a smaller grid's are the first of a larger one's. `hops` is n: --grid 3-5 mixes sizes. A tenth of all sets of
     passages is held out. `instance` (B, 2, N + 1), by cell, at N for no cell: open sides as bits; steps to the target or -1."""

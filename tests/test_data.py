@@ -1066,7 +1066,7 @@ def test_chance_of_a_maze_is_that_of_random_legal_steps():
 
 def test_the_examples_in_the_docstring_of_maze_are_one_maze():
     doc = ' '.join(Maze.__doc__.replace('[', '').replace(']', '').split())
-    line, grid = re.search(r'<ADJLIST_START>.*?<PATH_END>', doc)[0], re.search(r'of ULDR: (.*?<PATH_START>) ', doc)[1]
+    line, grid = re.search(r'<ADJLIST_START>.*?<PATH_END>', doc)[0], re.search(r'of ULDR: (.*?<PATH_START>)', doc)[1]
     assert read_maze(line)[:3] == read_maze(grid + ' (1,1) <PATH_END>')[:3]
     for task, text in ((Maze((2,)), line), (Maze((2,), format='grid'), grid)):
         ids = task.encode(text)
