@@ -61,7 +61,7 @@ BAD_PROBE = [
 ]
 
 BAD_MAZE = [
-    '--grid 2', '--grid 2-4', '--test_grid 2', '--gen percolation --percolation 0.999', '--grid 2 --gen percolation --percolation 0.99',
+    '--grid 2', '--grid 2-4', '--test_grid 2', '--grid 2 --gen percolation --percolation 0.99',
     '--loss mlmu --pos none', '--grid 1', '--grid 31', '--grid 0', '--grid 5-3', '--grid 4,5', '--grid x', '--gen prim', '--percolation 0.2',
     '--gen percolation --percolation 0',
     '--gen percolation --percolation 1.5', '--format text', '--no_separators', '--test_grid 0', '--test_grid 40', '--loss half', '--beta 1',

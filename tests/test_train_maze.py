@@ -393,9 +393,8 @@ def test_other_scripts_refuse_the_checkpoint_in_one_line(tmp_path):
         code, out, err = call(script, argv)
         assert code == 2 and err.count('\n') == 1 and out == ''
 
-@pytest.mark.parametrize('loss', ['path', 'mlmu'])
-def test_resume_after_any_stop_is_the_uninterrupted_run(loss, tmp_path, monkeypatch):
-    argv = [*TINY, '--loss', loss, '--steps', '12', '--eval_interval', '5', '--log_interval', '2']
+def test_resume_after_any_stop_is_the_uninterrupted_run(tmp_path, monkeypatch):
+    argv = [*TINY, '--loss', 'mlmu', '--steps', '12', '--eval_interval', '5', '--log_interval', '2']
     run(tmp_path / 'whole', *argv)
 
     class Cut(Exception):
