@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before there is a process group: loaded later (by an optimizer), its default arguments keep the group and gloo's threads alive
 
 from model import GPT, GPTConfig
 
@@ -126,14 +127,13 @@ def save_checkpoint(path, model, optimizer, step, args, **more):
     write_atomic(path, lambda tmp: torch.save(state, tmp))
 
 def load_checkpoint(path, device='cpu', args=None):
-    """(model, state): the GPT on device, and the dict of save_checkpoint. Dies if the file is missing, cut short or not ours, or
-    not of a run with these args; weights_only, so that no code in it runs."""
+    """(model, state): the GPT on device, and save_checkpoint's dict. Dies if the file is missing, cut short, not ours, or of a run with other args."""
     if not Path(path).is_file():
         die(f'there is no checkpoint {path}')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about files that are refused anyway
-            state = torch.load(path, map_location=device, weights_only=True)
+            state = torch.load(path, map_location=device, weights_only=True)  # no code in it runs
         model = GPT(GPTConfig(**state['config'])).to(device)
         model.load_state_dict(state['model'])
         state['args']['script'], state['optimizer'], state['step'], state['rng'], state['rng_cuda']  # all there?
