@@ -25,9 +25,7 @@ def die(message, code=2):
 
 def setup(args):
     """Device, precision and processes from args.device, args.dtype and torchrun's variables; dies if the device is not there.
-
-    Returns a namespace: device, autocast (enter it around every forward), bf16, rank, world, master (rank 0: it alone writes).
-    """
+    Returns a namespace: device, autocast (enter it around every forward), bf16, rank, world, master (rank 0: it alone writes)."""
     rank, world, name = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1)), args.device
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
@@ -48,8 +46,9 @@ def sum_over_processes(run, *numbers):
     """Each number summed over all processes; every process must call it at the same step."""
     if run.world == 1:
         return numbers
-    dist.all_reduce(total := torch.tensor(numbers, dtype=torch.float32, device=run.device))
-    return total.tolist()
+    run.total = torch.tensor(numbers, dtype=torch.float32, device=run.device)  # kept: a thread of gloo that drops it last needs the interpreter,
+    dist.all_reduce(run.total)  # and aborts one that is exiting
+    return run.total.tolist()
 
 def catch_signals(exit_now=False):
     """A list that receives the number of a SIGINT or SIGTERM: a training loop looks at it between steps, saves and exits with
