@@ -60,7 +60,7 @@ def parse_args(argv):
     g.add_argument('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only (default: %(default)s)')
     g.add_argument('--eval_interval', type=at_least(1), help='steps between evaluations and checkpoints (default: a tenth of max_iters)')
     g.add_argument('--log_interval', type=at_least(1), default=10, help='steps between loss records (default: %(default)s)')
-    g.add_argument('--n_test', type=at_least(1), default=1000, help='held-out mazes a size at the end; a quarter of it on the way (default: %(default)s)')
+    g.add_argument('--n_test', type=at_least(1), default=2000, help='held-out mazes a size at the end; an eighth of it on the way (default: %(default)s)')
     add_run_args(parser, 'out/train_maze-<gen>-<loss>')
     return common.parse_typed(parser, argv)
 
@@ -223,7 +223,7 @@ def train(path, found, args, kept, task, gpt, run, caught):
     bar = tqdm(total=args.max_iters, initial=step, desc=args.loss, disable=not (run.master and sys.stderr.isatty()), leave=False)
 
     def look():  # evaluate, print, log
-        results = {n: evaluate(model, task, run, args.seed, max(1, args.n_test // 4), n)[0] for n in args.grid}
+        results = {n: evaluate(model, task, run, args.seed, max(1, args.n_test // 8), n)[0] for n in args.grid}
         bar.write(f'{args.loss} step {step}:' + ''.join(f'   {n}x{n} ' + ' '.join([f'{key} {r["model"][key]:.3f}' for key in ('exact', 'legal', 'fork')] + [
             f'{name} {r[name]["exact"]:.3f}' for name in ('greedy', 'random')]) for n, r in results.items()))
         common.log(args.out_dir, arm=args.loss, step=step, eval={n: r['model'] for n, r in results.items()})
