@@ -46,9 +46,8 @@ def sum_over_processes(run, *numbers):
     """Each number summed over all processes; every process must call it at the same step."""
     if run.world == 1:
         return numbers
-    run.total = torch.tensor(numbers, dtype=torch.float32, device=run.device)  # kept: a thread of gloo that drops it last needs the interpreter,
-    dist.all_reduce(run.total)  # and aborts one that is exiting
-    return run.total.tolist()
+    dist.all_reduce(total := torch.tensor(numbers, dtype=torch.float32, device=run.device))
+    return total.tolist()
 
 def catch_signals(exit_now=False):
     """A list that receives the number of a SIGINT or SIGTERM: a training loop looks at it between steps, saves and exits with

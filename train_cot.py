@@ -186,10 +186,10 @@ def get_lr(step, args):
     return args.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - args.warmup_iters) / max(1, args.max_iters - args.warmup_iters)))
 
 def train(arm, path, found, args, kept, task, gpt, run, caught):
-    """One arm, 'cot' or 'direct', from scratch or from what was found in its checkpoint at path. Returns the trained model."""
+    """One arm, 'cot' or 'direct', from scratch or from what was found in its checkpoint at path. Returns the model, its step, and if a signal stopped it."""
     torch.manual_seed(args.seed)  # both arms start from the same weights
     model, state = found or (GPT(gpt).to(run.device), {'step': 0})
-    optimizer, step = model.configure_optimizer(args.learning_rate, args.weight_decay), state['step']
+    optimizer, step, stop = model.configure_optimizer(args.learning_rate, args.weight_decay), state['step'], 0
     if found:
         optimizer.load_state_dict(state['optimizer'])
         torch.set_rng_state(state['rng'].cpu())
@@ -247,10 +247,9 @@ def train(arm, path, found, args, kept, task, gpt, run, caught):
             if check or stop:
                 common.save_checkpoint(path, model, optimizer, step, kept | {'arm': arm})
         if stop:
-            bar.close()
-            common.die(f'stopped by a signal at step {step} of {arm}, saved in {path}; --resume goes on from there', code=128 + max(caught, default=15))
+            break
     bar.close()
-    return model
+    return model, step, stop
 
 # ----------------------------------------------------------------------------- the figure, and everything in order
 
@@ -298,12 +297,14 @@ def main(argv=None):
         if run.world > 1:
             dist.init_process_group('nccl' if run.device.type == 'cuda' else 'gloo')
         for arm, path in paths.items():
-            models[arm] = train(arm, path, found.get(arm), args, kept, task, gpt, run, caught)
-        if caught:
-            common.die('stopped by a signal after the last step; all is saved, --resume evaluates', code=128 + max(caught))
+            models[arm], step, stop = train(arm, path, found.get(arm), args, kept, task, gpt, run, caught)
+            if stop:
+                break
+        if run.world > 1:
+            dist.destroy_process_group()  # before any exit: it waits for gloo's threads, one of which could abort an interpreter that is leaving
+        if stop or caught:
+            common.die(f'stopped by a signal at step {step} of {arm}, saved in {path}; --resume goes on from there', code=128 + max(caught, default=15))
     common.catch_signals(exit_now=True)
-    if dist.is_initialized():
-        dist.destroy_process_group()
     if not run.master:
         return
     for arm, model in models.items():

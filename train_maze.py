@@ -211,10 +211,10 @@ def get_lr(step, args):
     return args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1)) * cosine
 
 def train(path, found, args, kept, task, gpt, run, caught):
-    """From scratch or from what was found in the checkpoint at path. Returns the trained model."""
+    """From scratch or from what was found in the checkpoint at path. Returns the model, its step, and whether a signal stopped it."""
     torch.manual_seed(args.seed)
     model, state = found or (GPT(gpt).to(run.device), {'step': 0})
-    optimizer, step = model.configure_optimizer(args.learning_rate, args.weight_decay), state['step']  # nothing else is random but the mazes
+    optimizer, step, stop = model.configure_optimizer(args.learning_rate, args.weight_decay), state['step'], 0  # nothing else is random but the mazes
     if found:
         optimizer.load_state_dict(state['optimizer'])
     if args.resume and run.master:  # drop what was logged after the checkpoint
@@ -261,10 +261,9 @@ def train(path, found, args, kept, task, gpt, run, caught):
             if check or stop:
                 common.save_checkpoint(path, model, optimizer, step, kept)
         if stop:
-            bar.close()
-            common.die(f'stopped by a signal at step {step}, saved in {path}; --resume goes on from there', code=128 + max(caught, default=15))
+            break
     bar.close()
-    return model
+    return model, step, stop
 
 # ----------------------------------------------------------------------------- the figure, and everything in order
 def draw_maze(ax, task, n, sides, true, path, good):
@@ -320,12 +319,12 @@ def main(argv=None):
         found = common.load_checkpoint(path, run.device, kept) if args.resume and path.exists() else None
         if run.world > 1:
             dist.init_process_group('nccl' if run.device.type == 'cuda' else 'gloo')
-        model = train(path, found, args, kept, task, gpt, run, caught)
-        if caught:
-            common.die('stopped by a signal after the last step; all is saved, --resume evaluates', code=128 + max(caught))
+        model, step, stop = train(path, found, args, kept, task, gpt, run, caught)
+        if run.world > 1:
+            dist.destroy_process_group()  # before any exit: it waits for gloo's threads, one of which could abort an interpreter that is leaving
+        if stop or caught:
+            common.die(f'stopped by a signal at step {step}, saved in {path}; --resume goes on from there', code=128 + max(caught, default=15))
     common.catch_signals(exit_now=True)
-    if dist.is_initialized():
-        dist.destroy_process_group()
     if not run.master:
         return
     results, shown, n = {}, {}, max(args.grid)

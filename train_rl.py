@@ -178,14 +178,14 @@ def evaluate(model, task, run, seed, n_test, hop_token=None):
 # ----------------------------------------------------------------------------- training
 
 def train(path, found, model, args, kept, task, run, caught):
-    """From the model, or from what was found in its checkpoint at path. Returns the progress made."""
+    """From the model, or from what was found in its checkpoint at path. Returns the progress made, and whether a signal stopped it."""
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
     # what a checkpoint must remember. stage: how many of task.hops are in use; mean: ema's; the rest is for the record
     progress = {'step': 0, 'stage': 1 if args.curriculum else len(task.hops), 'mean': 0.0, 'reward': None, 'samples': 0, 'tokens': 0, 'samples_95': None}
     if found:
         progress = {name: found[name] for name in progress}
         optimizer.load_state_dict(found['optimizer'])
-    step, P, G = progress['step'], args.batch_size, args.group_size
+    step, stop, P, G = progress['step'], 0, args.batch_size, args.group_size
     if args.resume and run.master:  # drop what was logged after the checkpoint
         common.cut_log(args.out_dir, lambda r: r['arm'] != 'final' and 0 < step >= r['step'])
     ddp = DDP(model, device_ids=[run.device] if run.device.type == 'cuda' else None) if run.world > 1 else model
@@ -251,10 +251,9 @@ def train(path, found, model, args, kept, task, run, caught):
                 record(reward=mean, entropy=nats / (int(k.sum()) * G), grad_norm=float(norm), zero_variance=same / n, pass_at_group=solved / n)
             common.save_checkpoint(path, model, optimizer, step, kept, **{k: v for k, v in progress.items() if k != 'step'})
         if stop:
-            bar.close()
-            common.die(f'stopped by a signal at step {step}, saved in {path}; --resume goes on from there', code=128 + max(caught, default=15))
+            break
     bar.close()
-    return progress
+    return progress, stop
 
 # ----------------------------------------------------------------------------- the figure, and everything in order
 
@@ -309,12 +308,12 @@ def main(argv=None):
             model, found = common.load_checkpoint(path, run.device, kept)
         if run.world > 1:
             dist.init_process_group('nccl' if run.device.type == 'cuda' else 'gloo')
-        state = train(path, found, model, args, kept, task, run, caught)
-        if caught:
-            common.die('stopped by a signal after the last step; all is saved, --resume evaluates', code=128 + max(caught))
+        state, stop = train(path, found, model, args, kept, task, run, caught)
+        if run.world > 1:
+            dist.destroy_process_group()  # before any exit: it waits for gloo's threads, one of which could abort an interpreter that is leaving
+        if stop or caught:
+            common.die(f'stopped by a signal at step {state["step"]}, saved in {path}; --resume goes on from there', code=128 + max(caught, default=15))
     common.catch_signals(exit_now=True)
-    if dist.is_initialized():
-        dist.destroy_process_group()
     if not run.master:
         return
     (results, told), K, beyond = evaluate(model, task, run, args.seed, args.n_test), task.hops[-1], {}

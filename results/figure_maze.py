@@ -13,11 +13,12 @@ HERE = Path(__file__).parent
 COLOUR = {'path': 'tab:blue', 'full': 'tab:red', 'balanced': 'tab:orange', 'mlmu': 'tab:purple', 'graded': 'tab:green'}
 
 def curves(row):
-    """steps (S,), {measure: (seeds, S)}, and the greedy baseline's share of shortest paths."""
+    """steps (S,), {measure: (seeds, S)}, and the greedy baseline's share of shortest paths, mean over seeds."""
     logs = [[json.loads(line) for line in open(path)] for path in sorted((HERE / row).glob('seed*/log.jsonl'))]
     evals = [[(r['step'], list(r['eval'].values())[-1]) for r in log if 'eval' in r] for log in logs]
     steps = [step for step, _ in evals[0]]
-    return steps, {key: np.array([[e[key] for _, e in log] for log in evals]) for key in ('exact', 'shortest', 'legal')}, logs[0][-1]['greedy_shortest']
+    greedy = np.mean([log[-1]['greedy_shortest'] for log in logs])
+    return steps, {key: np.array([[e[key] for _, e in log] for log in evals]) for key in ('exact', 'shortest')}, greedy
 
 figure = Figure(figsize=(13, 3.5), layout='constrained')
 axes = figure.subplots(1, 4, sharey=True)
