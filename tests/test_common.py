@@ -151,25 +151,36 @@ def test_a_flag_that_came_later_and_is_not_used_does_not_make_it_another_run(tmp
         common.load_checkpoint(tmp_path / 'ckpt.pt', 'cpu', {'script': 's', 'nodes': 4, 'grid': 3})
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the names of threads are read from /proc')
-def test_no_thread_of_gloo_outlives_the_process_group():
-    """Such a thread, in need of the interpreter while it exits, aborts the process: "terminate called without an active exception", once in many runs."""
+def test_no_thread_of_gloo_outlives_a_training(tmp_path):
+    """Such a thread, in need of the interpreter while it exits, aborts the process: "terminate called without an active exception", once in many runs.
+    Each trainer is stopped by a signal after a step; when it says so, the threads must have gone."""
     code = """if True:
-        import os
-        import torch
-        import torch.distributed as dist
+        import contextlib, os, time
         import common
-        from model import GPT, GPTConfig
+        import train_cot, train_maze, train_rl
         def threads():
-            return sum('gloo' in open(f'/proc/self/task/{t}/comm').read() for t in os.listdir('/proc/self/task'))
-        def train():
-            model = GPT(GPTConfig(vocab_size=7, block_size=5, n_embd=8))
-            optimizer = model.configure_optimizer(1e-2, 0.1)
-            torch.nn.parallel.DistributedDataParallel(model)(torch.tensor([[1, 2, 3]])).square().mean().backward()
-            optimizer.step()
-        dist.init_process_group('gloo')
-        train()
-        before = threads()
-        dist.destroy_process_group()
-        print(before > 0, threads())"""
-    done = two_processes('-c', code)
-    assert (done.returncode, done.stdout) == (0, 'True 0\n' * 2), done.stderr
+            found = 0
+            for t in os.listdir('/proc/self/task'):
+                with contextlib.suppress(OSError):  # gone since
+                    found += 'gloo' in open(f'/proc/self/task/{t}/comm').read()
+            return found
+        real = common.sum_over_processes
+        def count(*args):
+            seen.append(threads())
+            return real(*args)
+        def die(message, code):
+            end = time.time() + 5
+            while threads() and time.time() < end:  # one that was waited for is listed a moment longer
+                time.sleep(0.01)
+            seen.append(threads())
+            raise SystemExit(f'{code} {message[:19]}')
+        common.sum_over_processes, common.die, common.catch_signals = count, die, lambda exit_now=False: [15]
+        for module, arg in ((train_cot, '--mode=cot'), (train_rl, '--group_size=2'), (train_maze, '--grid=3')):
+            seen = []
+            try:
+                module.main([arg, *'--batch_size 4 --n_embd 8 --n_head 1 --n_layer 1 --n_test 8 --device cpu --out_dir'.split(), 'OUT/' + module.__name__])
+            except SystemExit as end:
+                os.write(1, f'{seen[0] > 0} {seen[1:]} {end}\\n'.encode())  # in one piece"""
+    done = two_processes('-c', code.replace('OUT', str(tmp_path)))
+    lines = [line for line in done.stdout.split('\n') if line.startswith(('True', 'False'))]
+    assert done.returncode == 0 and lines == ['True [0] 143 stopped by a signal'] * 6, done.stdout + done.stderr
