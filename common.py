@@ -1,5 +1,15 @@
-"""What every run needs and no experiment is about: device and precision, processes, the run folder and its log, checkpoints.
-Functions only; nothing here knows a task or a loss. What is wrong with the user's input ends in `die`: one line, exit code 2."""
+"""What every run needs and no experiment is about.
+
+    Run              one run of a script: device, processes, folder, checkpoints, signals
+    add_run_args     the flags that every script takes
+    parse_args       a script's arguments; with --eval_only those of the checkpoint
+    load_checkpoint  a trained model, and everything else that a checkpoint holds
+    read_log, final_line, write_atomic and other small things about the folder
+
+Scripts call this file. Nothing here calls a script, and nothing here knows a task or a loss.
+Bad input raises ValueError. A run that cannot go on raises RunEnded. On the command line both end
+in one line on stderr and an exit code (data.one_line_errors).
+"""
 
 import contextlib
 import json
@@ -7,152 +17,488 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # before there is a process group: loaded later (by an optimizer), its default arguments keep the group and gloo's threads alive
 
+# Not used here, but it must be imported before there is a process group. Else an optimizer imports
+# it, and its default arguments keep the group and gloo's threads alive at the end of the process.
+import torch.distributed.nn
+from torch.nn.parallel import DistributedDataParallel as DDP
+from tqdm import tqdm
+
+from data import at_least, make_task, require
 from model import GPT, GPTConfig
 
-def die(message, code=2):
-    """End with one line on stderr; code 2 is bad input, 1 a run that failed, 128 + n a signal."""
-    if os.environ.get('RANK', '0') == '0':  # one line, however many processes
-        print(f'{Path(sys.argv[0]).name}: {" ".join(message.split())}', file=sys.stderr, flush=True)
-    sys.exit(code)
 
-def setup(args):
-    """Device, precision and processes from args.device, args.dtype and torchrun's variables; dies if the device is not there.
-    Returns a namespace: device, autocast (enter it around every forward), bf16, rank, world, master (rank 0: it alone writes)."""
-    rank, world, name = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1)), args.device
+NOT_SETTINGS = ('out_dir', 'resume', 'eval_only')  # arguments that do not change a result
+RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'results.json', 'plot.png')  # and config.json
+
+
+class RunEnded(Exception):
+    """A run that cannot go on. exit_code: 1 if it failed, 128 + n if signal n stopped it."""
+
+    def __init__(self, message, exit_code=1):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+# -----------------------------------------------------------------------------
+# arguments
+
+def add_run_args(parser, out_dir, trains=True):
+    """The flags of every script. out_dir: its default in words, for the help."""
+    add = parser.add_argument_group('run').add_argument
+    add('--device', default='auto', help='auto (cuda, then mps, then cpu) or a name')
+    add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
+        help='auto: bfloat16 autocast on cuda, else float32')
+    add('--seed', type=at_least(0), default=1337, help='decides every random number')
+    add('--out_dir', help=f'where the run leaves its files (default: {out_dir})')
+    if trains:
+        add('--resume', action='store_true', help='go on from the checkpoint in out_dir')
+        add('--eval_only', action='store_true', help='evaluate --ckpt; train and write nothing')
+        add('--ckpt', help='checkpoint for --eval_only')
+
+
+def parse_args(parser, argv, script, free):
+    """The arguments of a script that trains.
+
+    With --eval_only they are those that the checkpoint was trained with. Only the `free` ones can
+    be given anew. Raises ValueError for others, and for the checkpoint of another script.
+    """
+    args = parser.parse_args(argv)
+    require(bool(args.ckpt) == args.eval_only,
+            '--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
+    if not args.eval_only:
+        return args
+
+    _, state = load_checkpoint(args.ckpt)
+    trained = dict(state['args'])
+    require(trained['script'] == script, f'{args.ckpt} was trained by {trained["script"]}.py')
+    for name in ('ckpt', 'device', 'dtype', 'processes'):
+        trained.pop(name, None)
+
+    # what was trained becomes the default, and then the command line is read once more
+    parser.set_defaults(**trained)
+    args = parser.parse_args(argv)
+    changed = []
+    for name, value in trained.items():
+        if name not in free and getattr(args, name) != value:
+            changed.append(f'{name}={value}')
+    require(not changed, f'{args.ckpt} was trained by {script}.py with {" ".join(changed)}; leave '
+                         'those flags out')
+    return args
+
+
+def find_device(name):
+    """'auto', 'cpu', 'cuda', ... -> torch.device. Raises ValueError if it is not there."""
     if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-    if name == 'cuda' and world > 1:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        name = 'cpu'
+        if torch.backends.mps.is_available():
+            name = 'mps'
+        if torch.cuda.is_available():
+            name = 'cuda'
+    if name == 'cuda' and 'LOCAL_RANK' in os.environ:
+        name = f'cuda:{os.environ["LOCAL_RANK"]}'
     try:
-        torch.zeros(1, device=(device := torch.device(name))).item()
-    except Exception:  # every backend that is not there says so in its own way
-        die(f'device {name!r} is not available here; try --device auto')
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # each backend that is missing says so in its own way
+        raise ValueError(f'device {name!r} is not available here; try --device auto') from error
     if device.type == 'cuda':
         torch.cuda.set_device(device)
-    torch.set_float32_matmul_precision('high')  # TF32 on cuda
-    bf16 = args.dtype == 'bfloat16' or (args.dtype == 'auto' and device.type == 'cuda' and torch.cuda.is_bf16_supported())
-    return SimpleNamespace(device=device, autocast=torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext(),
-                           bf16=bf16, rank=rank, world=world, master=rank == 0)
+    return device
 
-def sum_over_processes(run, *numbers):
-    """Each number summed over all processes; every process must call it at the same step."""
-    if run.world == 1:
-        return numbers
-    dist.all_reduce(total := torch.tensor(numbers, dtype=torch.float32, device=run.device))
-    return total.tolist()
 
-def catch_signals(exit_now=False):
-    """A list that receives the number of a SIGINT or SIGTERM: a training loop looks at it between steps, saves and exits with
-    128 + number. A second signal (torchrun repeats the first: not there), or with exit_now the first, exits at once."""
-    caught, patient = [], int(os.environ.get('WORLD_SIZE', 1)) > 1
+def uses_bfloat16(dtype, device):
+    """Does --dtype mean bfloat16 autocast on this device?"""
+    if dtype == 'auto':
+        return device.type == 'cuda' and torch.cuda.is_bf16_supported()
+    return dtype == 'bfloat16'
 
-    def handler(number, frame):
-        if exit_now or (caught and not patient):
-            sys.exit(128 + number)
-        caught.append(number)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
-    return caught
 
-# ----------------------------------------------------------------------------- the run folder
+def autocast(bfloat16, device):
+    """The context to enter around every forward pass."""
+    if bfloat16:
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
 
-def write_atomic(path, write):
-    """write(temporary path), then move it into place: a reader, or a resumed run, never sees half a file."""
-    write(tmp := Path(f'{path}.tmp'))
-    os.replace(tmp, path)
 
-def open_run(out_dir, args, resume, **facts):
-    """Make out_dir and write config.json, or, to resume, check that it holds the same run.
+# -----------------------------------------------------------------------------
+# a run
 
-    args: a dict of plain values, all that decides the result. The same arguments start over; dies, touching nothing, if the folder
-    holds a run with other arguments, or files that are not a run's.
+class Run:
+    """One run of a script: where it computes, the folder it writes to, and how it stops.
+
+    Under torchrun every process has one. Rank 0, the `master`, alone prints and writes.
+
+        with Run('train_cot', args, trains=True) as run:
+            ...
+
+    rank, world, master   this process, how many there are, whether it is rank 0
+    device                torch.device
+    autocast              enter it around every forward pass
+    settings              the arguments that decide the result, as a dict of plain values
+    out_dir               Path of the run's folder
     """
-    out_dir, args = Path(out_dir), json.loads(json.dumps(args))  # tuples become lists, as in the file
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        there = any(path.suffix != '.tmp' for path in out_dir.iterdir())
-        if there:
-            try:
-                old = dict(json.loads((out_dir / 'config.json').read_text())['args'])
-            except (OSError, ValueError, KeyError, TypeError):
-                die(f'{out_dir} is not empty and holds no run of this repo; give another --out_dir')
-            differ = '; '.join(f'{k}={old.get(k)}, not {args.get(k)}' for k in args | old if old.get(k) != args.get(k))
-            if differ:
-                die(f'{out_dir} holds a run with {differ}; give another --out_dir, or delete it')
-        if there and resume:
-            open(out_dir / 'log.jsonl', 'a').close()  # can it be written?
+
+    def __init__(self, script, args, trains=False, **facts):
+        """Open the folder, unless --eval_only.
+
+        args: resolved arguments; device, dtype and processes are filled in here.
+        trains: a loop of the script will ask should_stop(), so a signal waits for it.
+        facts: more values for config.json.
+        """
+        self.began = time.time()
+        self.args = args
+        self.rank = int(os.environ.get('RANK', 0))
+        self.world = int(os.environ.get('WORLD_SIZE', 1))
+        self.master = self.rank == 0
+
+        self.device = find_device(args.device)
+        bfloat16 = uses_bfloat16(args.dtype, self.device)
+        self.autocast = autocast(bfloat16, self.device)
+        torch.set_float32_matmul_precision('high')  # TF32 on cuda
+
+        args.device = self.device.type
+        args.dtype = 'bfloat16' if bfloat16 else 'float32'
+        args.processes = self.world
+        settings = {'script': script}
+        for name, value in vars(args).items():
+            if name not in NOT_SETTINGS:
+                settings[name] = value
+        self.settings = json.loads(json.dumps(settings))  # tuples become lists, as in the files
+
+        self.resumes = getattr(args, 'resume', False)
+        self.writes = not getattr(args, 'eval_only', False)
+        self.out_dir = Path(args.out_dir) if self.writes else None
+        self.last_checkpoint = None  # path of the last one that was loaded or saved
+        if self.writes and self.master:
+            open_folder(self.out_dir, self.settings, self.resumes, facts)
+
+        self.trains = trains
+        self.signal = 0              # the signal that was caught
+        self.stopped = False
+        self.old_handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.old_handlers[number] = signal.signal(number, self._on_signal)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self.old_handlers.items():
+            signal.signal(number, handler)
+
+    # -------------------------------------------------------------------------
+    # signals
+
+    def _on_signal(self, number, frame):
+        """While a loop trains, note the first signal, so that the loop can save and leave.
+
+        Otherwise exit at once, and also on a second signal. But torchrun sends every signal twice,
+        so under torchrun a second one means nothing.
+        """
+        second = self.signal > 0 and self.world == 1
+        if second or not self.trains:
+            sys.exit(128 + number)
+        self.signal = number
+
+    def should_stop(self):
+        """Has any process caught a signal? All processes must ask at the same step."""
+        if self.world == 1:
+            self.stopped = self.signal > 0
+        else:
+            caught = torch.tensor(self.signal)  # on the CPU, so that no GPU has to be waited for
+            dist.all_reduce(caught, op=dist.ReduceOp.MAX)
+            self.stopped = caught.item() > 0
+            self.signal = int(caught)
+        return self.stopped
+
+    def end_training(self, step, what='training'):
+        """Leave the process group. Raises RunEnded if a signal stopped the training."""
+        self.trains = False
+        if dist.is_initialized():
+            # Before any exit: this waits for gloo's threads. One of them could abort the
+            # interpreter while it shuts down.
+            dist.destroy_process_group()
+        if self.stopped or self.signal:
+            raise RunEnded(f'stopped by a signal at step {step} of {what}, saved in '
+                           f'{self.last_checkpoint}; --resume goes on from there',
+                           exit_code=128 + (self.signal or signal.SIGTERM))
+
+    # -------------------------------------------------------------------------
+    # processes
+
+    def distribute(self, model):
+        """The model, wrapped in DDP if there are several processes.
+
+        Call it after `resume`. A process that refuses a checkpoint must not leave the others
+        waiting in a process group.
+        """
+        if self.world == 1:
+            return model
+        self.join_group()
+        return DDP(model, device_ids=[self.device] if self.device.type == 'cuda' else None)
+
+    def join_group(self, **options):
+        """Start the process group, once. CPU tensors go through gloo, CUDA tensors through nccl."""
+        if self.world > 1 and not dist.is_initialized():
+            backend = 'cpu:gloo,cuda:nccl' if self.device.type == 'cuda' else 'gloo'
+            dist.init_process_group(backend, **options)
+
+    def my_rows(self, batch):
+        """This process's share of a global batch (or of any tensor with its rows)."""
+        n = len(batch) // self.world
+        return batch[self.rank * n:(self.rank + 1) * n]
+
+    def total(self, **numbers):
+        """{name: number summed over all processes}. All must call it at the same step."""
+        values = []
+        for number in numbers.values():
+            values.append(torch.as_tensor(number, dtype=torch.float32, device=self.device))
+        values = torch.stack(values)  # so that a GPU is waited for only once
+        if self.world > 1:
+            dist.all_reduce(values)
+        return dict(zip(numbers, values.tolist(), strict=True))
+
+    # -------------------------------------------------------------------------
+    # screen and log
+
+    def seconds(self):
+        """Seconds since the run began."""
+        return time.time() - self.began
+
+    def progress_bar(self, label, step, total):
+        """A tqdm bar, on a terminal only."""
+        visible = self.master and sys.stderr.isatty()
+        return tqdm(total=total, initial=step, desc=label, disable=not visible, leave=False)
+
+    def print(self, text=''):
+        if self.master:
+            tqdm.write(text)  # does not collide with a bar
+            sys.stdout.flush()
+
+    def print_settings(self):
+        self.print(' '.join(f'{k}={v}' for k, v in self.settings.items() if v is not None))
+
+    def log(self, **record):
+        """Append one JSON object to log.jsonl."""
+        if self.master and self.writes:
+            with open(self.out_dir / 'log.jsonl', 'a') as f:
+                f.write(json.dumps(record) + '\n')
+
+    def finish(self, final, step, **log_only):
+        """Log the last record, and print it as the line that README quotes and tests parse."""
+        self.log(arm='final', step=step, **final, **log_only)
+        self.print(final_line(**final))
+
+    # -------------------------------------------------------------------------
+    # checkpoints
+
+    def save(self, name, model, optimizer, step, mode='cot', **more):
+        """Write a checkpoint: a plain dict, moved into place when it is complete.
+
+        mode: what the model was trained on, 'cot' or 'direct'. more: what else to remember.
+        """
+        check_finite(step, model)
+        self.last_checkpoint = self.out_dir / name
+        if not self.master:
             return
-        for path in (path for pattern in ('ckpt*.pt', 'log.jsonl', 'results.json', 'plot.png') for path in out_dir.glob(pattern)):
-            path.unlink()
-        with contextlib.suppress(OSError):  # no git, no commit
-            git = subprocess.run(('git', 'rev-parse', '--short', 'HEAD'), cwd=Path(__file__).parent, capture_output=True, text=True)
-            facts['commit'] = git.stdout.strip() or None
-        facts.update(args=args, argv=sys.argv, torch=torch.__version__, python=sys.version.split()[0], threads=torch.get_num_threads())
-        write_atomic(out_dir / 'config.json', lambda tmp: tmp.write_text(json.dumps(facts, indent=1) + '\n'))
-    except OSError as error:
-        die(f'cannot write to --out_dir {out_dir}: {error.strerror}')
+        rng_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        state = dict(
+            model=model.state_dict(),
+            config=vars(model.config),
+            optimizer=optimizer.state_dict(),
+            step=step,
+            args=self.settings,
+            mode=mode,
+            rng=torch.get_rng_state(),
+            rng_cuda=rng_cuda,
+            **more)
+        write_atomic(self.out_dir / name, lambda path: torch.save(state, path))
 
-def log(out_dir, **record):
-    """Append one JSON object to log.jsonl."""
-    with open(Path(out_dir) / 'log.jsonl', 'a') as f:
-        f.write(json.dumps(record) + '\n')
+    def resume(self, name, model, optimizer, arm):
+        """With --resume: load this run's checkpoint if there is one, and drop what was logged after
+        it for this arm. Returns the checkpoint's dict, or {'step': 0}."""
+        path = self.out_dir / name
+        state = {'step': 0}
+        if self.resumes and path.exists():
+            _, state = load_checkpoint(path, self.device)
+            require(same_settings(state['args'], self.settings),
+                    f'{path} is the checkpoint of another run: delete it, or give another '
+                    '--out_dir')
+            model.load_state_dict(state['model'])
+            optimizer.load_state_dict(state['optimizer'])
+            torch.set_rng_state(state['rng'].cpu())
+            if self.device.type == 'cuda':
+                torch.cuda.set_rng_state(state['rng_cuda'][0].cpu(), self.device)
+            self.last_checkpoint = path
+        if self.resumes and self.master:
+            cut_log(self.out_dir, arm, state['step'])
+        return state
 
-def read_log(out_dir):
-    """The log's records; a last line cut short by a kill is left out."""
-    path, records = Path(out_dir) / 'log.jsonl', []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
-    return records
+    def check_finite(self, step, model, **numbers):
+        """Raise RunEnded if one of these numbers, or a weight, is not finite."""
+        try:
+            check_finite(step, model, **numbers)
+        except RunEnded as error:
+            saved = ''
+            if self.last_checkpoint is not None:
+                saved = f'; {self.last_checkpoint} holds the last good weights'
+            raise RunEnded(f'{error}{saved}. Try a smaller --learning_rate') from None
 
-def cut_log(out_dir, keep):
-    """Drop the records for which keep(record) is false: what a resumed run is about to do again."""
-    kept = [json.dumps(r) + '\n' for r in read_log(out_dir) if keep(r)]
-    write_atomic(Path(out_dir) / 'log.jsonl', lambda tmp: tmp.write_text(''.join(kept)))
 
-def save_checkpoint(path, model, optimizer, step, args, **more):
-    """A plain dict: weights, model config, optimizer, step, random states, arguments, and more. Moved into place when complete."""
-    state = more | {'model': model.state_dict(), 'config': vars(model.config), 'optimizer': optimizer.state_dict(), 'step': step, 'args': args,
-             'rng': torch.get_rng_state(), 'rng_cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-    write_atomic(path, lambda tmp: torch.save(state, tmp))
+def check_finite(step, model, **numbers):
+    """Raise RunEnded if one of these numbers, or a weight of the model, is not finite."""
+    finite = all(p.isfinite().all() for p in model.parameters())
+    for number in numbers.values():
+        finite = finite and bool(torch.as_tensor(number).isfinite())
+    if not finite:
+        values = ', '.join(f'{name} {float(number)}' for name, number in numbers.items())
+        raise RunEnded(f'training diverged at step {step}: {values or "weights"} not finite')
 
-def load_checkpoint(path, device='cpu', args=None):
-    """(model, state): the GPT on device, and save_checkpoint's dict. Dies if the file is missing, cut short, not ours, or of a run with other args."""
-    if not Path(path).is_file():
-        die(f'there is no checkpoint {path}')
+
+# -----------------------------------------------------------------------------
+# checkpoints
+
+def load_checkpoint(path, device='cpu'):
+    """(model, state): the model on device, and the dict that Run.save wrote.
+
+    Raises ValueError if the file is missing, cut short, or not a checkpoint of this repository.
+    """
+    require(Path(path).is_file(), f'there is no checkpoint {path}')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about files that are refused anyway
-            state = torch.load(path, map_location=device, weights_only=True)  # no code in it runs
+            state = torch.load(path, map_location=device, weights_only=True)  # runs no code
         model = GPT(GPTConfig(**state['config'])).to(device)
         model.load_state_dict(state['model'])
-        state['args']['script'], state['optimizer'], state['step'], state['rng'], state['rng_cuda']  # all there?
-        if args is None or {k: v for k, v in args.items() if v is not None} == {k: v for k, v in state['args'].items() if v is not None}:
-            return model, state
-    except Exception:  # torch.load raises half a dozen kinds, and any file may lie there
-        die(f'{path} is not a checkpoint of this repo, or was cut short: name another, or delete it and start over')
-    die(f'{path} is the checkpoint of another run: delete it, or give another --out_dir')
+        for name in ('optimizer', 'step', 'mode', 'rng', 'rng_cuda'):
+            state[name]
+        state['args']['script']
+    except Exception as error:  # torch.load raises half a dozen kinds, and any file may be there
+        raise ValueError(f'{path} is not a checkpoint of this repo, or was cut short: name another,'
+                         ' or delete it and start over') from error
+    return model, state
 
-def parse_typed(parser, argv):
-    """The arguments, and the names of those that were typed: argparse leaves alone what a namespace already has."""
-    typed = vars(parser.parse_args(argv, SimpleNamespace(**{action.dest: parser for action in parser._actions})))
-    return parser.parse_args(argv), {name for name, value in typed.items() if value is not parser}
 
-def restore_args(args, typed, saved, script, free):
-    """For --eval_only: args get the values saved with the checkpoint args.ckpt, but for `free` ones typed; dies if the script or another typed flag differs."""
-    wrong = [f'{name}={saved.get(name)}' for name in sorted(typed - free) if saved.get(name) != getattr(args, name)]
-    if saved['script'] != script or wrong:
-        die(f'{args.ckpt} was trained by {saved["script"]}.py' + f' with {" ".join(wrong)}; leave those flags out' * bool(wrong))
-    vars(args).update({name: saved[name] for name in saved.keys() - (typed & free) - {'device', 'dtype'}})
+def task_of_checkpoint(path, state, tasks):
+    """The task that a checkpoint was trained on. Raises ValueError if it is none of these."""
+    names = [task.name for task in tasks]
+    require(state['args'].get('task') in names,
+            f'{path} is of {state["args"]["script"]}.py, with none of the tasks '
+            f'{", ".join(names)}')
+    return make_task(SimpleNamespace(**state['args']), tasks)
+
+
+def same_settings(a, b):
+    """Do two runs have the same settings? A flag that is None counts as absent."""
+    return without_none(a) == without_none(b)
+
+
+def without_none(settings):
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+# -----------------------------------------------------------------------------
+# folder and log
+
+def write_atomic(path, write):
+    """write(temporary path), then move the file into place: nobody ever sees half a file."""
+    temporary = Path(f'{path}.tmp')
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def open_folder(out_dir, settings, resume, facts):
+    """Make the run's folder and write config.json.
+
+    The same settings start over in an old folder, or resume. Raises ValueError, and touches
+    nothing, if the folder holds a run with other settings, or files that are not a run's.
+    """
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        if any(path.suffix != '.tmp' for path in out_dir.iterdir()):
+            check_same_run(out_dir, settings)
+            if resume:
+                open(out_dir / 'log.jsonl', 'a').close()  # can it be written?
+                return
+        for pattern in RUN_FILES:
+            for path in out_dir.glob(pattern):
+                path.unlink()
+        config = dict(
+            facts,
+            commit=git_commit(),
+            args=settings,
+            argv=sys.argv,
+            torch=torch.__version__,
+            python=sys.version.split()[0],
+            threads=torch.get_num_threads())
+        text = json.dumps(config, indent=1) + '\n'
+        write_atomic(out_dir / 'config.json', lambda path: path.write_text(text))
+    except OSError as error:
+        raise ValueError(f'cannot write to --out_dir {out_dir}: {error.strerror}') from error
+
+
+def check_same_run(out_dir, settings):
+    """Raise ValueError if out_dir holds anything but a run with these settings."""
+    try:
+        old = dict(json.loads((out_dir / 'config.json').read_text())['args'])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{out_dir} is not empty and holds no run of this repo; give another '
+                         '--out_dir') from error
+    changes = []
+    for name in settings | old:
+        if old.get(name) != settings.get(name):
+            changes.append(f'{name}={old.get(name)}, not {settings.get(name)}')
+    require(not changes, f'{out_dir} holds a run with {"; ".join(changes)}; give another '
+                         '--out_dir, or delete it')
+
+
+def git_commit():
+    """The short hash of the commit that is checked out, or None."""
+    command = ['git', 'rev-parse', '--short', 'HEAD']
+    try:
+        git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:  # there is no git
+        return None
+    return git.stdout.strip() or None
+
+
+def read_log(out_dir):
+    """The records of log.jsonl. A last line that a kill cut short is left out."""
+    path = Path(out_dir) / 'log.jsonl'
+    records = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+    return records
+
+
+def cut_log(out_dir, arm, step):
+    """Drop what a run that resumes this arm at `step` will log again."""
+    lines = []
+    for record in read_log(out_dir):
+        is_done = record['arm'] != arm or 0 < step >= record['step']
+        if is_done and record['arm'] != 'final':
+            lines.append(json.dumps(record) + '\n')
+    write_atomic(Path(out_dir) / 'log.jsonl', lambda path: path.write_text(''.join(lines)))
+
 
 def final_line(**values):
-    """'final task=cycle acc=1.000 ...': what the README quotes and tests parse; a value of None is left out."""
-    return 'final ' + ' '.join(f'{k}={v:.3f}' if isinstance(v, float) else f'{k}={v}' for k, v in values.items() if v is not None)
+    """'final task=cycle acc=1.000 ...': what README quotes and tests parse. None is left out."""
+    words = ['final']
+    for name, value in values.items():
+        if isinstance(value, float):
+            words.append(f'{name}={value:.3f}')
+        elif value is not None:
+            words.append(f'{name}={value}')
+    return ' '.join(words)
