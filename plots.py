@@ -1,2 +1,1022 @@
+"""The figure of every run, drawn from its folder and nothing else.
+
+A script calls `draw_run(folder)` at its end. The same figure can be drawn again later. Several runs
+of one script can be drawn into one figure.
+
+    python plots.py out/train_cot-cycle-both                    # draw its plot.png again
+    python plots.py out/a out/b --out compare.png               # several runs in one figure
+    python plots.py --docs                                      # docs/figures, from results/logs
+
+The file has a section for each script, then one for the figures of the documents, which put several
+rows of results/logs together.
+"""
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from common import read_log, write_atomic
+from data import Parser, format_range, one_line_errors, require
+
+
+ROOT = Path(__file__).parent
+LOGS = ROOT / 'results' / 'logs'
+DOCS = ROOT / 'docs' / 'figures'
+
+
+# -----------------------------------------------------------------------------
+# runs
+
+@dataclass
+class LoggedRun:
+    """What a run left in its folder."""
+    folder: Path
+    config: dict    # config.json: `args`, and facts such as params and chance
+    log: list       # the records of log.jsonl
+
+    @property
+    def args(self):
+        return self.config['args']
+
+    @property
+    def script(self):
+        return self.args['script']
+
+    @property
+    def final(self):
+        """The last record of a finished run, or {}."""
+        finals = [record for record in self.log if record['arm'] == 'final']
+        return finals[-1] if finals else {}
+
+    def evaluations(self, arm):
+        """The records of this arm that hold an evaluation."""
+        return [record for record in self.log if record['arm'] == arm and 'eval' in record]
+
+    @property
+    def hops(self):
+        """The hop counts that were evaluated."""
+        for record in self.log:
+            if 'eval' in record:
+                return [int(hops) for hops in record['eval']]
+        raise ValueError(f'the log of {self.folder} holds no evaluation yet')
+
+    def chance(self, hops):
+        """Chance at this hop count. Old logs know it for the largest one only."""
+        by_hops = self.config.get('chance', {})
+        return by_hops.get(str(hops), self.final.get('chance'))
+
+
+def read_run(folder):
+    """Raises ValueError if the folder holds no run."""
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / 'config.json').read_text())
+        log = read_log(folder)
+        run = LoggedRun(folder, config, log)
+        require(run.script in DRAW, f'{folder} holds a run of {run.script}.py, which has no figure')
+        require(log, f'{folder} holds a run without a log')
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f'{folder} holds no run of this repo') from error
+    return run
+
+
+def read_row(row):
+    """The runs of a row of results/logs, one for each seed."""
+    folders = sorted((LOGS / row).glob('seed*'))
+    require(folders, f'there are no logs of {row}: bash results/reproduce.sh {row}')
+    return [read_run(folder) for folder in folders]
+
+
+def labels(runs):
+    """A label for each run: the arguments in which the runs differ."""
+    names = []
+    for name in runs[0].args:
+        values = {json.dumps(run.args.get(name)) for run in runs}
+        if len(values) > 1:
+            names.append(name)
+    if not names:
+        return [run.folder.name for run in runs]
+    result = []
+    for run in runs:
+        words = []
+        for name in names:
+            value = run.args.get(name)
+            words.append(f'{name}={format_range(value) if isinstance(value, list) else value}')
+        result.append(' '.join(words))
+    return result
+
+
 def draw_run(folder):
-    pass
+    """Draw plot.png of a run, from what it left in its folder."""
+    save(draw([read_run(folder)]), Path(folder) / 'plot.png')
+
+
+def draw(runs):
+    """The figure of one run, or of several runs of the same script."""
+    scripts = sorted({run.script for run in runs})
+    require(len(scripts) == 1, f'runs of {" and ".join(scripts)} do not fit into one figure')
+    return DRAW[scripts[0]](runs)
+
+
+def save(figure, path):
+    write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=120, format='png'))
+
+
+def new_figure(width, height, rows=1, columns=1, **options):
+    """A figure and its axes."""
+    figure = Figure(figsize=(width, height), layout='constrained')
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def mean_and_range(curves):
+    """The mean, least and largest of several curves, place by place."""
+    curves = np.array(curves)
+    return curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
+
+
+# -----------------------------------------------------------------------------
+# train_cot.py
+
+ARMS = {'cot': ('chain of thought', 'tab:blue'), 'direct': ('direct', 'tab:red')}
+
+
+def draw_train_cot(runs):
+    """Left: accuracy at the largest hop count against step. Right: after training, by hop count."""
+    figure, (left, right) = new_figure(9, 3.4, columns=2, width_ratios=(3, 2), sharey=True)
+    run = runs[0]
+    k = max(run.hops)
+    run_labels = labels(runs)
+    for i, run in enumerate(runs):
+        arms = [arm for arm in ARMS if run.evaluations(arm)]
+        for arm in arms:
+            label, colour = ARMS[arm]
+            style = '-'
+            if len(runs) > 1:  # one colour a run, one line style an arm
+                label = f'{run_labels[i]}, {label}'
+                colour = f'C{i}'
+                style = '-' if arm == 'cot' else '--'
+            draw_accuracy(left, run, arm, style, label, colour)
+            if len(runs) == 1:
+                draw_bars(right, run, arm, arms, colour)
+            else:
+                draw_by_hops(right, run, arm, style, colour)
+
+    hops = sorted({h for run in runs for h in run.hops})
+    left.axhline(runs[0].chance(k), color='black', linestyle=':', label='chance')
+    for h in hops:
+        right.hlines(runs[0].chance(h), h - 0.45, h + 0.45, color='black', linestyle=':')
+    title = f'{run.args["task"]}, {k} hops'
+    left.set(xlabel='step', ylabel='accuracy of the answer', title=title, ylim=(0, 1.04))
+    right.set(xlabel='hops', title='after training', xticks=hops)
+    left.legend(loc='center right', fontsize=9 if len(runs) == 1 else 7)
+    return figure
+
+
+def draw_accuracy(axis, run, arm, style, label, colour):
+    k = str(max(run.hops))
+    records = run.evaluations(arm)
+    steps = [record['step'] for record in records]
+    accuracy = [record['eval'][k]['acc'] for record in records]
+    axis.plot(steps, accuracy, style, color=colour, marker='o', ms=4, label=label)
+
+
+def draw_bars(axis, run, arm, arms, colour):
+    """Bars of an arm by hop count, side by side with those of the other arm."""
+    by_hops = run.final.get('by_hops', {}).get(arm, {})
+    width = 0.7 / len(arms)
+    shift = (arms.index(arm) - (len(arms) - 1) / 2) * width
+    for h, measures in by_hops.items():
+        axis.bar(int(h) + shift, measures['acc'], width, color=colour)
+
+
+def draw_by_hops(axis, run, arm, style, colour):
+    by_hops = run.final.get('by_hops', {}).get(arm, {})
+    hops = [int(h) for h in by_hops]
+    accuracy = [measures['acc'] for measures in by_hops.values()]
+    axis.plot(hops, accuracy, style, color=colour, marker='o', ms=4)
+
+
+# -----------------------------------------------------------------------------
+# train_rl.py
+
+def draw_train_rl(runs):
+    """Left: greedy accuracy against chains sampled. Right: accuracy against validity, which tells
+    a chain that was discovered from a shortcut."""
+    figure, (left, right) = new_figure(9, 3.6, columns=2, width_ratios=(3, 2))
+    run = runs[0]
+    k = max(run.hops)
+    if len(runs) == 1:  # a curve for each hop count
+        for i, h in enumerate(run.hops):
+            label = '1 hop' if h == 1 else f'{h} hops'
+            draw_discovery(left, run, h, f'C{i}', label)
+            left.axhline(run.chance(h), color='black', lw=1, linestyle=':')
+    else:  # a curve for each run, at its largest hop count
+        for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
+            draw_discovery(left, run, max(run.hops), f'C{i}', label)
+        left.axhline(runs[0].chance(k), color='black', lw=1, linestyle=':')
+
+    for i, run in enumerate(runs):
+        valid, accuracy = validity_and_accuracy(run)
+        colour = f'C{len(run.hops) - 1}' if len(runs) == 1 else f'C{i}'
+        right.plot(valid, accuracy, color=colour, marker='o', ms=3)
+    title = f'{run.args["task"]}, {run.args["nodes"]} nodes'
+    left.set(xlabel='chains sampled', ylabel='greedy accuracy, held-out', title=title,
+             ylim=(0, 1.04))
+    right.set(xlabel='validity of the chain', title=f'{k} hops, over training',
+              xlim=(-0.02, 1.04), ylim=(0, 1.04))
+    left.legend(fontsize=9 if len(runs) == 1 else 7)
+    return figure
+
+
+def draw_discovery(axis, run, hops, colour, label):
+    records = run.evaluations('rl')
+    samples = [record['samples'] for record in records]
+    accuracy = [record['eval'][str(hops)]['acc'] for record in records]
+    axis.plot(samples, accuracy, color=colour, label=label)
+
+
+def validity_and_accuracy(run, arm='rl'):
+    """Two lists over the evaluations of a run, at its largest hop count."""
+    k = str(max(run.hops))
+    measures = [record['eval'][k] for record in run.evaluations(arm)]
+    return [m['valid'] for m in measures], [m['acc'] for m in measures]
+
+
+# -----------------------------------------------------------------------------
+# train_maze.py
+
+def draw_train_maze(runs):
+    """Left: what is right about the paths, against step. Right: mazes, with the true path and the
+    model's. Several runs: exact paths and right choices at junctions."""
+    if len(runs) > 1:
+        return draw_maze_curves(runs)
+    run = runs[0]
+    figure = Figure(figsize=(11, 3.6), layout='constrained')
+    left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
+    axis = left.subplots()
+    steps, curves = maze_curves(run)
+    for key, colour in (('exact', 'tab:blue'), ('legal', 'tab:green'), ('fork', 'tab:orange')):
+        axis.plot(steps, curves[key], color=colour, marker='o', ms=3, label=key)
+    for name, style in (('greedy', '--'), ('random', ':')):
+        if name in run.final:
+            axis.axhline(run.final[name], color='black', linestyle=style, label=f'exact, {name}')
+    n = max(run.args['grid'])
+    title = f'{run.args["gen"]} {n}x{n}, {run.args["loss"]}: held-out mazes'
+    axis.set(xlabel='step', title=title, ylim=(0, 1.04))
+    axis.legend(fontsize=8)
+
+    path = run.folder / 'examples.json'
+    if path.exists():
+        examples = json.loads(path.read_text())
+        axes = right.subplots(2, 4).flat
+        for axis, maze in zip(axes, examples['mazes'], strict=False):
+            draw_maze(axis, maze, examples['size'])
+    return figure
+
+
+def maze_curves(run):
+    """Steps, and {measure: curve}, at the largest size that was trained."""
+    records = run.evaluations(run.args['loss'])
+    size = str(max(run.args['grid']))
+    steps = [record['step'] for record in records]
+    curves = {}
+    for key in records[0]['eval'][size]:
+        curves[key] = [record['eval'][size][key] for record in records]
+    return steps, curves
+
+
+def draw_maze(axis, maze, size):
+    """The walls of a maze, the true path (wide and grey, the target a star), and the model's path
+    (blue, or red if it is not a shortest one)."""
+    for (row, column), open_bits in zip(maze['cells'], maze['open_bits'], strict=True):
+        walls = (  # up, left, down, right
+            ((column, column + 1), (row, row)),
+            ((column, column), (row, row + 1)),
+            ((column, column + 1), (row + 1, row + 1)),
+            ((column + 1, column + 1), (row, row + 1)))
+        for bit, (x, y) in enumerate(walls):
+            if not open_bits >> bit & 1:
+                axis.plot(x, y, color='black', lw=1.2)
+
+    rows, columns = np.array(maze['true']).T + 0.5
+    axis.plot(columns, rows, color='0.8', lw=7, solid_capstyle='round')
+    axis.plot(columns[-1], rows[-1], '*', color='tab:green', ms=13)
+    if maze['path']:
+        rows, columns = np.array(maze['path']).T + 0.5
+        colour = 'tab:blue' if maze['shortest'] else 'tab:red'
+        axis.plot(columns, rows, color=colour, lw=1.6, marker='o', ms=3)
+    axis.set(xlim=(-0.1, size + 0.1), ylim=(size + 0.1, -0.1), aspect='equal')
+    axis.axis('off')
+
+
+def draw_maze_curves(runs):
+    figure, axes = new_figure(10, 3.6, columns=2, sharey=True)
+    for axis, key, title in zip(axes, ('exact', 'fork'),
+                                ('exact paths', 'right choices at junctions'), strict=True):
+        for run, label in zip(runs, labels(runs), strict=True):
+            steps, curves = maze_curves(run)
+            axis.plot(steps, curves[key], marker='o', ms=3, label=label)
+        axis.set(xlabel='step', title=title, ylim=(0, 1.04))
+    axes[0].set(ylabel='share of held-out mazes')
+    axes[1].legend(fontsize=7)
+    return figure
+
+
+# -----------------------------------------------------------------------------
+# search.py
+
+# GPT-4 on the hundred puzzles (Yao et al. 2023, 2305.10601, tables 2 and 3): nodes expanded a
+# puzzle, as search.py counts them, and share solved
+GPT4 = {
+    'IO': (1, 0.073),
+    'CoT': (3, 0.04),
+    'CoT best-of-100': (300, 0.49),
+    'ToT b=1': (3, 0.45),
+    'ToT b=5': (11, 0.74),
+}
+
+SEARCH_STYLES = {  # series: colour, line style, marker
+    'beam, all legal moves': ('tab:blue', '-', 'o'),
+    'dfs, all legal moves': ('tab:purple', '--', '.'),
+    'dfs, all legal moves, pruned': ('violet', '--', '.'),
+    "beam, the model's moves": ('tab:cyan', '-', 'o'),
+    "dfs, the model's moves": ('navy', '--', '.'),
+    "dfs, the model's moves, pruned": ('slateblue', '--', '.'),
+    'best-of-k, oracle': ('tab:orange', '-', '.'),
+    'best-of-k, majority': ('tab:brown', '-', '.'),
+    'best-of-k, log-prob': ('tab:olive', '-', '.'),
+    'best-of-k, verdict': ('tab:red', '-', '.'),
+    'random rollouts, oracle': ('0.6', '-', '.'),
+    'beam, random values': ('0.6', '-', 'o'),
+    "beam, 'mult' heuristic": ('black', '-', 'o'),
+    "dfs, 'mult' heuristic": ('black', '--', '.'),
+    'dfs, random order': ('0.6', '--', '.'),
+}
+
+
+def draw_search(runs):
+    """Share solved against forward FLOPs (left) and nodes expanded (right); the mean of several
+    runs, with the range from the least to the largest. What uses no model has no FLOPs: it is a
+    line across the left panel."""
+    figure, (left, right) = new_figure(12, 5.4, columns=2, sharey=True)
+    final = runs[0].final
+    is_countdown = 'target' in final
+    for series, style in SEARCH_STYLES.items():
+        points = search_points(runs, series)
+        if not points:
+            continue
+        draw_search_series(right, points, 'expansions', style, label=series)
+        if points[0]['flops'] > 0:
+            draw_search_series(left, points, 'flops', style)
+        elif 'rollouts' not in series:
+            # without a model: the smallest budget of dfs, the widest beam
+            draw_level(left, series, points[0] if 'dfs' in series else points[-1], style)
+
+    if is_countdown:
+        title = (f'{final["n_test"]:,} puzzles, target {final["target"]}, integers solve '
+                 f'{final["solvable"]:,}')
+        if final['target'] == 24:
+            draw_gpt4(right)
+    else:
+        title = f'{final["n_test"]:,} held-out instances of {final["task"]}, {final["hops"]} hops'
+        left.axhline(final['chance'], color='black', linestyle=':', lw=1)
+    if len(runs) > 1:
+        title += f'; mean of {len(runs)} runs'
+    left.set(xscale='log', xlabel='forward FLOPs a question', title=title, ylim=(0, 1.03),
+             ylabel='share solved (beam: any of b)')
+    right.set(xscale='log',
+              xlabel='nodes expanded a puzzle' if is_countdown else 'chains sampled, k')
+    handles, names = right.get_legend_handles_labels()
+    figure.legend(handles, names, loc='outside lower center', ncols=4, fontsize=8)
+    return figure
+
+
+def search_points(runs, series):
+    """The settings of a series, fewest nodes first: a list of {setting, expansions, flops, solved,
+    least, most}, means over runs."""
+    by_setting = {}
+    for run in runs:
+        for record in run.log:
+            if record.get('series') == series:
+                by_setting.setdefault(record['setting'], []).append(record)
+    points = []
+    for setting, records in by_setting.items():
+        solved = [record['solved'] for record in records]
+        points.append(dict(
+            setting=setting,
+            expansions=statistics.mean(record['expansions'] for record in records),
+            flops=statistics.mean(record['flops'] for record in records),
+            solved=statistics.mean(solved),
+            least=min(solved),
+            most=max(solved)))
+    return sorted(points, key=lambda point: point['expansions'])
+
+
+def draw_search_series(axis, points, cost, style, label=None):
+    colour, line, marker = style
+    x = [point[cost] for point in points]
+    axis.plot(x, [point['solved'] for point in points], color=colour, linestyle=line,
+              marker=marker, ms=5, label=label)
+    axis.fill_between(x, [point['least'] for point in points],
+                      [point['most'] for point in points], color=colour, alpha=0.12, lw=0)
+
+
+def draw_level(axis, series, point, style):
+    """A line across the panel, with its name."""
+    colour, line, _ = style
+    axis.axhline(point['solved'], color=colour, linestyle=line, lw=1)
+    axis.text(0.01, point['solved'], f'{series}, {point["setting"]}', fontsize=7, va='bottom',
+              transform=axis.get_yaxis_transform())
+
+
+def draw_gpt4(axis):
+    label = 'GPT-4 (Yao et al. 2023), on 100 puzzles'
+    for name, (nodes, solved) in GPT4.items():
+        axis.plot(nodes, solved, color='tab:green', marker='*', ms=11, linestyle='none',
+                  label=label if name == 'IO' else None)
+        is_far_right = nodes > 100
+        axis.annotate(name, (nodes, solved), xytext=(-8 if is_far_right else 6, -4),
+                      textcoords='offset points', ha='right' if is_far_right else 'left',
+                      fontsize=8, color='tab:green')
+
+
+# -----------------------------------------------------------------------------
+# capacity.py
+
+SCHEME_COLOURS = ('tab:blue', 'tab:orange', 'tab:green')
+
+
+def draw_capacity(runs):
+    records = model_records(runs)
+    args = runs[0].args
+    title = '1 hop' if args['hops'] == 1 else '2 hops'
+    if args['cot']:
+        title += ', chain'
+    if args['smallest']:
+        return draw_smallest(records, title)
+    return draw_stored_bits(records, title)
+
+
+def model_records(runs):
+    """The records of all models of these runs."""
+    return [record for run in runs for record in run.log if record['arm'] == 'model']
+
+
+def slope_through_origin(x, y):
+    x = np.array(x, dtype=float)
+    y = np.array(y, dtype=float)
+    return float(x @ y / (x @ x))
+
+
+def draw_stored_bits(records, title):
+    """Left: stored bits against parameters, with all that there was to store. Right: bits for each
+    parameter against people. Under the right scheme that is flat."""
+    figure, (left, right) = new_figure(11, 4.4, columns=2)
+    params = [record['params'] for record in records]
+    schemes = list(records[0]['stored'])
+    for colour, scheme in zip(SCHEME_COLOURS, schemes, strict=False):
+        stored = [record['stored'][scheme] for record in records]
+        entropy = [record['entropy'][scheme] for record in records]
+        slope = slope_through_origin(params, stored)
+        left.plot(params, stored, 'o', color=colour,
+                  label=f'stored, {scheme}: {slope:.2f} bits a parameter')
+        left.plot(params, entropy, '_', color=colour, ms=14,
+                  label='to be stored' if scheme == schemes[0] else None)
+        left.axline((0, 0), slope=slope, color=colour, linewidth=1)
+        draw_bits_by_people(right, records, scheme, colour)
+
+    left.axline((0, 0), slope=2, color='black', linestyle=':', label='2 bits a parameter')
+    left.set(xlabel='parameters', ylabel='bits', title=title, xlim=(0, None), ylim=(0, None))
+    right.set(xlabel='people', ylabel='bits a parameter', title='a right scheme is flat',
+              xscale='log', xmargin=0.15, ylim=(0, 1.1 * right.get_ylim()[1]))
+    left.legend(fontsize=8)
+    return figure
+
+
+def draw_bits_by_people(axis, records, scheme, colour):
+    """A line for each width: stored bits for each parameter against people."""
+    for width in sorted({record['n_embd'] for record in records}):
+        points = []
+        for record in records:
+            if record['n_embd'] == width:
+                points.append((record['people'], record['stored'][scheme] / record['params']))
+                params = record['params']
+        points.sort()
+        people, bits = zip(*points, strict=True)
+        axis.plot(people, bits, 'o-', color=colour, ms=4)
+        axis.annotate(f'{params:,}', points[-1], xytext=(4, 2), textcoords='offset points',
+                      fontsize=7, color=colour)
+
+
+def draw_smallest(records, title):
+    """Share of questions right against parameters: trained ones, and two hops held out."""
+    figure, axis = new_figure(6, 4.2)
+    series = {  # measure: hops, style, label
+        'acc_1': (1, 'C0o-', 'one hop'),
+        'acc_2_trained': (2, 'C1s-', 'two hops, trained'),
+        'acc_2_person': (2, 'C1^:', 'two hops, new person'),
+        'acc_2_pair': (2, 'C1v:', 'two hops, new pair'),
+        'acc_2_combination': (2, 'C1d:', 'two hops, new combination'),
+    }
+    for key, (hops, style, label) in series.items():
+        points = []
+        for record in records:
+            if record['hops'] == hops and key in record:
+                points.append((record['params'], record[key]))
+        if points:
+            params, accuracy = zip(*sorted(points), strict=True)
+            axis.plot(params, accuracy, style, ms=4, label=label)
+    axis.axhline(0.99, color='black', linewidth=0.5, label='0.99')
+    axis.axhline(records[-1]['chance'], color='black', linestyle=':', linewidth=1, label='chance')
+    axis.set(xlabel='parameters', ylabel='share right', title=title, xscale='log',
+             ylim=(-0.03, 1.03))
+    axis.legend(fontsize=8)
+    return figure
+
+
+# -----------------------------------------------------------------------------
+# probe.py
+
+PROBE_CURVES = (  # measure, style, label
+    ('acc', 'C0o-', 'probe'),
+    ('lens', 'C2s--', 'logit lens'),
+    ('control', 'C1^--', 'control task'),
+    ('random_init', 'kx:', 'random init'),
+    ('flip', 'C3d-', 'flip'),
+    ('random', 'C3.:', 'random direction'),
+)
+
+
+def hop_records(run):
+    return [record for record in run.log if record['arm'] == 'hop']
+
+
+def where_needed(hop, key):
+    """A measure by layer, at the position where this hop is needed."""
+    column = hop['positions'].index(hop['position'])
+    return [row[column] for row in hop[key]]
+
+
+def draw_probe(runs):
+    """For up to five hops: probe accuracy and flips in each cell (layer, position), and by layer
+    where the hop is needed. Several runs: by layer, a thin line for each run, a thick one for the
+    mean."""
+    if len(runs) > 1:
+        figure, axis = new_figure(6, 4.2)
+        draw_staircase(axis, runs, probe_title(runs[0]), 'layer')
+        axis.legend(fontsize=8)
+        return figure
+
+    run = runs[0]
+    hops = hop_records(run)
+    shown = sorted({round(i) for i in np.linspace(0, len(hops) - 1, min(5, len(hops)))})
+    n_positions = len(hops[0]['positions'])
+    width = min(9, 1.5 + 0.28 * n_positions)
+    figure, axes = new_figure(2 * width + 5, 1 + 2.5 * len(shown), rows=len(shown), columns=3,
+                              squeeze=False, width_ratios=(width, width, 4))
+    for (left, middle, right), i in zip(axes, shown, strict=True):
+        hop = hops[i]
+        draw_cells(left, run, hop, 'acc', f'hop {hop["hop"]}: probe accuracy')
+        image = draw_cells(middle, run, hop, 'flip', f'hop {hop["hop"]}: flip')
+        draw_probe_curves(right, hop)
+
+    handles, names = right.get_legend_handles_labels()
+    figure.legend(handles, names, loc='outside lower right', ncols=7, fontsize=8)
+    figure.colorbar(image, ax=axes[:, :2], location='bottom', shrink=0.3, aspect=40,
+                    label='share of questions; below the panels, the tokens of one question')
+    figure.suptitle(probe_title(run))
+    return figure
+
+
+def probe_title(run):
+    final = run.final
+    return f'{final["task"]}, {final["mode"]}, {final["hops"]} hops'
+
+
+def draw_cells(axis, run, hop, key, title):
+    """A measure in each cell. A mark shows the position where the hop is needed."""
+    layers = hop['layers']
+    positions = hop['positions']
+    image = axis.imshow(hop[key], vmin=0, vmax=1, aspect='auto', origin='lower', cmap='viridis')
+    axis.plot(positions.index(hop['position']), len(layers) - 0.62, 'v', color='black', ms=6,
+              clip_on=False)
+    axis.set(title=title, ylabel='layer', yticks=range(len(layers)), yticklabels=layers)
+    if len(positions) <= 40:
+        axis.set_xticks(range(len(positions)), run.config.get('example', positions), fontsize=7)
+    else:
+        axis.set_xlabel('position')
+    if len(positions) <= 20:
+        for i, row in enumerate(hop[key]):
+            for j, value in enumerate(row):
+                axis.text(j, i, f'{value:.2f}'.lstrip('0'), ha='center', va='center', fontsize=6,
+                          color='white' if value < 0.6 else 'black')
+    return image
+
+
+def draw_probe_curves(axis, hop):
+    """All measures by layer, at the position where the hop is needed."""
+    for key, style, label in PROBE_CURVES:
+        axis.plot(hop['layers'], where_needed(hop, key), style, ms=4, lw=1.2, label=label)
+    axis.axhline(hop['chance'], color='0.6', lw=0.8, label='chance')
+    found = 'not decodable'
+    if hop['first_layer'] != 'none':
+        found = f'decodable from layer {hop["first_layer"]}'
+    axis.set(title=f'hop {hop["hop"]} at \u25bc: {found}', ylim=(-0.03, 1.03),
+             xticks=hop['layers'], xlabel='layer', ylabel='share of questions')
+
+
+def draw_staircase(axis, runs, title, xlabel):
+    """Probe (solid) and interchange (dashed) by layer, one colour for each hop: a thin line for
+    each run, a thick one for their mean."""
+    all_hops = [hop_records(run) for run in runs]
+    layers = all_hops[0][0]['layers']
+    for j in range(len(all_hops[0])):
+        for key, style, marker, suffix in (('acc', '-', 'o', ''), ('flip', '--', 'd', ', flip')):
+            curves = [where_needed(hops[j], key) for hops in all_hops]
+            for curve in curves:
+                axis.plot(layers, curve, style, color=f'C{j}', lw=0.6, alpha=0.5)
+            axis.plot(layers, np.mean(curves, axis=0), style, color=f'C{j}', marker=marker, ms=4,
+                      label=f'hop {j + 1}{suffix}')
+    untrained = []
+    for hops in all_hops:
+        for hop in hops:
+            untrained += where_needed(hop, 'random_init')
+    axis.axhline(max(untrained), color='black', lw=0.8, ls=':', label='untrained, at most')
+    axis.set(title=title, xlabel=xlabel, ylim=(-0.03, 1.03), xticks=layers)
+
+
+DRAW = {
+    'train_cot': draw_train_cot,
+    'train_rl': draw_train_rl,
+    'train_maze': draw_train_maze,
+    'search': draw_search,
+    'capacity': draw_capacity,
+    'probe': draw_probe,
+}
+
+
+# -----------------------------------------------------------------------------
+# the figures of the documents
+
+def docs_hops():
+    """Depth, loops or a chain: accuracy against hops."""
+    rows = {
+        'hops-chain': ('chain of thought, 1 layer', 'tab:blue', '-'),
+        'hops-direct-1': ('direct, 1 layer', 'tab:red', ':'),
+        'hops-direct-2': ('direct, 2 layers', 'tab:red', '--'),
+        'hops-direct-4': ('direct, 4 layers', 'tab:red', '-'),
+        'hops-loop-2': ('direct, 1 layer looped 2 x', 'tab:orange', '--'),
+        'hops-loop-4': ('direct, 1 layer looped 4 x', 'tab:orange', '-'),
+    }
+    figure, axis = new_figure(8.6, 3.8)
+    for row, (label, colour, line) in rows.items():
+        runs = read_row(f'train_cot/{row}')
+        curves = []
+        for run in runs:
+            (by_hops,) = run.final['by_hops'].values()
+            curves.append([measures['acc'] for measures in by_hops.values()])
+        hops = [int(h) for h in by_hops]
+        mean, least, most = mean_and_range(curves)
+        params = runs[0].final['params'] / 1000
+        axis.plot(hops, mean, line, color=colour, marker='o', ms=4,
+                  label=f'{label} ({params:.0f}k)')
+        axis.fill_between(hops, least, most, color=colour, alpha=0.15, lw=0)
+
+    chance = runs[0].final['chance']
+    axis.axhline(chance, color='grey', linestyle=':', lw=1)
+    axis.text(hops[-1], chance - 0.02, 'chance', color='grey', ha='right', va='top', fontsize=8)
+    axis.set(xlabel='hops', ylabel='accuracy of the answer, held-out', ylim=(-0.03, 1.05),
+             xticks=hops, title='10 nodes, one model for 1 to 6 hops (parameters)')
+    axis.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def chains_and_accuracy(run, hops):
+    """[(chains seen so far, accuracy at this hop count)] over the evaluations of an RL run, or of
+    one that was shown the chains."""
+    points = []
+    for record in run.log:
+        if 'eval' in record:
+            shown = record['step'] * run.args['batch_size']
+            points.append((record.get('samples', shown), record['eval'][str(hops)]['acc']))
+    return points
+
+
+def chains_until(points, bar=0.95):
+    """Chains until the accuracy reaches the bar, or None."""
+    for chains, accuracy in points:
+        if accuracy >= bar:
+            return chains
+    return None
+
+
+def docs_rl():
+    """Left: chains until 95% at 4 hops, by baseline. Right: accuracy against validity."""
+    rows = {
+        'train_cot/rl-cot': ('chain shown (train_cot.py)', 'tab:gray'),
+        'train_rl/loo': ('leave-one-out (default)', 'tab:blue'),
+        'train_rl/ema': ('running mean', 'tab:cyan'),
+        'train_rl/none': ('no baseline', 'tab:green'),
+        'train_rl/passk': ('pass@8', 'tab:orange'),
+        'train_rl/prefix': ('value of each prefix', 'tab:purple'),
+        'train_rl/hops-4': ('4 hops only', 'tab:red'),
+    }
+    figure, (left, right) = new_figure(10, 4, columns=2, width_ratios=(5, 4))
+    for y, (row, (_, colour)) in enumerate(rows.items()):
+        for run in read_row(row):
+            points = chains_and_accuracy(run, 4)
+            chains = chains_until(points)
+            marker = 'x' if chains is None else 'o'
+            left.plot(chains or points[-1][0], y, marker, ms=7, color=colour, alpha=0.7)
+            arm = 'cot' if row.startswith('train_cot') else 'rl'
+            valid, accuracy = validity_and_accuracy(run, arm)
+            right.plot(valid, accuracy, color=colour, lw=0.8, marker='.', ms=3, alpha=0.7)
+    left.set(xscale='log', xlabel='chains until 95% greedy accuracy at 4 hops (\u00d7: never)',
+             yticks=range(len(rows)), yticklabels=[label for label, _ in rows.values()],
+             ylim=(len(rows) - 0.5, -0.5), title='10 nodes, 1 to 4 hops, one dot a seed')
+    left.grid(axis='x', alpha=0.3)
+
+    # what a model scores whose answer is right when all four links are, or by luck
+    validity = np.linspace(0, 1, 101)
+    by_links = validity**4 + (1 - validity**4) / 9
+    right.plot(validity, by_links, color='black', lw=1, ls='--',
+               label='all four links right, or a lucky guess')
+    right.axhline(1 / 9, color='black', lw=1, ls=':', label='chance')
+    right.set(xlabel='validity of the chain', ylabel='greedy accuracy at 4 hops',
+              xlim=(-0.02, 1.03), ylim=(0, 1.03), title='over training')
+    right.legend(frameon=False)
+    return figure
+
+
+def docs_rl_cost():
+    """Chains until 95% against the number of hops."""
+    series = (
+        ('10 nodes, uniform mixture of 1 to k', 'tab:blue',
+         {1: 'mix-1', 2: 'mix-2', 3: 'mix-3', 4: 'loo'}),
+        ('32 nodes, 1 to 8 by curriculum', 'tab:orange', dict.fromkeys(range(1, 9), '32')),
+    )
+    figure, axis = new_figure(6, 3.6)
+    for label, colour, rows in series:
+        means = {}
+        for hops, row in rows.items():
+            reached = []
+            for run in read_row(f'train_rl/{row}'):
+                points = chains_and_accuracy(run, hops)
+                chains = chains_until(points)
+                marker = 'x' if chains is None else 'o'
+                axis.plot(hops, chains or points[-1][0], marker, color=colour, alpha=0.6, ms=6)
+                reached.append(chains)
+            if None not in reached:
+                means[hops] = statistics.geometric_mean(reached)
+        axis.plot(list(means), list(means.values()), color=colour, label=label)
+    axis.set(yscale='log', xlabel='hops', ylabel='chains until 95% greedy accuracy',
+             xticks=range(1, 9), title='the cost of discovery')
+    axis.legend(frameon=False)
+    return figure
+
+
+def docs_best_of_k():
+    """Choosing among k answers, on two half-trained models."""
+    rules = {
+        'oracle': ('one of the k is right (pass@k: a ceiling)', 'tab:orange', ':'),
+        'log-prob': ('most probable chain', 'tab:olive', '-'),
+        'majority': ('majority vote', 'tab:brown', '-'),
+    }
+    rows = {
+        'cycle': '4 pointers over 20 nodes, 130 of 300 steps',
+        'multiply': '3 x 3 digits, 280 of 1,500 steps',
+    }
+    ks = [1, 2, 4, 8, 16, 32, 64]
+    figure, axes = new_figure(9, 3.6, columns=2, sharey=True)
+    for axis, (row, title) in zip(axes, rows.items(), strict=True):
+        runs = read_row(f'search/{row}')
+        for rule, (label, colour, line) in rules.items():
+            for run in runs:
+                records = [r for r in run.log if r.get('series') == f'best-of-k, {rule}']
+                k = [int(record['setting'].removeprefix('k=')) for record in records]
+                axis.plot(k, [record['solved'] for record in records], color=colour,
+                          linestyle=line, marker='.', label=label if run is runs[0] else None)
+        axis.axhline(runs[0].final['chance'], color='black', linestyle=':', lw=1, label='chance')
+        axis.set(xscale='log', xticks=ks, xticklabels=ks, xlabel='chains sampled, k', title=title,
+                 ylim=(-0.02, 1.03))
+        axis.minorticks_off()
+    axes[0].set_ylabel('accuracy, held-out')
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def docs_capacity():
+    """Bits for each parameter; the smallest models; which scheme is flat."""
+    figure, (left, middle, right) = new_figure(15, 5.2, columns=3)
+    docs_capacity_bits(left)
+    docs_capacity_smallest(middle)
+    docs_capacity_flat(right)
+    return figure
+
+
+def docs_capacity_bits(axis):
+    for row, colour, exposures in (('1', 'tab:blue', 1000), ('1-300', 'tab:cyan', 300),
+                                   ('1-100', 'tab:gray', 100)):
+        records = model_records(read_row(f'capacity/{row}'))
+        params = [record['params'] for record in records]
+        stored = [record['stored']['one hop'] / 1000 for record in records]
+        slope = slope_through_origin(params, stored)
+        axis.plot(params, stored, 'o', color=colour, ms=5,
+                  label=f'{exposures:,} exposures: {1000 * slope:.2f} bits a parameter')
+        axis.axline((0, 0), slope=slope, color=colour, linewidth=1)
+    records = model_records(read_row('capacity/1'))
+    axis.plot([record['params'] for record in records],
+              [record['entropy']['one hop'] / 1000 for record in records],
+              '_', color='black', ms=16, label='facts to be stored')
+    axis.axline((0, 0), slope=2 / 1000, color='black', linestyle=':', label='2 bits a parameter')
+    axis.set(xlabel='parameters', ylabel='stored, thousand bits', title='one hop: how much fits',
+             xlim=(0, None), ylim=(0, None))
+    axis.legend(fontsize=8)
+
+
+def docs_capacity_smallest(axis):
+    series = (  # row, measure, hops, style, colour, label
+        ('chain', 'acc_1', 1, 'o-', 'tab:blue', 'one hop, the facts alone'),
+        ('chain', 'acc_2_trained', 2, 's-', 'tab:green', 'two hops, chain'),
+        ('chain', 'acc_2_combination', 2, 's:', 'tab:green', 'two hops, chain, held out'),
+        ('latent', 'acc_2_trained', 2, '^-', 'tab:red', 'two hops, no chain'),
+        ('latent', 'acc_2_combination', 2, '^:', 'tab:red', 'two hops, no chain, held out'),
+        ('loop', 'acc_2_trained', 2, 'd-', 'tab:purple', 'two hops, no chain, layers twice'),
+        ('loop', 'acc_2_combination', 2, 'd:', 'tab:purple',
+         'two hops, no chain, layers twice, held out'),
+    )
+    for row, key, hops, style, colour, label in series:
+        by_params = {}
+        for record in model_records(read_row(f'capacity/{row}')):
+            if record['hops'] == hops:
+                by_params.setdefault(record['params'], []).append(record[key])
+        params = sorted(by_params)
+        means = [statistics.mean(by_params[p]) for p in params]
+        axis.plot(params, means, style, color=colour, ms=4, label=label)
+    chance = [r['chance'] for r in model_records(read_row('capacity/latent')) if r['hops'] == 2]
+    axis.axhline(0.99, color='black', linewidth=0.5)
+    axis.axhline(chance[0], color='black', linestyle=':', linewidth=1, label='chance')
+    axis.set(xlabel='parameters', ylabel='share of questions right', xscale='log', ylim=(0, 1.03),
+             title='100 people: the smallest model that learns them')
+    axis.set_xticks([7000, 10000, 20000, 40000], ['7k', '10k', '20k', '40k'])
+    axis.tick_params(axis='x', which='minor', labelbottom=False)
+    axis.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.13), ncols=2)
+
+
+def docs_capacity_flat(axis):
+    records = model_records(read_row('capacity/flat'))
+    for scheme, colour in zip(('optimal', 'double', 'big hash'), SCHEME_COLOURS, strict=True):
+        for size, style in ((8000, 'o-'), (16000, 's--')):
+            by_people = {}
+            for record in records:
+                if round(record['params'] / 8000) * 8000 == size:
+                    bits = record['stored'][scheme] / record['params']
+                    by_people.setdefault(record['people'], []).append(bits)
+            people = sorted(by_people)
+            axis.plot(people, [statistics.mean(by_people[n]) for n in people], style,
+                      color=colour, ms=4, label=f'{scheme}, {size // 1000}k parameters')
+    axis.set(xlabel='people', ylabel='stored bits a parameter, if ...', xscale='log',
+             ylim=(0, None), title='two hops, no chain: which scheme is flat?')
+    axis.set_xticks(people, [str(n) for n in people])
+    axis.tick_params(axis='x', which='minor', labelbottom=False)
+    axis.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.13), ncols=3)
+
+
+def docs_probe():
+    """Where hops are found, and whether they are used, in six models."""
+    figure, (top, bottom) = new_figure(15, 8.6, rows=2, columns=3)
+    draw_staircase(top[0], read_row('probe/direct'), 'direct, 4 layers, 3 hops',
+                   'layer, at the last token of the prompt')
+    draw_staircase(top[1], read_row('probe/loop'), 'one layer, 4 times, 3 hops',
+                   'times applied, at the last token of the prompt')
+    draw_staircase(top[2], read_row('probe/chain'), 'one layer and a chain, 3 hops',
+                   'layer, at the token before each hop is written')
+    draw_staircase(bottom[0], read_row('probe/default'), 'the default: 2 layers, 2 hops',
+                   'layer, at the last token of the prompt')
+    docs_probe_training(bottom[1])
+    docs_probe_profiles(bottom[2])
+    for axis in (top[0], bottom[0]):
+        axis.set(ylabel='share of held-out questions')
+    top[2].legend(loc='upper left', fontsize=8)
+    return figure
+
+
+def docs_probe_training(axis):
+    """The default model while it learns, from results/studies/probe_curve.py."""
+    lines = (ROOT / 'results' / 'studies' / 'probe_curve.jsonl').read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    steps = [record['step'] for record in records]
+    for key, style, label in (('acc', 'k-', 'answer right, 2 hops'),
+                              ('hop1', 'C0o-', 'probe, hop 1'),
+                              ('hop2_1', 'C1s:', 'probe, hop 2, after layer 1'),
+                              ('hop2_2', 'C1o-', 'probe, hop 2, after layer 2'),
+                              ('flip', 'C0d--', 'flip, hop 1')):
+        axis.plot(steps, [record[key] for record in records], style, ms=3, label=label)
+    axis.set(title='the default while it learns (one seed)', xlabel='step', ylim=(-0.03, 1.03))
+    axis.legend(fontsize=8)
+
+
+def docs_probe_profiles(axis):
+    """A model that composes facts beside one that learned two-hop answers by heart."""
+    measures = (
+        ('acc', 'o', '-', 'bridge, unseen pairs'),
+        ('flip', 'd', '--', 'flip'),
+        ('unasked', '^', ':', 'bridge, pairs never asked in two hops'),
+    )
+    for row, colour in (('composer', 'C0'), ('memoriser', 'C3')):
+        for key, marker, line, label in measures:
+            curves = [where_needed(hop_records(run)[0], key) for run in read_row(f'probe/{row}')]
+            layers = range(len(curves[0]))
+            axis.plot(layers, np.mean(curves, axis=0), line, marker=marker, color=colour, ms=4,
+                      label=f'{row}: {label}')
+            for curve in curves:
+                axis.plot(layers, curve, line, color=colour, lw=0.6, alpha=0.5)
+    axis.set(title="profiles: who is X's mentor's employer?", xlabel='times the layer was applied',
+             ylim=(-0.03, 1.03), xticks=layers)
+    axis.legend(fontsize=7)
+
+
+def docs_maze():
+    """Learning curves of the losses, mean over seeds with the range."""
+    colours = {'path': 'tab:blue', 'full': 'tab:red', 'balanced': 'tab:orange',
+               'mlmu': 'tab:purple', 'graded': 'tab:green'}
+    panels = (  # title, measure, [(row, line style)]
+        ('3x3 dfs, adjlist: solid lr 5e-4, dashed 2e-3', 'exact',
+         [('path', '-'), ('balanced', '-'), ('full', '-'),
+          ('path-fast', '--'), ('balanced-fast', '--'), ('full-fast', '--')]),
+        ('4x4 Wilson, adjlist', 'exact',
+         [('wilson-path', '-'), ('wilson-balanced', '-'), ('wilson-full', '-')]),
+        ('4x4 dfs, grid', 'exact', [('default', '-'), ('mlmu', '-')]),
+        ('4x4 with loops, grid: a shortest path', 'shortest',
+         [('loops-path', '-'), ('loops-graded', '-')]),
+    )
+    figure, axes = new_figure(13, 3.5, columns=4, sharey=True)
+    for axis, (title, key, rows) in zip(axes, panels, strict=True):
+        for row, line in rows:
+            runs = read_row(f'train_maze/{row}')
+            loss = runs[0].args['loss']
+            curves = []
+            for run in runs:
+                steps, measures = maze_curves(run)
+                curves.append(measures[key])
+            mean, least, most = mean_and_range(curves)
+            axis.plot(steps, mean, line, color=colours[loss], label=loss if line == '-' else None)
+            axis.fill_between(steps, least, most, color=colours[loss], alpha=0.15, lw=0)
+        greedy = statistics.mean(run.final['greedy_shortest'] for run in runs)
+        axis.axhline(greedy, color='black', linestyle=':', label='greedy walk')
+        axis.set_title(title, fontsize=10)
+        axis.set(xlabel='step', ylim=(0, 1.02))
+        axis.legend(fontsize=8, loc='lower right')
+    axes[0].set_ylabel('held-out mazes solved')
+    return figure
+
+
+def docs_figures():
+    """{file name in docs/figures: a function that draws it}"""
+    return {
+        'cycle-20.png': lambda: draw(read_row('train_cot/cycle-20')[:1]),
+        'hops.png': docs_hops,
+        'rl-10.png': lambda: draw(read_row('train_rl/loo')[:1]),
+        'rl.png': docs_rl,
+        'rl_cost.png': docs_rl_cost,
+        'search.png': lambda: draw(read_row('search/tot')),
+        'best_of_k.png': docs_best_of_k,
+        'capacity.png': docs_capacity,
+        'probe-default.png': lambda: draw(read_row('probe/default')[:1]),
+        'probe.png': docs_probe,
+        'maze-default.png': lambda: draw(read_row('train_maze/default')[:1]),
+        'maze.png': docs_maze,
+    }
+
+
+# -----------------------------------------------------------------------------
+# command line
+
+def main(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument('folders', nargs='*', help='folders of runs of one script')
+    parser.add_argument('--out', help='where the figure goes (default: plot.png of the one folder)')
+    parser.add_argument('--docs', action='store_true', help='draw all figures of docs/ again')
+    args = parser.parse_args(argv)
+    require(args.docs != bool(args.folders), 'give folders of runs, or --docs')
+
+    if args.docs:
+        DOCS.mkdir(parents=True, exist_ok=True)
+        for name, draw_figure in docs_figures().items():
+            save(draw_figure(), DOCS / name)
+            print(DOCS / name)
+        return
+
+    require(args.out or len(args.folders) == 1, 'several runs need --out, where the figure goes')
+    path = args.out or Path(args.folders[0]) / 'plot.png'
+    save(draw([read_run(folder) for folder in args.folders]), path)
+    print(path)
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

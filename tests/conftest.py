@@ -8,17 +8,17 @@ os.environ['OMP_NUM_THREADS'] = '1'
 os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
 os.environ['MPLBACKEND'] = 'Agg'
 
-import contextlib  # noqa: E402
-import io  # noqa: E402
-import socket  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
-from types import SimpleNamespace  # noqa: E402
+import contextlib
+import io
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
-import torch  # noqa: E402
+import torch
 
-from data import one_line_errors  # noqa: E402
+from data import one_line_errors
 
 
 ROOT = Path(__file__).parent.parent

@@ -1,186 +1,407 @@
-"""The plumbing: a run folder that refuses what is not its own, files that are whole or absent, and one line for every mistake."""
+"""The plumbing: folders that refuse what is not theirs, whole files, one line for every mistake."""
 
 import json
 import pickle
 import signal
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import two_processes
 
 import common
+from common import RunEnded
+from data import Parser
 from model import GPT, GPTConfig
 
-def tiny():
+
+def tiny_model():
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=7, block_size=5, n_embd=8))
     return model, model.configure_optimizer(1e-2, 0.1)
+
 
 def one_step(model, optimizer):
     model(torch.tensor([[1, 2, 3]])).square().mean().backward()
     optimizer.step()
     optimizer.zero_grad()
 
-def dies(capsys, code=2):
-    """What a call that ended in die said: exactly one line on stderr, nothing on stdout."""
-    out, err = capsys.readouterr()
-    assert out == '' and err.count('\n') == 1 and err.endswith('\n') and 'Traceback' not in err
-    return err
 
-def test_checkpoint_carries_weights_optimizer_and_random_state(tmp_path):
-    model, optimizer = tiny()
+def make_run(out_dir, trains=True, **arguments):
+    defaults = dict(device='cpu', dtype='auto', out_dir=out_dir, resume=False, eval_only=False)
+    return common.Run('script', SimpleNamespace(**defaults | arguments), trains=trains)
+
+
+@pytest.fixture
+def run(tmp_path):
+    with make_run(tmp_path / 'run', seed=1) as run:
+        yield run
+
+
+# -----------------------------------------------------------------------------
+# checkpoints
+
+def test_a_checkpoint_carries_weights_optimizer_and_random_state(run):
+    model, optimizer = tiny_model()
     one_step(model, optimizer)
-    common.save_checkpoint(tmp_path / 'ckpt.pt', model, optimizer, 7, {'script': 's', 'star': (2, 3)})
-    drawn = torch.rand(3)  # what an uninterrupted run draws next
+    run.save('ckpt.pt', model, optimizer, 7, mode='direct', stage=3)
+    next_numbers = torch.rand(3)  # what an uninterrupted run draws next
     one_step(model, optimizer)
-    copy, state = common.load_checkpoint(tmp_path / 'ckpt.pt')
-    torch.set_rng_state(state['rng'])
-    assert torch.equal(torch.rand(3), drawn)
-    optimizer = copy.configure_optimizer(1e-2, 0.1)
-    optimizer.load_state_dict(state['optimizer'])
-    one_step(copy, optimizer)
-    assert state['step'] == 7 and state['args'] == {'script': 's', 'star': (2, 3)}
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), copy.state_dict().values(), strict=True))
-    assert [p.name for p in tmp_path.iterdir()] == ['ckpt.pt']  # no temporary file stays
 
-def test_a_failed_save_leaves_the_old_file(tmp_path):
-    path = tmp_path / 'ckpt.pt'
-    common.write_atomic(path, lambda tmp: tmp.write_text('old'))
+    # the loaded one goes on exactly as the first one did
+    run.resumes = True
+    loaded, loaded_optimizer = tiny_model()
+    state = run.resume('ckpt.pt', loaded, loaded_optimizer, 'arm')
+    assert torch.equal(torch.rand(3), next_numbers)
+    one_step(loaded, loaded_optimizer)
+    for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert (state['step'], state['mode'], state['stage']) == (7, 'direct', 3)
+    assert state['args'] == run.settings and run.settings['script'] == 'script'
+    assert not list(run.out_dir.glob('*.tmp'))
 
-    def half(tmp):
-        tmp.write_text('ne')
+
+def test_resume_without_the_flag_or_without_a_checkpoint_starts_at_step_0(run):
+    model, optimizer = tiny_model()
+    run.resumes = True
+    assert run.resume('ckpt.pt', model, optimizer, 'arm') == {'step': 0}
+    run.save('ckpt.pt', model, optimizer, 7)
+    run.resumes = False
+    assert run.resume('ckpt.pt', model, optimizer, 'arm') == {'step': 0}
+
+
+def test_the_checkpoint_of_another_run_is_refused(run):
+    model, optimizer = tiny_model()
+    run.save('ckpt.pt', model, optimizer, 7)
+    run.resumes = True
+    run.settings = run.settings | {'later_flag': None}  # a flag that is not used changes nothing
+    assert run.resume('ckpt.pt', model, optimizer, 'arm')['step'] == 7
+    run.settings = run.settings | {'later_flag': 3}
+    with pytest.raises(ValueError, match='another run'):
+        run.resume('ckpt.pt', model, optimizer, 'arm')
+
+
+def test_weights_that_are_not_finite_are_never_saved(run):
+    model, optimizer = tiny_model()
+    run.save('ckpt.pt', model, optimizer, 1)
+    with torch.no_grad():
+        model.wte.weight[0, 0] = float('nan')
+    with pytest.raises(RunEnded, match='diverged') as error:
+        run.save('ckpt.pt', model, optimizer, 2)
+    assert error.value.exit_code == 1
+    assert torch.load(run.out_dir / 'ckpt.pt', weights_only=True)['step'] == 1
+
+
+def test_divergence_names_the_last_checkpoint_only_if_there_is_one(run):
+    model, optimizer = tiny_model()
+    run.check_finite(3, model, loss=1.0)
+    with pytest.raises(RunEnded) as error:
+        run.check_finite(3, model, loss=float('nan'))
+    assert 'step 3' in str(error.value) and 'ckpt.pt' not in str(error.value)
+    run.save('ckpt.pt', model, optimizer, 3)
+    with pytest.raises(RunEnded, match='ckpt.pt holds the last good weights'):
+        run.check_finite(4, model, loss=torch.tensor(float('inf')))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'file'
+    common.write_atomic(path, lambda temporary: temporary.write_text('old'))
+
+    def write_half(temporary):
+        temporary.write_text('ne')
         raise OSError('disk full')
+
     with pytest.raises(OSError):
-        common.write_atomic(path, half)
+        common.write_atomic(path, write_half)
     assert path.read_text() == 'old'
 
+
 class Bomb:
+    """Unpickling it runs code."""
+
     def __reduce__(self):
         return exec, ("open('exploded', 'w').close()",)
 
-@pytest.mark.parametrize('kind', ['missing', 'empty', 'truncated', 'text', 'pickle bomb', 'torch bomb', 'other dict', 'other weights', 'no script', 'a folder'])
-def test_no_other_file_passes_for_a_checkpoint(kind, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path, (model, optimizer) = tmp_path / 'ckpt.pt', tiny()
-    common.save_checkpoint(path, model, optimizer, 1, {'script': 's'})
-    assert common.load_checkpoint(path)[1]['step'] == 1
+
+def break_checkpoint(kind, path):
+    """Make something else of a good checkpoint."""
     whole = path.read_bytes()
     state = torch.load(path, weights_only=True)
-    {'missing': path.unlink, 'empty': lambda: path.write_bytes(b''), 'truncated': lambda: path.write_bytes(whole[:len(whole) // 2]),
-     'text': lambda: path.write_text('hello'), 'pickle bomb': lambda: path.write_bytes(pickle.dumps(Bomb())),
-     'torch bomb': lambda: torch.save({**state, 'args': Bomb()}, path), 'other dict': lambda: torch.save({'weights': 1}, path),
-     'no script': lambda: torch.save({**state, 'args': 3}, path), 'a folder': lambda: (path.unlink(), path.mkdir()),
-     'other weights': lambda: torch.save({**state, 'config': {**state['config'], 'n_embd': 16}}, path)}[kind]()
-    with pytest.raises(SystemExit) as end:
+    if kind == 'missing':
+        path.unlink()
+    elif kind == 'a folder':
+        path.unlink()
+        path.mkdir()
+    elif kind == 'empty':
+        path.write_bytes(b'')
+    elif kind == 'truncated':
+        path.write_bytes(whole[:len(whole) // 2])
+    elif kind == 'text':
+        path.write_text('hello')
+    elif kind == 'pickle bomb':
+        path.write_bytes(pickle.dumps(Bomb()))
+    elif kind == 'torch bomb':
+        torch.save(state | {'args': Bomb()}, path)
+    elif kind == 'another dict':
+        torch.save({'weights': 1}, path)
+    elif kind == 'no script':
+        torch.save(state | {'args': 3}, path)
+    elif kind == 'no step':
+        del state['step']
+        torch.save(state, path)
+    elif kind == 'other weights':
+        torch.save(state | {'config': state['config'] | {'n_embd': 16}}, path)
+
+
+@pytest.mark.parametrize('kind', ['missing', 'a folder', 'empty', 'truncated', 'text',
+                                  'pickle bomb', 'torch bomb', 'another dict', 'no script',
+                                  'no step', 'other weights'])
+def test_no_other_file_passes_for_a_checkpoint(kind, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = run.out_dir / 'ckpt.pt'
+    run.save('ckpt.pt', *tiny_model(), 1)
+    assert common.load_checkpoint(path)[1]['step'] == 1
+    break_checkpoint(kind, path)
+    with pytest.raises(ValueError, match='ckpt.pt'):
         common.load_checkpoint(path)
-    assert end.value.code == 2 and str(path) in dies(capsys) and not (tmp_path / 'exploded').exists()
+    assert not (tmp_path / 'exploded').exists()
 
-def test_the_same_arguments_start_over_and_others_are_refused(tmp_path, capsys):
-    out, args = tmp_path / 'run', {'task': 'star', 'star': (2, 3), 'seed': 1}
-    common.open_run(out, args, resume=False)
-    common.log(out, step=1)
-    (out / 'ckpt.pt').write_text('weights')
-    common.open_run(out, args, resume=True)  # to resume touches nothing
-    assert (out / 'ckpt.pt').exists() and common.read_log(out) == [{'step': 1}]
-    with pytest.raises(SystemExit) as end:
-        common.open_run(out, {**args, 'seed': 2}, resume=False)
-    assert end.value.code == 2 and 'seed=1, not 2' in dies(capsys)
-    assert (out / 'ckpt.pt').exists() and json.loads((out / 'config.json').read_text())['args']['seed'] == 1
-    common.open_run(out, args, resume=False)
-    assert not (out / 'ckpt.pt').exists() and common.read_log(out) == []
 
-@pytest.mark.parametrize('name, text', [('notes.txt', 'mine'), ('config.json', '[1, 2'), ('config.json', '{"args": 3}'), ('config.json', '[]')])
-def test_a_foreign_folder_is_refused_and_left_alone(name, text, tmp_path, capsys):
+# -----------------------------------------------------------------------------
+# the folder
+
+def test_the_same_settings_start_over_and_others_are_refused(tmp_path):
+    out_dir = tmp_path / 'run'
+    with make_run(out_dir, seed=1, star=(2, 3)) as run:
+        run.log(step=1)
+    (out_dir / 'ckpt.pt').write_text('weights')
+
+    # to resume touches nothing
+    make_run(out_dir, seed=1, star=(2, 3), resume=True).__exit__()
+    assert (out_dir / 'ckpt.pt').exists() and common.read_log(out_dir) == [{'step': 1}]
+
+    with pytest.raises(ValueError, match='seed=1, not 2'):
+        make_run(out_dir, seed=2, star=(2, 3))
+    assert (out_dir / 'ckpt.pt').exists()
+    assert json.loads((out_dir / 'config.json').read_text())['args']['seed'] == 1
+
+    make_run(out_dir, seed=1, star=(2, 3)).__exit__()
+    assert not (out_dir / 'ckpt.pt').exists() and common.read_log(out_dir) == []
+
+
+def test_config_json_holds_settings_facts_and_versions(tmp_path):
+    args = SimpleNamespace(device='cpu', dtype='auto', out_dir=tmp_path / 'run', hops=[1, 2])
+    with common.Run('script', args, params=12, chance={4: 0.5}):
+        pass
+    config = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    assert config['args'] == dict(script='script', device='cpu', dtype='float32', hops=[1, 2],
+                                  processes=1)
+    assert config['params'] == 12 and config['chance'] == {'4': 0.5}
+    assert config['torch'] == torch.__version__ and {'commit', 'argv', 'python'} <= config.keys()
+
+
+@pytest.mark.parametrize('name, text', [
+    ('notes.txt', 'mine'), ('config.json', '[1, 2'), ('config.json', '{"args": 3}'),
+    ('config.json', '[]')])
+def test_a_foreign_folder_is_refused_and_left_alone(name, text, tmp_path):
     (tmp_path / name).write_text(text)
-    with pytest.raises(SystemExit) as end:
-        common.open_run(tmp_path, {'seed': 1}, resume=False)
-    dies(capsys)
-    assert end.value.code == 2 and {p.name: p.read_text() for p in tmp_path.iterdir()} == {name: text}
+    with pytest.raises(ValueError, match='holds no run'):
+        make_run(tmp_path, seed=1)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: text}
 
-def test_out_dir_that_is_a_file(tmp_path, capsys):
+
+def test_an_out_dir_that_is_a_file(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(SystemExit) as end:
-        common.open_run(tmp_path / 'file', {}, resume=False)
-    assert end.value.code == 2 and 'cannot write' in dies(capsys)
+    with pytest.raises(ValueError, match='cannot write'):
+        make_run(tmp_path / 'file')
 
-def test_log_survives_a_line_cut_short_and_is_cut_back(tmp_path):
-    for step in (1, 2, 3):
-        common.log(tmp_path, arm='cot', step=step, loss=step / 3)
-    with open(tmp_path / 'log.jsonl', 'a') as f:
+
+def test_evaluation_alone_writes_nothing(tmp_path):
+    with make_run(tmp_path / 'run', eval_only=True) as run:
+        run.log(step=1)
+        run.finish(dict(acc=1.0), step=1)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_the_log_survives_a_line_cut_short_and_is_cut_back(tmp_path):
+    with make_run(tmp_path / 'run') as run:
+        for step in (1, 2, 3):
+            run.log(arm='cot', step=step, loss=step / 3)
+        run.log(arm='direct', step=3, loss=0.5)
+        run.log(arm='final', step=3)
+    with open(tmp_path / 'run' / 'log.jsonl', 'a') as f:
         f.write('{"arm": "cot", "st')
-    common.cut_log(tmp_path, lambda r: r['step'] < 3)
-    common.log(tmp_path, arm='cot', step=3, loss=1.0)
-    assert [(r['step'], r['loss']) for r in common.read_log(tmp_path)] == [(1, 1 / 3), (2, 2 / 3), (3, 1.0)]
+    common.cut_log(tmp_path / 'run', 'cot', 2)
+    with make_run(tmp_path / 'run', resume=True) as run:
+        run.log(arm='cot', step=3, loss=1.0)
+    records = [tuple(record.values()) for record in common.read_log(tmp_path / 'run')]
+    assert records == [('cot', 1, 1 / 3), ('cot', 2, 2 / 3), ('direct', 3, 0.5), ('cot', 3, 1.0)]
 
-def test_final_line_format():
-    line = common.final_line(task='cycle', hops='1-2', acc=1.0, chance=1 / 19, n_test=2000, acc_direct=None)
+
+def test_a_run_that_starts_over_cuts_the_whole_arm(tmp_path):
+    with make_run(tmp_path / 'run') as run:
+        run.log(arm='cot', step=0)
+        run.log(arm='cot', step=1)
+    common.cut_log(tmp_path / 'run', 'cot', 0)
+    assert common.read_log(tmp_path / 'run') == []
+
+
+def test_the_format_of_the_final_line():
+    line = common.final_line(task='cycle', hops='1-2', acc=1.0, chance=1 / 19, n_test=2000,
+                             acc_direct=None)
     assert line == 'final task=cycle hops=1-2 acc=1.000 chance=0.053 n_test=2000'
 
-def test_signals_are_collected_and_the_second_one_ends(monkeypatch):
-    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        caught = common.catch_signals()
+
+# -----------------------------------------------------------------------------
+# signals
+
+def test_a_loop_that_trains_is_told_of_the_first_signal_and_the_second_one_ends(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with make_run(tmp_path / 'run') as run:
+        assert not run.should_stop()
         signal.raise_signal(signal.SIGTERM)
-        assert caught == [signal.SIGTERM]
+        assert run.should_stop() and run.stopped
         with pytest.raises(SystemExit) as end:
             signal.raise_signal(signal.SIGINT)
         assert end.value.code == 130
-        common.catch_signals(exit_now=True)
-        with pytest.raises(SystemExit) as end:
+        with pytest.raises(RunEnded, match='--resume goes on') as error:
+            run.end_training(5)
+        assert error.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == before  # main leaves no handler behind
+
+
+def test_outside_of_training_a_signal_ends_at_once(tmp_path):
+    with make_run(tmp_path / 'run', trains=False), pytest.raises(SystemExit) as end:
+        signal.raise_signal(signal.SIGTERM)
+    assert end.value.code == 143
+    with make_run(tmp_path / 'run') as run:
+        run.end_training(5)
+        with pytest.raises(SystemExit):
             signal.raise_signal(signal.SIGTERM)
-        assert end.value.code == 143
-    finally:
-        for s, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-            signal.signal(s, handler)
+
+
+def test_a_run_works_in_a_thread(tmp_path):
+    """There are no signal handlers there."""
+    stopped = []
+
+    def use_a_run():
+        with make_run(tmp_path / 'run') as run:
+            stopped.append(run.should_stop())
+
+    thread = threading.Thread(target=use_a_run)
+    thread.start()
+    thread.join()
+    assert stopped == [False]
+
+
+# -----------------------------------------------------------------------------
+# device, arguments, processes
 
 @pytest.mark.parametrize('device', ['cuda:99', 'tpu', 'xla', 'nonsense', ''])
-def test_a_device_that_is_not_there(device, capsys):
-    class Args:
-        dtype, seed = 'auto', 1
-    Args.device = device
-    with pytest.raises(SystemExit) as end:
-        common.setup(Args)
-    assert end.value.code == 2 and 'not available' in dies(capsys)
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(ValueError, match='not available'):
+        common.find_device(device)
 
-def test_a_flag_that_came_later_and_is_not_used_does_not_make_it_another_run(tmp_path):
-    model, optimizer = tiny()
-    common.save_checkpoint(tmp_path / 'ckpt.pt', model, optimizer, 3, {'script': 's', 'nodes': 4})
-    assert common.load_checkpoint(tmp_path / 'ckpt.pt', 'cpu', {'script': 's', 'nodes': 4, 'grid': None})[1]['step'] == 3
-    with pytest.raises(SystemExit):
-        common.load_checkpoint(tmp_path / 'ckpt.pt', 'cpu', {'script': 's', 'nodes': 4, 'grid': 3})
+
+def make_parser():
+    parser = Parser('A script.\n\n    python script.py\n')
+    parser.add_argument('--n_test', type=int, default=10)
+    parser.add_argument('--hops', type=int, default=4)
+    parser.add_argument('--bipartite', action='store_true', default=None)
+    common.add_run_args(parser, 'out/script')
+    return parser
+
+
+def parse(*argv, script='script'):
+    return common.parse_args(make_parser(), list(argv), script, free={'n_test', 'seed'})
+
+
+def test_evaluation_takes_the_arguments_of_the_checkpoint(tmp_path):
+    args = parse('--hops', '3', '--out_dir', str(tmp_path / 'run'), '--device', 'cpu')
+    with common.Run('script', args) as run:
+        run.save('ckpt.pt', *tiny_model(), 1)
+    checkpoint = ('--eval_only', '--ckpt', str(tmp_path / 'run' / 'ckpt.pt'))
+
+    args = parse(*checkpoint, '--n_test', '99', '--seed', '5')
+    assert (args.hops, args.n_test, args.seed, args.device) == (3, 99, 5, 'auto')
+    assert parse(*checkpoint, '--hops', '3').hops == 3  # the same value may be typed
+    with pytest.raises(ValueError, match='hops=3; leave those flags out'):
+        parse(*checkpoint, '--hops', '5')
+    with pytest.raises(ValueError, match='was trained by script.py'):
+        parse(*checkpoint, script='another')
+
+
+@pytest.mark.parametrize('argv', [('--eval_only',), ('--ckpt', 'x.pt')])
+def test_ckpt_and_eval_only_go_together(argv):
+    with pytest.raises(ValueError, match='go together'):
+        parse(*argv)
+
+
+def test_totals_are_by_name(run):
+    assert run.total(right=torch.tensor(3), loss=0.5) == dict(right=3.0, loss=0.5)
+
+
+def test_each_process_takes_its_rows(run):
+    run.world = 2
+    rows = torch.arange(10)
+    run.rank = 0
+    assert run.my_rows(rows).tolist() == [0, 1, 2, 3, 4]
+    run.rank = 1
+    assert run.my_rows(rows).tolist() == [5, 6, 7, 8, 9]
+
+
+STOP_EACH_TRAINER = """if True:
+    import contextlib, os, time
+    import common
+    import train_cot, train_maze, train_rl
+
+    def gloo_threads():
+        n = 0
+        for thread in os.listdir('/proc/self/task'):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                n += 'gloo' in open(f'/proc/self/task/{thread}/comm').read()
+        return n
+
+    real_should_stop = common.Run.should_stop
+    real_end_training = common.Run.end_training
+
+    def should_stop(run):
+        during.append(gloo_threads())
+        run.signal = 15
+        return real_should_stop(run)
+
+    def end_training(run, *args):
+        try:
+            real_end_training(run, *args)
+        finally:
+            end = time.time() + 5
+            while gloo_threads() and time.time() < end:  # listed a moment longer than it lives
+                time.sleep(0.01)
+            after.append(gloo_threads())
+
+    common.Run.should_stop = should_stop
+    common.Run.end_training = end_training
+    small = '--batch_size 4 --n_embd 8 --n_head 1 --n_layer 1 --n_test 8 --device cpu --out_dir'
+    for module, arg in ((train_cot, '--mode=cot'), (train_rl, '--group_size=2'),
+                        (train_maze, '--grid=3')):
+        during = []
+        after = []
+        try:
+            module.main([arg, *small.split(), 'OUT/' + module.__name__])
+        except common.RunEnded as error:
+            line = f'{during[0] > 0} {after} {error.exit_code} {str(error)[:19]}\\n'
+            os.write(1, line.encode())  # in one piece
+"""
+
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the names of threads are read from /proc')
 def test_no_thread_of_gloo_outlives_a_training(tmp_path):
-    """Such a thread, in need of the interpreter while it exits, aborts the process: "terminate called without an active exception", once in many runs.
-    Each trainer is stopped by a signal after a step; when it says so, the threads must have gone."""
-    code = """if True:
-        import contextlib, os, time
-        import common
-        import train_cot, train_maze, train_rl
-        def threads():
-            found = 0
-            for t in os.listdir('/proc/self/task'):
-                with contextlib.suppress(OSError):  # gone since
-                    found += 'gloo' in open(f'/proc/self/task/{t}/comm').read()
-            return found
-        real = common.sum_over_processes
-        def count(*args):
-            seen.append(threads())
-            return real(*args)
-        def die(message, code):
-            end = time.time() + 5
-            while threads() and time.time() < end:  # one that was waited for is listed a moment longer
-                time.sleep(0.01)
-            seen.append(threads())
-            raise SystemExit(f'{code} {message[:19]}')
-        common.sum_over_processes, common.die, common.catch_signals = count, die, lambda exit_now=False: [15]
-        for module, arg in ((train_cot, '--mode=cot'), (train_rl, '--group_size=2'), (train_maze, '--grid=3')):
-            seen = []
-            try:
-                module.main([arg, *'--batch_size 4 --n_embd 8 --n_head 1 --n_layer 1 --n_test 8 --device cpu --out_dir'.split(), 'OUT/' + module.__name__])
-            except SystemExit as end:
-                os.write(1, f'{seen[0] > 0} {seen[1:]} {end}\\n'.encode())  # in one piece"""
-    done = two_processes('-c', code.replace('OUT', str(tmp_path)))
+    """Such a thread can abort the process while the interpreter exits: "terminate called without
+    an active exception", once in many runs. Here each trainer is stopped by a signal. When it says
+    so, the threads must be gone."""
+    done = two_processes('-c', STOP_EACH_TRAINER.replace('OUT', str(tmp_path)))
     lines = [line for line in done.stdout.split('\n') if line.startswith(('True', 'False'))]
-    assert done.returncode == 0 and lines == ['True [0] 143 stopped by a signal'] * 6, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lines == ['True [0] 143 stopped by a signal'] * 6, done.stdout + done.stderr

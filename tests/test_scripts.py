@@ -1,218 +1,426 @@
-"""What a user meets: every mistake is one line and exit code 2, the README's commands exist, the house keeps its rules."""
+"""What a user meets: one line and exit code 2 for every mistake, README's commands, results that are
+what the logs say, and the rules of the house."""
 
 import ast
 import json
 import re
+import statistics
 import subprocess
 import sys
-from pathlib import Path
 
+import jacobi
 import pytest
-from conftest import call
+from conftest import ROOT, call, final_values, run_script
 
 import bench
 import capacity
+import countdown
 import data
+import maze
+import plots
 import probe
+import profiles
 import search
 import train_cot
 import train_maze
 import train_rl
 
-ROOT = Path(__file__).parent.parent
-SCRIPTS = {'train_cot.py': train_cot, 'train_rl.py': train_rl, 'train_maze.py': train_maze, 'search.py': search, 'capacity.py': capacity, 'probe.py': probe,
-           'data.py': data, 'bench.py': bench}
+
+SCRIPTS = {
+    'train_cot.py': train_cot,
+    'train_rl.py': train_rl,
+    'train_maze.py': train_maze,
+    'search.py': search,
+    'jacobi.py': jacobi,
+    'capacity.py': capacity,
+    'probe.py': probe,
+    'bench.py': bench,
+    'plots.py': plots,
+    'data.py': data,
+    'countdown.py': countdown,
+    'profiles.py': profiles,
+    'maze.py': maze,
+}
+TRAINERS = ('train_cot.py', 'train_rl.py', 'train_maze.py')
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
-BAD = [
-    '--hops 0', '--hops -1', '--hops 20', '--hops 5-2', '--hops four', '--hops 1.5', '--hops 0-3', '--nodes 1', '--nodes 2 --hops 1', '--nodes x',
-    '--task mazes', '--task maze', '--grid 4',
-    '--task star --hops 2', '--task star --star 2', '--task star --star 1,3', '--task star --star 5,5 --nodes 20', '--task star --mode both',
-    '--task multiply --nodes 10', '--task multiply --digits 0', '--task multiply --digits 10', '--task cycle --digits 3', '--reverse',
-    '--format list', '--n_head 5', '--n_head 0', '--n_layer 0', '--n_embd -64', '--n_loop 0', '--batch_size 0', '--batch_size 10 --grad_accum 4',
-    '--steps 0', '--steps many', '--lr 0', '--lr -1', '--lr nan', '--lr inf', '--grad_clip 0', '--weight_decay -1', '--warmup_iters -5', '--eval_interval 0',
-    '--log_interval 0', '--n_test 0', '--seed -1', '--device tpu', '--device cuda:99', '--dtype float8', '--mode chain', '--n_lay 2', '--unknown 3', 'hops',
-    '--hops 1-10000000000', '--seed 18446744073709551616', '--nodes 100000000', '--device hpu', '--device privateuseone', '--lr 1e400',
-    '--task star --nodes 100000000', '--hops 4-', '--eval_only', '--ckpt nowhere.pt', '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--compile yes',
-    '--task countdown --numbers 1', '--task countdown --numbers 7', '--task countdown --hops 2', '--task countdown --holdout_targets 7', '--numbers 4',
-    '--task countdown --holdout_targets 24,x', '--task countdown --holdout_targets', '--task profiles --hops 3', '--task profiles --people 1',
-    '--task profiles --relations 18', '--task profiles --relations 0', '--task profiles --nodes 10', '--task profiles --bipartite --people 7', '--people 10',
-]
 
-BAD_RL = [
-    '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task maze', '--task star', '--task multiply', '--task countdown', '--task profiles', '--star 2,3',
-    '--baseline critic',
-    '--objective max', '--k 4', '--objective passk --k 9', '--objective passk --k 0', '--objective passk --baseline ema',
-    '--objective passk --baseline prefix', '--group_size 0', '--group_size 1', '--group_size 1 --baseline prefix', '--rollouts 0', '--temperature 0',
-    '--temperature -1', '--entropy -1', '--entropy nan', '--pos sine', '--pos rope --n_embd 4 --n_head 4', '--n_head 5', '--curriculum yes', '--batch_size 0',
-    '--steps 0', '--lr 0', '--log_interval 0', '--test_hops 10', '--test_hops 0', '--init_from nowhere.pt', '--init_from .', '--eval_only', '--ckpt x.pt',
-    '--eval_only --ckpt nowhere.pt', '--device tpu', '--grad_accum 2', '--hop 3',
-]
+# -----------------------------------------------------------------------------
+# mistakes
 
-BAD_SEARCH = [
-    '', '--ckpt nowhere.pt', '--ckpt .', '--method astar', '--b 0', '--k 0', '--samples 0', '--prune -1', '--prune nan', '--budget 0', '--temperature 0',
-    '--n_test 0', '--target -1', '--target x', '--propose some', '--resume', '--jacobi yes', '--device tpu --ckpt x.pt', 'puzzles.txt',
-]
+BAD = {
+    'train_cot.py': [
+        '--hops 0', '--hops -1', '--hops 20', '--hops 5-2', '--hops four', '--hops 1.5',
+        '--hops 0-3', '--hops 4-', '--hops 1-10000000000', '--nodes 1', '--nodes 2 --hops 1',
+        '--nodes x', '--nodes 100000000', '--task mazes', '--task maze', '--grid 4',
+        '--task star --hops 2', '--task star --star 2', '--task star --star 1,3',
+        '--task star --star 5,5 --nodes 20', '--task star --mode both',
+        '--task star --nodes 100000000', '--task multiply --nodes 10', '--task multiply --digits 0',
+        '--task multiply --digits 10', '--task cycle --digits 3', '--reverse', '--format list',
+        '--n_head 5', '--n_head 0', '--n_layer 0', '--n_embd -64', '--n_loop 0', '--batch_size 0',
+        '--batch_size 10 --grad_accum 4', '--steps 0', '--steps many', '--lr 0', '--lr -1',
+        '--lr nan', '--lr inf', '--lr 1e400', '--grad_clip 0', '--weight_decay -1',
+        '--warmup_iters -5', '--eval_interval 0', '--log_interval 0', '--n_test 0', '--seed -1',
+        '--seed 18446744073709551616', '--device tpu', '--device cuda:99', '--device hpu',
+        '--device privateuseone', '--dtype float8', '--mode chain', '--n_lay 2', '--unknown 3',
+        'hops', '--eval_only', '--ckpt nowhere.pt', '--eval_only --ckpt nowhere.pt',
+        '--eval_only --ckpt .', '--compile yes', '--numbers 4', '--people 10',
+        '--task countdown --numbers 1', '--task countdown --numbers 7',
+        '--task countdown --hops 2', '--task countdown --holdout_targets 7',
+        '--task countdown --holdout_targets 24,x', '--task countdown --holdout_targets',
+        '--task profiles --hops 3', '--task profiles --people 1', '--task profiles --relations 18',
+        '--task profiles --relations 0', '--task profiles --nodes 10',
+        '--task profiles --bipartite --people 7',
+    ],
+    'train_rl.py': [
+        '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task maze', '--task star',
+        '--task multiply', '--task countdown', '--task profiles', '--star 2,3',
+        '--baseline critic', '--objective max', '--k 4', '--objective passk --k 9',
+        '--objective passk --k 0', '--objective passk --baseline ema',
+        '--objective passk --baseline prefix', '--group_size 0', '--group_size 1',
+        '--group_size 1 --baseline prefix', '--rollouts 0', '--temperature 0', '--temperature -1',
+        '--entropy -1', '--entropy nan', '--pos sine', '--pos rope --n_embd 4 --n_head 4',
+        '--n_head 5', '--curriculum yes', '--batch_size 0', '--steps 0', '--lr 0',
+        '--log_interval 0', '--test_hops 10', '--test_hops 0', '--init_from nowhere.pt',
+        '--init_from .', '--eval_only', '--ckpt x.pt', '--eval_only --ckpt nowhere.pt',
+        '--device tpu', '--grad_accum 2', '--hop 3',
+    ],
+    'train_maze.py': [
+        '--grid 2', '--grid 2-4', '--grid 1', '--grid 31', '--grid 0', '--grid 5-3', '--grid 4,5',
+        '--grid x', '--test_grid 2', '--test_grid 0', '--test_grid 40',
+        '--grid 2 --gen percolation --percolation 0.99', '--loss mlmu --pos none', '--gen prim',
+        '--percolation 0.2', '--gen percolation --percolation 0',
+        '--gen percolation --percolation 1.5', '--format text', '--no_separators', '--loss half',
+        '--beta 1', '--loss graded --beta -1', '--loss graded --beta nan', '--n_layer 0',
+        '--n_head 5', '--pos sine', '--pos rope --n_embd 4 --n_head 4', '--n_loop 0',
+        '--batch_size 0', '--steps 0', '--lr 0', '--lr nan', '--warmup_iters -1',
+        '--weight_decay -1', '--eval_interval 0', '--log_interval 0', '--n_test 0', '--seed -1',
+        '--device tpu', '--device cuda:99', '--dtype float8', '--eval_only', '--ckpt x.pt',
+        '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--task maze', '--hops 4',
+        '--gri 4', 'grid', '--compile',
+    ],
+    'search.py': [
+        '', '--ckpt nowhere.pt', '--ckpt .', '--method astar', '--b 0', '--k 0', '--samples 0',
+        '--prune -1', '--prune nan', '--budget 0', '--temperature 0', '--n_test 0', '--target -1',
+        '--target x', '--propose some', '--resume', '--jacobi', '--device tpu --ckpt x.pt',
+        'puzzles.txt',
+    ],
+    'jacobi.py': [
+        '', '--ckpt nowhere.pt', '--ckpt .', '--n_test 0', '--n_test x', '--k 4', '--resume',
+        '--device tpu --ckpt x.pt', 'ckpt.pt',
+    ],
+    'probe.py': [
+        '', '--ckpt nowhere.pt', '--ckpt .', '--layers x', '--layers 1,,2', '--layers 0.5',
+        '--layers 1-2', '--positions x', '--positions 3,', '--n_train 0', '--n_train x',
+        '--n_train 1e3', '--n_test 1', '--n_patch 1', '--seed -1', '--seed 18446744073709551616',
+        '--dtype float8', '--device tpu --ckpt x.pt', '--resume', '--hops 2', '--task cycle',
+        '--layer 1', 'ckpt.pt',
+    ],
+    'plots.py': ['', 'nowhere', '.', '--docs nowhere', 'a b', '--out x.png'],
+    'data.py': ['--task maze', '--n 0', '--hops 20', '--star 2,3', '--digits 3', 'cycle'],
+    'countdown.py': ['--task countdown', '--numbers 6', '--hops 2', '--n 0'],
+    'profiles.py': ['--people 1', '--hops 3', '--task cycle'],
+    'maze.py': ['--grid 31', '--percolation 0.5', '--gen prim'],
+}
 
-BAD_PROBE = [
-    '', '--ckpt nowhere.pt', '--ckpt .', '--layers x', '--layers 1,,2', '--layers 0.5', '--layers 1-2', '--positions x', '--positions 3,', '--n_train 0',
-    '--n_train x', '--n_train 1e3', '--n_test 1', '--n_patch 1', '--seed -1', '--seed 18446744073709551616', '--dtype float8', '--device tpu --ckpt x.pt',
-    '--resume', '--hops 2', '--task cycle', '--layer 1', 'ckpt.pt',
-]
 
-BAD_MAZE = [
-    '--grid 2', '--grid 2-4', '--test_grid 2', '--grid 2 --gen percolation --percolation 0.99',
-    '--loss mlmu --pos none', '--grid 1', '--grid 31', '--grid 0', '--grid 5-3', '--grid 4,5', '--grid x', '--gen prim', '--percolation 0.2',
-    '--gen percolation --percolation 0',
-    '--gen percolation --percolation 1.5', '--format text', '--no_separators', '--test_grid 0', '--test_grid 40', '--loss half', '--beta 1',
-    '--loss graded --beta -1',
-    '--loss graded --beta nan', '--n_layer 0', '--n_head 5', '--pos sine', '--pos rope --n_embd 4 --n_head 4', '--n_loop 0', '--batch_size 0', '--steps 0',
-    '--lr 0', '--lr nan', '--warmup_iters -1', '--weight_decay -1', '--eval_interval 0', '--log_interval 0', '--n_test 0', '--seed -1', '--device tpu',
-    '--device cuda:99', '--dtype float8', '--eval_only', '--ckpt x.pt', '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--task maze', '--hops 4',
-    '--gri 4', 'grid', '--compile',
-]
+def all_bad():
+    for name, command_lines in BAD.items():
+        for command_line in command_lines:
+            yield pytest.param(name, command_line, id=f'{name} {command_line}')
 
-@pytest.mark.parametrize('script, argv', [
-    (script, argv) for script, bad in ((train_cot, BAD), (train_rl, BAD_RL), (train_maze, BAD_MAZE), (search, BAD_SEARCH), (probe, BAD_PROBE))
-    for argv in bad])
-def test_bad_command_line(script, argv, tmp_path, monkeypatch):
+
+@pytest.mark.parametrize('name, command_line', all_bad())
+def test_a_mistake_is_one_line_and_writes_nothing(name, command_line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = call(script, argv.split())
-    assert code == 2 and err.count('\n') == 1 and len(err) > 20 and out == '' and 'Traceback' not in err
-    assert list(tmp_path.iterdir()) == []  # nothing was written
+    code, out, err = call(SCRIPTS[name], command_line.split())
+    assert code == 2 and out == ''
+    assert err.count('\n') == 1 and len(err) > 20 and 'Traceback' not in err
+    assert list(tmp_path.iterdir()) == []
 
-def test_bad_input_as_a_process_sees_it(tmp_path):
+
+@pytest.mark.parametrize('argv', [['--hops', '0'], ['--eval_only', '--ckpt', 'nowhere.pt']])
+def test_from_python_a_mistake_is_a_value_error(argv):
+    with pytest.raises(ValueError):
+        train_cot.main(argv)
+
+
+def test_a_mistake_as_a_process_sees_it(tmp_path):
     (tmp_path / 'ckpt.pt').write_bytes(b'not a checkpoint')
-    done = subprocess.run([sys.executable, ROOT / 'train_cot.py', '--eval_only', '--ckpt', 'ckpt.pt'], cwd=tmp_path, text=True, capture_output=True)
-    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1) and done.stderr.startswith('train_cot.py: ckpt.pt is not a checkpoint')
+    done = subprocess.run(
+        [sys.executable, ROOT / 'train_cot.py', '--eval_only', '--ckpt', 'ckpt.pt'],
+        cwd=tmp_path, text=True, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1)
+    assert done.stderr.startswith('train_cot.py: ckpt.pt is not a checkpoint')
 
-def test_other_arguments_and_foreign_checkpoints_are_refused(tmp_path):
-    tiny = '--nodes 6 --hops 2 --n_embd 8 --batch_size 4 --steps 2 --n_test 5 --mode cot --device cpu --out_dir'.split() + [str(tmp_path / 'a')]
-    assert call(train_cot, tiny)[0] == 0
-    before = {p.name: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
+
+SMALL = '--nodes 6 --hops 2 --n_embd 8 --batch_size 4 --steps 2 --n_test 5 --mode cot --device cpu'
+
+
+def test_other_arguments_in_the_same_folder_are_refused(tmp_path):
+    argv = [*SMALL.split(), '--out_dir', str(tmp_path)]
+    assert call(train_cot, argv)[0] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for extra in (['--hops', '3'], ['--steps', '3'], ['--resume', '--seed', '7']):
-        code, _, err = call(train_cot, [*tiny, *extra])
+        code, _, err = call(train_cot, [*argv, *extra])
         assert code == 2 and err.count('\n') == 1 and 'holds a run with' in err
-    code, _, err = call(train_cot, ['--eval_only', '--ckpt', str(tmp_path / 'a' / 'ckpt.pt'), '--task', 'star'])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_evaluation_under_other_arguments_is_refused(tmp_path):
+    assert call(train_cot, [*SMALL.split(), '--out_dir', str(tmp_path)])[0] == 0
+    checkpoint = ['--eval_only', '--ckpt', str(tmp_path / 'ckpt.pt')]
+    code, _, err = call(train_cot, [*checkpoint, '--task', 'star'])
     assert code == 2 and 'task=cycle' in err and err.count('\n') == 1
-    assert {p.name: p.read_bytes() for p in (tmp_path / 'a').iterdir()} == before
-    other = [*tiny[:-1], str(tmp_path / 'b'), '--n_layer', '2']
-    assert call(train_cot, other)[0] == 0
-    (tmp_path / 'b' / 'ckpt.pt').write_bytes(before['ckpt.pt'])  # a checkpoint of the run with one layer
-    code, _, err = call(train_cot, [*other, '--resume'])
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    one_layer = [*SMALL.split(), '--out_dir', str(tmp_path / 'a')]
+    two_layers = [*SMALL.split(), '--n_layer', '2', '--out_dir', str(tmp_path / 'b')]
+    assert call(train_cot, one_layer)[0] == call(train_cot, two_layers)[0] == 0
+    (tmp_path / 'b' / 'ckpt.pt').write_bytes((tmp_path / 'a' / 'ckpt.pt').read_bytes())
+    code, _, err = call(train_cot, [*two_layers, '--resume'])
     assert code == 2 and 'another run' in err and err.count('\n') == 1
 
+
 def test_the_same_arguments_start_over(tmp_path):
-    argv = '--nodes 6 --hops 2 --n_embd 8 --batch_size 4 --steps 2 --n_test 5 --mode cot --device cpu --out_dir'.split() + [str(tmp_path)]
+    argv = [*SMALL.split(), '--out_dir', str(tmp_path)]
     logs = []
     for _ in range(2):
         assert call(train_cot, argv)[0] == 0
-        logs.append([r for r in (tmp_path / 'log.jsonl').read_text().split('\n') if 'final' not in r])
+        lines = (tmp_path / 'log.jsonl').read_text().splitlines()
+        logs.append([line for line in lines if '"final"' not in line])
     assert logs[0] == logs[1]
 
-@pytest.mark.parametrize('name', SCRIPTS)
-def test_help_names_every_default_and_the_commands(name):
+
+# -----------------------------------------------------------------------------
+# help
+
+def flags_of(name):
+    """The flags that a script's help lists."""
     code, out, _ = call(SCRIPTS[name], ['--help'])
     assert code == 0
-    if name.startswith('train'):
-        assert 'torchrun' in out and '--device cuda' in out
-        flags = re.findall(r'^  (--\w+)', out, re.M)
-        assert {'--n_layer', '--n_loop', '--batch_size', '--learning_rate', '--max_iters', '--resume'} <= set(flags)
-        assert ({'--grid', '--gen', '--loss'} if 'maze' in name else {'--task', '--hops'}) <= set(flags)
+    return out, set(re.findall(r'^  (--\w+)', out, re.MULTILINE))
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_help_names_the_question_and_the_commands(name):
+    out, _ = flags_of(name)
+    question = SCRIPTS[name].__doc__.split('\n')[0]
+    assert question in out and f'python {name}' in out
+    assert 'None' not in out  # no default that says nothing
+
+
+@pytest.mark.parametrize('name', TRAINERS)
+def test_trainers_list_the_flags_that_people_know(name):
+    out, flags = flags_of(name)
+    assert 'torchrun' in out and '--device cuda' in out
+    assert {'--n_layer', '--n_loop', '--batch_size', '--learning_rate', '--max_iters',
+            '--resume'} <= flags
+
+
+def test_a_script_lists_only_the_flags_of_its_own_tasks():
+    assert {'--people', '--digits', '--grid', '--numbers', '--star'}.isdisjoint(
+        flags_of('train_rl.py')[1])
+    assert {'--task', '--hops', '--nodes', '--people'}.isdisjoint(flags_of('train_maze.py')[1])
+    assert '--grid' not in flags_of('train_cot.py')[1]
+
+
+# -----------------------------------------------------------------------------
+# bench.py
 
 def test_bench_compares_like_with_like():
     code, out, _ = call(bench, ['--repeats', '1', '--device', 'cpu'])
-    final = dict(re.findall(r'(\S+)=(\S+)', out.strip().split('\n')[-1]))
+    final = final_values(out)
     assert code == 0 and float(final['gradient_gap']) < 1e-5
-    assert {'tokens_per_s', 'peak_share', 'skip_1', 'skip_2', 'cache_1', 'cache_2', 'sampling_1', 'shared_1', 'data_share'} < final.keys()
+    assert {'tokens_per_s', 'peak_share', 'skip_1', 'skip_2', 'cache_1', 'cache_2', 'sampling_1',
+            'shared_1', 'data_share'} < final.keys()
     assert 0 < float(final['peak_share']) < 1.2
+
 
 @pytest.mark.slow
 def test_bench_reaches_its_bars():
-    out = subprocess.run([sys.executable, 'bench.py', '--device', 'cpu'], cwd=ROOT, text=True, capture_output=True).stdout
-    final = {k: v for k, v in re.findall(r'(\S+)=(\S+)', out.strip().split('\n')[-1])}
-    assert float(final['skip_1']) >= 2.5 and float(final['skip_2']) >= 1.3 and float(final['cache_1']) >= 3 and float(final['cache_2']) >= 3, final
-    assert max(float(final['sampling_1']), float(final['sampling_2'])) <= 1, final  # sampling costs at most as much as the gradient step
+    final = final_values(run_script('bench.py', '--device', 'cpu').stdout)
+    assert float(final['skip_1']) >= 2.5 and float(final['skip_2']) >= 1.3, final
+    assert float(final['cache_1']) >= 3 and float(final['cache_2']) >= 3, final
+    # sampling costs at most as much as the gradient step
+    assert max(float(final['sampling_1']), float(final['sampling_2'])) <= 1, final
 
-# ----------------------------------------------------------------------------- README and house
 
-def test_readme_commands_parse():
-    """Every command in a code block or in backticks, and the arguments in the results tables, are ones the scripts take."""
+# -----------------------------------------------------------------------------
+# README
+
+def readme_commands():
+    """(script, arguments) of each command in a code block or in backticks, and of each row of a
+    result table: its head names the script, its rows the arguments."""
     text = README.replace('`', '\n')
-    commands = re.findall(r'(?:^|&& |nproc_per_node=\d )(?:python )?(\w+\.py)((?: [^\n#&]*)?)$', text, re.M)
+    pattern = r'(?:^|&& |nproc_per_node=\d )(?:python )?(\w+\.py)((?: [^\n#&]*)?)$'
+    commands = re.findall(pattern, text, re.MULTILINE)
     name = None
-    for line in README.split('\n'):  # a table's head names the script, its rows the arguments
-        name = found[1] if (found := re.search(r'command: `python (\w+\.py)', line)) else name
-        commands += [(name, argv) for argv in re.findall(r'^\|[^|]*\| `(--[^`]*)` \|', line)]
+    for line in README.split('\n'):
+        head = re.search(r'command: `python (\w+\.py)', line)
+        if head:
+            name = head[1]
+        for arguments in re.findall(r'^\|[^|]*\| `(--[^`]*)` \|', line):
+            commands.append((name, arguments))
+    return commands
+
+
+def test_readme_commands_are_ones_that_the_scripts_take():
+    commands = readme_commands()
     assert len(commands) > 20
-    for name, argv in commands:
-        argv = argv.split()
-        if name in ('search.py', 'capacity.py', 'probe.py'):
-            SCRIPTS[name].parse_args(argv)
-        if not name.startswith('train') or '--help' in argv or not argv:
-            assert name in SCRIPTS or (ROOT / name).exists(), name
+    for name, arguments in commands:
+        argv = arguments.split()
+        assert name in SCRIPTS, name
+        if '--help' in argv or not argv or not hasattr(SCRIPTS[name], 'parse_args'):
             continue
-        args, _ = SCRIPTS[name].parse_args(argv)
-        if not args.eval_only and not getattr(args, 'init_from', None):
+        if '--eval_only' in argv:
+            continue  # reads the checkpoint
+        args = SCRIPTS[name].parse_args(argv)
+        if name in TRAINERS and not getattr(args, 'init_from', None):
             SCRIPTS[name].fill_in(args)
 
-def test_readme_points_at_files_that_are_there():
-    links = re.findall(r'\]\((?!http|#)([^)\s#]+)', README) + re.findall(r'src="(?!http)([^"]+)"', README)
-    assert len(links) > 5 and not [link for link in links if not (ROOT / link).exists()]
 
-def test_every_row_of_the_table_has_the_logs_behind_its_mean():
-    """Recompute each `mean +- sd (n)` of the results table from the committed logs of its row."""
-    rows = re.findall(r'^\|.*\[log\]\((results/[\w-]+)\).*$', README, re.M)
-    assert len(rows) >= 10
+def test_readme_points_at_files_that_are_there():
+    links = re.findall(r'\]\((?!http|#)([^)\s#]+)', README)
+    links += re.findall(r'src="(?!http)([^"]+)"', README)
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+# -----------------------------------------------------------------------------
+# results
+
+def read_logs(link):
+    """The logs of a row, one list of records for each seed."""
+    logs = []
+    for path in sorted((ROOT / link).glob('seed*/log.jsonl')):
+        with open(path) as f:
+            logs.append([json.loads(line) for line in f])
+    return logs
+
+
+def read_finals(link):
+    """The last record of each seed of a row."""
+    finals = []
+    for log in read_logs(link):
+        finals.append([record for record in log if record['arm'] == 'final'][-1])
+    return finals
+
+
+def is_mean_and_sd(values, mean, sd, n):
+    """Are these values n, with this mean and sample standard deviation, as printed?"""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return (len(values) == int(n) and abs(statistics.mean(values) - float(mean)) < 6e-4
+            and abs(spread - float(sd)) < 6e-4)
+
+
+def table_rows():
+    """(link, line) of each row of a result table that links to its logs."""
     for line in README.split('\n'):
-        if not (link := re.search(r'\[log\]\((results/[\w-]+)\)', line)) or not line.startswith('|'):
-            continue
-        finals = [[r for r in map(json.loads, open(path)) if r['arm'] == 'final'][-1] for path in sorted((ROOT / link[1]).glob('seed*/log.jsonl'))]
+        link = re.search(r'\[log\]\((results/logs/[\w/-]+)\)', line)
+        if link and line.startswith('|'):
+            yield link[1], line
+
+
+def test_every_mean_of_a_table_is_that_of_its_logs():
+    rows = list(table_rows())
+    assert len(rows) >= 10
+    n_means = 0
+    for link, line in rows:
+        finals = read_finals(link)
         for name, mean, sd, n in re.findall(r'`(\w+)` (\d\.\d+) ± (\d\.\d+) \((\d+)\)', line):
-            values = [f[name] for f in finals]
-            m = sum(values) / len(values)
-            s = (sum((v - m) ** 2 for v in values) / max(1, len(values) - 1)) ** 0.5
-            assert len(values) == int(n) and abs(m - float(mean)) < 6e-4 and abs(s - float(sd)) < 6e-4, (link[1], name, m, s)
+            values = [final[name] for final in finals]
+            assert is_mean_and_sd(values, mean, sd, n), (link, name, values)
+            n_means += 1
+    assert n_means > 20
+
+
+def test_the_chains_that_discovery_took_are_those_of_the_logs():
+    n_checked = 0
+    for link, line in table_rows():
         for least, most in re.findall(r'95% after ([\d,]+) to ([\d,]+) chains', line):
-            reached = [f['samples_95'] for f in finals]
-            assert (f'{min(reached):,}', f'{max(reached):,}') == (least, most), link[1]
+            reached = [final['samples_95'] for final in read_finals(link)]
+            assert (f'{min(reached):,}', f'{max(reached):,}') == (least, most), link
+            n_checked += 1
         if 'never 95%' in line:
-            assert not any(f['samples_95'] for f in finals), link[1]
+            assert not any(final['samples_95'] for final in read_finals(link)), link
+            n_checked += 1
+    assert n_checked > 5
+
 
 def test_the_search_table_is_what_the_logs_say():
-    """Recompute each `mean +- sd (n)` of the table of search.py from the rows of the logs that its head links to."""
+    """Each `mean ± sd (n)`, from the rows of the two logs that the table's head links to."""
     head, *lines = README[README.index('| method ([log]'):].split('\n\n')[0].split('\n')
-    links = re.findall(r'\((results/[\w-]+)\)', head)
-    runs = [[[json.loads(line) for line in open(path)] for path in sorted((ROOT / link).glob('seed*/log.jsonl'))] for link in links]
-    lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines if '±' in line]
-    assert len(lines) >= 12 and len(runs) == 2
-    for name, arithmetic, *cells in lines:
+    on_tot, on_all = [read_logs(link) for link in re.findall(r'\((results/[\w/-]+)\)', head)]
+    columns = ((on_tot, 'solved'), (on_tot, 'top1'), (on_tot, 'expansions'), (on_tot, 'states'),
+               (on_tot, 'flops'), (on_all, 'solved'), (on_all, 'solved_hard'))
+    n_rows = 0
+    for line in lines:
+        if '±' not in line:
+            continue
+        n_rows += 1
+        name, arithmetic, *cells = [cell.strip() for cell in line.strip('|').split('|')]
         series, setting = name.rsplit(', ', 1)
-        rows = [[next(r for r in run if (r.get('series'), r.get('setting')) == (series, setting)) for run in log] for log in runs]
-        assert {r['arithmetic'] for r in rows[0]} == {arithmetic}
-        for cell, log, key in zip(cells, (0, 0, 0, 0, 0, 1, 1), ('solved', 'top1', 'expansions', 'states', 'flops', 'solved', 'solved_hard'), strict=True):
-            values = [r[key] for r in rows[log]] if cell else []
-            mean = sum(values) / max(1, len(values))
-            if found := re.fullmatch(r'(\d\.\d{3}) ± (\d\.\d{3}) \((\d)\)', cell):
-                sd = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
-                assert len(values) == int(found[3]) and abs(mean - float(found[1])) < 6e-4 and abs(sd - float(found[2])) < 6e-4, (name, key)
-            elif cell:
-                assert abs(mean / (10**6 if key == 'flops' else 1) - float(cell.replace(',', ''))) < 0.51, (name, key)
+        for cell, (logs, key) in zip(cells, columns, strict=True):
+            if not cell:
+                continue
+            records = []
+            for log in logs:
+                for record in log:
+                    if (record.get('series'), record.get('setting')) == (series, setting):
+                        records.append(record)
+            assert {record['arithmetic'] for record in records} == {arithmetic}
+            values = [record[key] for record in records]
+            printed = re.fullmatch(r'(\d\.\d{3}) ± (\d\.\d{3}) \((\d)\)', cell)
+            if printed:
+                assert is_mean_and_sd(values, *printed.groups()), (name, key)
+            else:
+                unit = 10**6 if key == 'flops' else 1
+                number = float(cell.replace(',', ''))
+                assert abs(statistics.mean(values) / unit - number) < 0.51, (name, key)
+    assert n_rows >= 12
 
-LIMITS = {'model.py': 330, 'data.py': 700, 'common.py': 160, 'train_cot.py': 350, 'train_rl.py': 350, 'search.py': 400, 'capacity.py': 400, 'probe.py': 400,
-          'train_maze.py': 350, 'README.md': 350}
+
+# -----------------------------------------------------------------------------
+# the house
+
 PACKAGES = {'numpy', 'torch', 'tqdm', 'matplotlib', 'pytest'}
+TASK_FILES = {'data', 'countdown', 'profiles', 'maze'}
+GROUND = TASK_FILES | {'model', 'common', 'plots'}  # what an experiment may import
+ALLOWED = {
+    'model': set(),
+    'data': set(),
+    'countdown': {'data'},
+    'profiles': {'data'},
+    'maze': {'data'},
+    'common': TASK_FILES | {'model'},
+    'plots': TASK_FILES | {'model', 'common'},
+}
 
-def test_house_rules():
-    """Imports run one way and stay within five packages; files stay short enough to be read in one sitting."""
-    for name, limit in LIMITS.items():
-        assert len((ROOT / name).read_text(encoding='utf-8').splitlines()) <= limit, name
-    own = {path.stem for path in (*ROOT.glob('*.py'), ROOT / 'tests' / 'conftest.py')}
-    allowed = {'model': set(), 'data': set(), 'common': {'model'}}
-    for path in [*ROOT.glob('*.py'), *ROOT.glob('tests/*.py'), *ROOT.glob('results/*.py')]:
-        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
-            for name in (n.split('.')[0] for n in names):
-                assert name in sys.stdlib_module_names | PACKAGES | own, (path.name, name)
-                if name in own and path.parent.name != 'tests':
-                    assert name in allowed.get(path.stem, {'model', 'data', 'common'}), (path.name, name)
+
+def imported_names(path):
+    """The modules that a file imports, without submodules."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split('.')[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split('.')[0])
+    return names
+
+
+def test_imports_run_one_way():
+    """Experiments -> plots, common -> tasks -> data, model. No experiment imports another."""
+    own = {path.stem for path in ROOT.glob('*.py')}
+    for path in ROOT.glob('*.py'):
+        allowed = ALLOWED.get(path.stem, GROUND)
+        assert imported_names(path) & own <= allowed, path.name
+
+
+def test_nothing_but_five_packages_is_imported():
+    own = {path.stem for path in (*ROOT.glob('*.py'), *ROOT.glob('tests/*.py'))}
+    known = set(sys.stdlib_module_names) | PACKAGES | own
+    for folder in ('.', 'tests', 'results/studies'):
+        for path in (ROOT / folder).glob('*.py'):
+            assert imported_names(path) <= known, path.name
