@@ -37,15 +37,20 @@ from model import GPT, GPTConfig
 
 
 NOT_SETTINGS = ('out_dir', 'resume', 'eval_only')  # arguments that do not change a result
-RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'results.json', 'plot.png')  # and config.json
+RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'results.json', 'examples.json', 'plot.png')  # + config.json
 
 
 class RunEnded(Exception):
-    """A run that cannot go on. exit_code: 1 if it failed, 128 + n if signal n stopped it."""
+    """A run that cannot go on.
 
-    def __init__(self, message, exit_code=1):
+    exit_code: 1 if it failed, 128 + n if signal n stopped it.
+    any_rank: every process that raises it says so, not rank 0 alone.
+    """
+
+    def __init__(self, message, exit_code=1, any_rank=False):
         super().__init__(message)
         self.exit_code = exit_code
+        self.any_rank = any_rank
 
 
 # -----------------------------------------------------------------------------
@@ -302,14 +307,16 @@ class Run:
     # -------------------------------------------------------------------------
     # checkpoints
 
-    def save(self, name, model, optimizer, step, mode='cot', **more):
+    def save(self, name, model, optimizer, step, mode='cot', settings=None, **more):
         """Write a checkpoint: a plain dict, moved into place when it is complete.
 
         mode: what the model was trained on, 'cot' or 'direct'. more: what else to remember.
+        settings: those of a model that one process of a sweep trains by itself. By default they
+        are the run's, and rank 0 alone writes.
         """
         check_finite(step, model)
         self.last_checkpoint = self.out_dir / name
-        if not self.master:
+        if settings is None and not self.master:
             return
         rng_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         state = dict(
@@ -317,21 +324,21 @@ class Run:
             config=vars(model.config),
             optimizer=optimizer.state_dict(),
             step=step,
-            args=self.settings,
+            args=settings or self.settings,
             mode=mode,
             rng=torch.get_rng_state(),
             rng_cuda=rng_cuda,
             **more)
         write_atomic(self.out_dir / name, lambda path: torch.save(state, path))
 
-    def resume(self, name, model, optimizer, arm):
+    def resume(self, name, model, optimizer, arm, settings=None):
         """With --resume: load this run's checkpoint if there is one, and drop what was logged after
-        it for this arm. Returns the checkpoint's dict, or {'step': 0}."""
+        it for this arm. Returns the checkpoint's dict, or {'step': 0}. settings: as for save."""
         path = self.out_dir / name
         state = {'step': 0}
         if self.resumes and path.exists():
             _, state = load_checkpoint(path, self.device)
-            require(same_settings(state['args'], self.settings),
+            require(same_settings(state['args'], settings or self.settings),
                     f'{path} is the checkpoint of another run: delete it, or give another '
                     '--out_dir')
             model.load_state_dict(state['model'])

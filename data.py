@@ -715,7 +715,8 @@ def one_line_errors():
         exit_code = 2 if isinstance(error, ValueError) else getattr(error, 'exit_code', None)
         if exit_code is None:
             raise
-        if os.environ.get('RANK', '0') == '0':  # one line, however many processes there are
+        # one line, however many processes there are
+        if os.environ.get('RANK', '0') == '0' or getattr(error, 'any_rank', False):
             message = ' '.join(str(error).split())
             print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr, flush=True)
         sys.exit(exit_code)
