@@ -1,130 +1,209 @@
 #!/usr/bin/env bash
-# Every run behind the README, in the order of its table: results/<row>/seed<n>/ gets config.json and log.jsonl.
-#   bash results/reproduce.sh                 all rows but the gpu ones, one after the other (some hours on two cores)
-#   bash results/reproduce.sh multiply-4 star just these
-# The rl-hops-4-warm-* rows start from the first seed of rl-warm-*, and search, jacobi and probe rows from the same seed (SEED) of the row
-# their --ckpt names: those must have run before them, in this folder.
-# ROW_SEEDS, ROW_JOBS: which seeds (default 1337 1338 1339), how many runs side by side (default 1).
+# Every run behind the tables and figures of the documents.
+#
+#   bash results/reproduce.sh --list                  the rows
+#   bash results/reproduce.sh train_cot/cycle-20      one row, or several
+#   bash results/reproduce.sh                         all but the gpu rows (hours on two cores)
+#
+# A row is run with each seed in ROW_SEEDS (default: 1337 1338 1339), and ROW_JOBS runs go on side
+# by side (default: 1). The files of a run are in out/logs/<row>/seed<n>. Its config.json and
+# log.jsonl, and its examples.json if it has one, are copied to results/logs/<row>/seed<n>.
+#
+# Where a command names a checkpoint in out/logs, that row must have run before. SEED stands for the
+# seed of the run itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rows() { # name, script, its arguments
-  cat <<'ROWS'
-cycle-20 train_cot.py --hops 4
-cycle-20-deep train_cot.py --hops 4 --mode direct --n_layer 6 --batch_size 128 --steps 10000
-cycle-40 train_cot.py --nodes 40 --hops 1-5
-cvpr-100 train_cot.py --task cvpr --nodes 100 --hops 30
-pairs-16 train_cot.py --format pairs --nodes 16 --hops 4
-multiply-3 train_cot.py --task multiply --digits 3
-multiply-4 train_cot.py --task multiply --digits 4
-star train_cot.py --task star --star 2,3
-star-reverse train_cot.py --task star --star 2,3 --reverse
-direct-1-2 train_cot.py --mode direct --hops 1-2 --nodes 10 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000
-hops-chain train_cot.py --mode cot --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
-hops-direct-1 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128
-hops-direct-2 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 2 --n_embd 90
-hops-direct-4 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 4 --n_embd 64
-hops-loop-2 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128 --n_loop 2
-hops-loop-4 train_cot.py --mode direct --hops 1-6 --nodes 10 --batch_size 256 --lr 1e-3 --steps 6000 --n_layer 1 --n_embd 128 --n_loop 4
-rl-loo train_rl.py
-rl-hops-4 train_rl.py --hops 4
-rl-none train_rl.py --baseline none
-rl-ema train_rl.py --baseline ema
-rl-prefix train_rl.py --baseline prefix
-rl-passk train_rl.py --objective passk
-rl-cot train_cot.py --mode cot --nodes 10 --hops 1-4 --eval_interval 5 --steps 200
-rl-collapse train_rl.py --lr 4e-3 --entropy 0
-rl-warm-40 train_cot.py --mode cot --nodes 10 --hops 4 --steps 40
-rl-warm-50 train_cot.py --mode cot --nodes 10 --hops 4 --steps 50
-rl-hops-4-warm-40 train_rl.py --hops 4 --init_from out/results/rl-warm-40/seed1337/ckpt.pt
-rl-hops-4-warm-50 train_rl.py --hops 4 --init_from out/results/rl-warm-50/seed1337/ckpt.pt
-rl-20 train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
-rl-20-uniform train_rl.py --nodes 20 --hops 1-6
-rl-32 train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20
-rl-mix-1 train_rl.py --hops 1 --steps 600 --log_interval 20
-rl-mix-2 train_rl.py --hops 1-2 --steps 800 --log_interval 20
-rl-mix-3 train_rl.py --hops 1-3 --steps 1000 --log_interval 20
-rl-pairs-learned train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8
-rl-pairs-rope train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8 --pos rope
-rl-pairs-none train_rl.py --format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8 --pos none
-countdown train_cot.py --task countdown
-search search.py --ckpt out/results/countdown/seedSEED/ckpt.pt
-search-tot search.py --ckpt out/results/countdown/seedSEED/ckpt.pt --puzzles results/tot-100.txt
-search-cycle-model train_cot.py --mode cot --hops 4 --steps 130
-search-cycle search.py --ckpt out/results/search-cycle-model/seedSEED/ckpt.pt --k 64
-search-multiply-model train_cot.py --mode cot --task multiply --steps 280
-search-multiply search.py --ckpt out/results/search-multiply-model/seedSEED/ckpt.pt --k 64
-jacobi-cycle-model train_cot.py --mode cot --hops 1-8
-jacobi-cycle search.py --jacobi --ckpt out/results/jacobi-cycle-model/seedSEED/ckpt.pt
-jacobi-multiply-model train_cot.py --mode cot --task multiply
-jacobi-multiply search.py --jacobi --ckpt out/results/jacobi-multiply-model/seedSEED/ckpt.pt
-jacobi-countdown search.py --jacobi --ckpt out/results/countdown/seedSEED/ckpt.pt
-capacity-1 capacity.py
-capacity-1-300 capacity.py --exposures 300
-capacity-1-100 capacity.py --exposures 100
-capacity-chain capacity.py --hops 2 --cot --smallest --n_layer 1
-capacity-latent capacity.py --hops 2 --smallest --n_layer 1
-capacity-loop capacity.py --hops 2 --sizes 20000,40000 --people 100 --n_layer 1 --n_loop 2
-capacity-chain-2 capacity.py --hops 2 --cot --smallest
-capacity-chain-2-600 capacity.py --hops 2 --cot --smallest --exposures 600 --steps 9600
-capacity-flat capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200 --n_layer 1
-probe-model train_cot.py --mode direct --hops 1-2 --nodes 14 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000
-probe probe.py --ckpt out/results/probe-model/seedSEED/ckpt.pt
-probe-direct-model train_cot.py --mode direct --hops 1-3 --nodes 10 --n_layer 4 --batch_size 256 --lr 1.5e-3 --steps 6000
-probe-direct probe.py --ckpt out/results/probe-direct-model/seedSEED/ckpt.pt
-probe-loop-model train_cot.py --mode direct --hops 1-3 --nodes 10 --n_layer 1 --n_loop 4 --n_head 2 --batch_size 256 --lr 2e-3 --steps 5000
-probe-loop probe.py --ckpt out/results/probe-loop-model/seedSEED/ckpt.pt
-probe-chain-model train_cot.py --mode cot --hops 1-3 --nodes 10
-probe-chain probe.py --ckpt out/results/probe-chain-model/seedSEED/ckpt.pt
-probe-composer-model train_cot.py --task profiles --mode direct --people 27 --relations 16 --n_layer 1 --n_loop 4 --lr 2e-3 --weight_decay 1 --steps 6000
-probe-composer probe.py --ckpt out/results/probe-composer-model/seedSEED/ckpt.pt
-probe-memoriser-model train_cot.py --task profiles --mode direct --people 27 --relations 16 --n_layer 1 --n_loop 4 --lr 2e-3 --weight_decay 1 --steps 6000 --relabel
-probe-memoriser probe.py --ckpt out/results/probe-memoriser-model/seedSEED/ckpt.pt
-maze train_maze.py
-maze-path train_maze.py --loss path --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 5e-4 --steps 1000 --eval_interval 50
-maze-full train_maze.py --loss full --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 5e-4 --steps 1000 --eval_interval 50
-maze-balanced train_maze.py --loss balanced --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 5e-4 --steps 1000 --eval_interval 50
-maze-path-fast train_maze.py --loss path --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 2e-3 --steps 1000 --eval_interval 50
-maze-full-fast train_maze.py --loss full --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 2e-3 --steps 1000 --eval_interval 50
-maze-balanced-fast train_maze.py --loss balanced --format adjlist --grid 3 --n_layer 2 --batch_size 32 --lr 2e-3 --steps 1000 --eval_interval 50
-maze-size-full-4 train_maze.py --loss full --grid 4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
-maze-size-full-34 train_maze.py --loss full --grid 3-4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
-maze-size-path-4 train_maze.py --loss path --grid 4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
-maze-size-path-34 train_maze.py --loss path --grid 3-4 --format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500
-maze-loops-path train_maze.py --gen percolation --steps 2500 --eval_interval 100
-maze-loops-graded train_maze.py --loss graded --gen percolation --steps 2500 --eval_interval 100
-maze-mlmu train_maze.py --loss mlmu
-maze-wilson-full train_maze.py --loss full --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1000 --eval_interval 100
-maze-wilson-path train_maze.py --loss path --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1000 --eval_interval 100
-maze-wilson-balanced train_maze.py --loss balanced --gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1000 --eval_interval 100
-gpu-cycle-20 train_cot.py --device cuda --hops 4
-gpu-multiply-5 train_cot.py --device cuda --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 5000
-gpu-star-2-5 train_cot.py --device cuda --task star --star 2,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
-gpu-star-5-5 train_cot.py --device cuda --task star --star 5,5 --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4 --steps 20000
-gpu-rl-32 train_rl.py --device cuda --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20
-gpu-countdown-5 train_cot.py --device cuda --task countdown --numbers 5 --n_layer 6 --n_head 8 --n_embd 256 --batch_size 512 --lr 1e-3 --steps 20000
-gpu-search-5 search.py --device cuda --ckpt out/results/gpu-countdown-5/seedSEED/ckpt.pt
-gpu-capacity capacity.py --device cuda --sizes 20000,53000,141000,376000,1000000
-gpu-maze-path-5 train_maze.py --device cuda --loss path --grid 5 --format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024 --lr 1e-3 --steps 25000
-gpu-maze-full-5 train_maze.py --device cuda --loss full --grid 5 --format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024 --lr 1e-3 --steps 25000
-gpu-maze-mlmu-5 train_maze.py --device cuda --loss mlmu --grid 5 --format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024 --lr 1e-3 --steps 25000
-gpu-maze-path-10 train_maze.py --device cuda --loss path --grid 10 --format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024 --lr 1e-3 --steps 25000
-gpu-maze-mlmu-10 train_maze.py --device cuda --loss mlmu --grid 10 --format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024 --lr 1e-3 --steps 25000
+
+# -----------------------------------------------------------------------------
+# settings that several rows share
+
+models=out/logs/train_cot
+deep="--n_layer 6 --batch_size 128 --steps 10000"
+direct="--nodes 10 --hops 1-2 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000"
+hops="--nodes 10 --hops 1-6 --batch_size 256 --lr 1e-3 --steps 6000"
+rl_pairs="--format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8"
+rl_32="--nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20"
+probe_2="--nodes 14 --hops 1-2 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000"
+probe_direct="--mode direct --nodes 10 --hops 1-3 --batch_size 256"
+probe_loop="--n_layer 1 --n_loop 4 --n_head 2 --lr 2e-3 --steps 5000"
+probe_people="--task profiles --mode direct --people 27 --relations 16 --n_layer 1 --n_loop 4"
+probe_people="$probe_people --lr 2e-3 --weight_decay 1 --steps 6000"
+maze_3="--format adjlist --grid 3 --n_layer 2 --batch_size 32 --steps 1000 --eval_interval 50"
+maze_size="--format adjlist --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500"
+maze_loops="--gen percolation --steps 2500 --eval_interval 100"
+maze_wilson="--gen wilson --format adjlist --n_layer 3 --batch_size 64 --lr 2e-3 --steps 1000"
+maze_wilson="$maze_wilson --eval_interval 100"
+gpu_multiply="--task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 --lr 1e-3"
+gpu_multiply="$gpu_multiply --steps 5000"
+gpu_countdown="--task countdown --numbers 5 --n_layer 6 --n_head 8 --n_embd 256 --batch_size 512"
+gpu_countdown="$gpu_countdown --lr 1e-3 --steps 20000"
+gpu_star="--task star --nodes 50 --n_layer 6 --n_head 6 --n_embd 384 --batch_size 256 --lr 1e-4"
+gpu_star="$gpu_star --steps 20000"
+gpu_maze="--format adjlist --pos rope --n_layer 12 --n_head 8 --n_embd 256 --batch_size 1024"
+gpu_maze="$gpu_maze --lr 1e-3 --steps 25000"
+
+
+# -----------------------------------------------------------------------------
+# the rows: name, script, arguments
+
+rows() {
+  grep -v '^$' <<ROWS
+train_cot/cycle-20 train_cot.py --hops 4
+train_cot/cycle-20-deep train_cot.py --mode direct --hops 4 $deep
+train_cot/cycle-40 train_cot.py --nodes 40 --hops 1-5
+train_cot/cvpr-100 train_cot.py --task cvpr --nodes 100 --hops 30
+train_cot/pairs-16 train_cot.py --format pairs --nodes 16 --hops 4
+train_cot/multiply-3 train_cot.py --task multiply --digits 3
+train_cot/multiply-4 train_cot.py --task multiply --digits 4
+train_cot/star train_cot.py --task star --star 2,3
+train_cot/star-reverse train_cot.py --task star --star 2,3 --reverse
+train_cot/direct-1-2 train_cot.py --mode direct $direct
+train_cot/hops-chain train_cot.py --mode cot $hops --n_layer 1 --n_embd 128
+train_cot/hops-direct-1 train_cot.py --mode direct $hops --n_layer 1 --n_embd 128
+train_cot/hops-direct-2 train_cot.py --mode direct $hops --n_layer 2 --n_embd 90
+train_cot/hops-direct-4 train_cot.py --mode direct $hops --n_layer 4 --n_embd 64
+train_cot/hops-loop-2 train_cot.py --mode direct $hops --n_layer 1 --n_embd 128 --n_loop 2
+train_cot/hops-loop-4 train_cot.py --mode direct $hops --n_layer 1 --n_embd 128 --n_loop 4
+
+train_rl/loo train_rl.py
+train_rl/hops-4 train_rl.py --hops 4
+train_rl/none train_rl.py --baseline none
+train_rl/ema train_rl.py --baseline ema
+train_rl/prefix train_rl.py --baseline prefix
+train_rl/passk train_rl.py --objective passk
+train_cot/rl-cot train_cot.py --mode cot --nodes 10 --hops 1-4 --eval_interval 5 --steps 200
+train_rl/collapse train_rl.py --lr 4e-3 --entropy 0
+train_cot/rl-warm-40 train_cot.py --mode cot --nodes 10 --hops 4 --steps 40
+train_cot/rl-warm-50 train_cot.py --mode cot --nodes 10 --hops 4 --steps 50
+train_rl/hops-4-warm-40 train_rl.py --hops 4 --init_from $models/rl-warm-40/seed1337/ckpt.pt
+train_rl/hops-4-warm-50 train_rl.py --hops 4 --init_from $models/rl-warm-50/seed1337/ckpt.pt
+train_rl/20 train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
+train_rl/20-uniform train_rl.py --nodes 20 --hops 1-6
+train_rl/32 train_rl.py $rl_32
+train_rl/mix-1 train_rl.py --hops 1 --steps 600 --log_interval 20
+train_rl/mix-2 train_rl.py --hops 1-2 --steps 800 --log_interval 20
+train_rl/mix-3 train_rl.py --hops 1-3 --steps 1000 --log_interval 20
+train_rl/pairs-learned train_rl.py $rl_pairs
+train_rl/pairs-rope train_rl.py $rl_pairs --pos rope
+train_rl/pairs-none train_rl.py $rl_pairs --pos none
+
+train_cot/countdown train_cot.py --task countdown
+search/all search.py --ckpt $models/countdown/seedSEED/ckpt.pt
+search/tot search.py --ckpt $models/countdown/seedSEED/ckpt.pt --puzzles results/tot-100.txt
+train_cot/search-cycle-model train_cot.py --mode cot --hops 4 --steps 130
+search/cycle search.py --ckpt $models/search-cycle-model/seedSEED/ckpt.pt --k 64
+train_cot/search-multiply-model train_cot.py --mode cot --task multiply --steps 280
+search/multiply search.py --ckpt $models/search-multiply-model/seedSEED/ckpt.pt --k 64
+
+train_cot/jacobi-cycle-model train_cot.py --mode cot --hops 1-8
+jacobi/cycle jacobi.py --ckpt $models/jacobi-cycle-model/seedSEED/ckpt.pt
+train_cot/jacobi-multiply-model train_cot.py --mode cot --task multiply
+jacobi/multiply jacobi.py --ckpt $models/jacobi-multiply-model/seedSEED/ckpt.pt
+jacobi/countdown jacobi.py --ckpt $models/countdown/seedSEED/ckpt.pt
+
+capacity/1 capacity.py
+capacity/1-300 capacity.py --exposures 300
+capacity/1-100 capacity.py --exposures 100
+capacity/chain capacity.py --hops 2 --cot --smallest --n_layer 1
+capacity/latent capacity.py --hops 2 --smallest --n_layer 1
+capacity/loop capacity.py --hops 2 --sizes 20000,40000 --people 100 --n_layer 1 --n_loop 2
+capacity/chain-2 capacity.py --hops 2 --cot --smallest
+capacity/chain-2-600 capacity.py --hops 2 --cot --smallest --exposures 600 --steps 9600
+capacity/flat capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200 --n_layer 1
+
+train_cot/probe-model train_cot.py --mode direct $probe_2
+probe/default probe.py --ckpt $models/probe-model/seedSEED/ckpt.pt
+train_cot/probe-direct-model train_cot.py $probe_direct --n_layer 4 --lr 1.5e-3 --steps 6000
+probe/direct probe.py --ckpt $models/probe-direct-model/seedSEED/ckpt.pt
+train_cot/probe-loop-model train_cot.py $probe_direct $probe_loop
+probe/loop probe.py --ckpt $models/probe-loop-model/seedSEED/ckpt.pt
+train_cot/probe-chain-model train_cot.py --mode cot --nodes 10 --hops 1-3
+probe/chain probe.py --ckpt $models/probe-chain-model/seedSEED/ckpt.pt
+train_cot/probe-composer-model train_cot.py $probe_people
+probe/composer probe.py --ckpt $models/probe-composer-model/seedSEED/ckpt.pt
+train_cot/probe-memoriser-model train_cot.py $probe_people --relabel
+probe/memoriser probe.py --ckpt $models/probe-memoriser-model/seedSEED/ckpt.pt
+
+train_maze/default train_maze.py
+train_maze/path train_maze.py --loss path $maze_3 --lr 5e-4
+train_maze/full train_maze.py --loss full $maze_3 --lr 5e-4
+train_maze/balanced train_maze.py --loss balanced $maze_3 --lr 5e-4
+train_maze/path-fast train_maze.py --loss path $maze_3 --lr 2e-3
+train_maze/full-fast train_maze.py --loss full $maze_3 --lr 2e-3
+train_maze/balanced-fast train_maze.py --loss balanced $maze_3 --lr 2e-3
+train_maze/size-full-4 train_maze.py --loss full --grid 4 $maze_size
+train_maze/size-full-34 train_maze.py --loss full --grid 3-4 $maze_size
+train_maze/size-path-4 train_maze.py --loss path --grid 4 $maze_size
+train_maze/size-path-34 train_maze.py --loss path --grid 3-4 $maze_size
+train_maze/loops-path train_maze.py $maze_loops
+train_maze/loops-graded train_maze.py --loss graded $maze_loops
+train_maze/mlmu train_maze.py --loss mlmu
+train_maze/wilson-full train_maze.py --loss full $maze_wilson
+train_maze/wilson-path train_maze.py --loss path $maze_wilson
+train_maze/wilson-balanced train_maze.py --loss balanced $maze_wilson
+
+train_cot/gpu-cycle-20 train_cot.py --device cuda --hops 4
+train_cot/gpu-multiply-5 train_cot.py --device cuda $gpu_multiply
+train_cot/gpu-star-2-5 train_cot.py --device cuda --star 2,5 $gpu_star
+train_cot/gpu-star-5-5 train_cot.py --device cuda --star 5,5 $gpu_star
+train_rl/gpu-32 train_rl.py --device cuda $rl_32
+train_cot/gpu-countdown-5 train_cot.py --device cuda $gpu_countdown
+search/gpu-5 search.py --device cuda --ckpt $models/gpu-countdown-5/seedSEED/ckpt.pt
+capacity/gpu capacity.py --device cuda --sizes 20000,53000,141000,376000,1000000
+train_maze/gpu-path-5 train_maze.py --device cuda --loss path --grid 5 $gpu_maze
+train_maze/gpu-full-5 train_maze.py --device cuda --loss full --grid 5 $gpu_maze
+train_maze/gpu-mlmu-5 train_maze.py --device cuda --loss mlmu --grid 5 $gpu_maze
+train_maze/gpu-path-10 train_maze.py --device cuda --loss path --grid 10 $gpu_maze
+train_maze/gpu-mlmu-10 train_maze.py --device cuda --loss mlmu --grid 10 $gpu_maze
 ROWS
 }
 
-for name in "$@"; do
-  rows | grep -q "^$name " || { echo "reproduce.sh: no row $name; there are: $(rows | cut -d" " -f1 | xargs)" >&2; exit 2; }
-done
-rows | while read -r name command; do
-  if [ $# -gt 0 ]; then
-    [[ " $* " == *" $name "* ]] || continue
-  elif [[ $name == gpu-* ]]; then
-    continue
+
+# -----------------------------------------------------------------------------
+# what was asked for
+
+if [ "${1:-}" = --list ]; then
+  rows
+  exit
+fi
+
+for row in "$@"; do
+  if ! rows | grep -q "^$row "; then
+    echo "reproduce.sh: there is no row $row; bash results/reproduce.sh --list shows them" >&2
+    exit 2
   fi
-  for seed in ${ROW_SEEDS:-1337 1338 1339}; do
-    echo "$name/seed$seed python ${command//SEED/$seed} --seed $seed"
+done
+
+
+# one line for each run: its folder, then its command
+runs() {
+  rows | while read -r row command; do
+    if [ $# -gt 0 ]; then
+      [[ " $* " == *" $row "* ]] || continue
+    elif [[ $row == */gpu* ]]; then
+      continue
+    fi
+    for seed in ${ROW_SEEDS:-1337 1338 1339}; do
+      echo "$row/seed$seed python ${command//SEED/$seed} --seed $seed"
+    done
   done
-done | xargs -P "${ROW_JOBS:-1}" -L1 bash -c 'set -euo pipefail
-  "${@:1}" --out_dir "out/results/$0" | tail -n 1
-  mkdir -p "results/$0" && cp "out/results/$0/config.json" "out/results/$0/log.jsonl" "results/$0"'
+}
+
+
+# run it, show its last line, and copy what the documents read
+run_one() {
+  set -euo pipefail
+  local folder=$1
+  shift
+  "$@" --out_dir "out/logs/$folder" | tail -n 1
+  mkdir -p "results/logs/$folder"
+  for file in config.json log.jsonl examples.json; do
+    if [ -f "out/logs/$folder/$file" ]; then
+      cp "out/logs/$folder/$file" "results/logs/$folder"
+    fi
+  done
+}
+export -f run_one
+
+runs "$@" | xargs -P "${ROW_JOBS:-1}" -L1 bash -c 'run_one "$@"' run_one

@@ -1,5 +1,5 @@
-"""What a user meets: one line and exit code 2 for every mistake, the commands of README, results that
-are what the logs say, and the rules of the house."""
+"""What a user meets: one line and exit code 2 for every mistake, the commands of README, results
+that are what the logs say, and the rules of the house."""
 
 import ast
 import json
