@@ -1,7 +1,10 @@
-"""Are 3x3 mazes learned by heart? Exact paths on mazes of the training split and of the held-out one, for the checkpoints of the rows maze-*-fast.
-The held-out questions are those of the run's own last line, so the second number is its `exact`.
+"""Are 3x3 mazes learned by heart? Exact paths on mazes of the training split and on held-out ones.
 
-    bash results/reproduce.sh maze-path-fast maze-full-fast maze-balanced-fast && python results/maze_gap.py | tee results/maze_gap.txt
+The models are those of the rows train_maze/*-fast. The held-out mazes are those of a run's own last
+line, so the second number is its `exact`.
+
+    bash results/reproduce.sh train_maze/path-fast train_maze/full-fast train_maze/balanced-fast
+    python results/studies/maze_gap.py | tee results/studies/maze_gap.txt
 """
 
 import sys
@@ -9,17 +12,39 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import common  # noqa: E402
-from data import Maze, sample_batch  # noqa: E402
 
-task = Maze((3,))
-for path in sorted(Path('out/results').glob('maze-*-fast/seed*/ckpt.pt')):
-    (model, state), shares = common.load_checkpoint(path), {'train': 0, 'test': 0}
-    for split in shares:
-        for first in range(0, 2000, 500):
-            batch = sample_batch(task, 500, state['args']['seed'], 3 * 10**6 + first, split, hops=3)
-            with torch.no_grad():
-                out = model.eval().generate(batch.tokens[:, :batch.prompt_len], batch.tokens.size(1) - batch.prompt_len)
-            shares[split] += ((out == batch.tokens) | ~batch.loss_mask).all(1).sum().item() / 2000
-    print(f'{path.parent.parent.name:20} {path.parent.name}  exact on training mazes {shares["train"]:.3f}, on held-out ones {shares["test"]:.3f}')
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from common import load_checkpoint
+from data import sample_batch
+from maze import Maze
+
+
+N_MAZES = 2000
+PART = 500  # mazes at a time
+
+
+@torch.no_grad()
+def exact(model, task, seed, split):
+    """Share of mazes of this split whose whole path is right."""
+    n_right = 0
+    for first in range(0, N_MAZES, PART):
+        batch = sample_batch(task, PART, seed, 3 * 10**6 + first, split, hops=3)
+        P = batch.prompt_len
+        output = model.generate(batch.tokens[:, :P], batch.tokens.size(1) - P)
+        n_right += task.correct(batch, output).all(dim=1).sum().item()
+    return n_right / N_MAZES
+
+
+def main():
+    task = Maze((3,))
+    for path in sorted(Path('out/logs/train_maze').glob('*-fast/seed*/ckpt.pt')):
+        model, state = load_checkpoint(path)
+        model.eval()
+        train = exact(model, task, state['args']['seed'], 'train')
+        test = exact(model, task, state['args']['seed'], 'test')
+        print(f'{path.parent.parent.name:20} {path.parent.name}  exact on training mazes '
+              f'{train:.3f}, on held-out ones {test:.3f}')
+
+
+if __name__ == '__main__':
+    main()
