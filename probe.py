@@ -1,380 +1,878 @@
-"""What does the residual stream know, layer by layer and position by position, and is it used?
+"""Where does a model hold the nodes between question and answer, and does it use them?
 
-A model that answers k hops at once must have the nodes in between somewhere. EleutherAI's transformer-reasoning looked with a probe for each layer and
-position, reported cross-entropy alone, and let its (person, relation) pairs stand on both sides of the split, where a probe can learn them by heart. Here:
+A model that answers a question of k hops in one forward pass must hold the nodes on the way, c_1 to
+c_k, somewhere. The vectors that flow from layer to layer, one at each token, are its residual
+stream. A cell is one of these vectors: after so many layers, at one position. (Layer 0 is the
+embedding. With --n_loop every application of a block counts as a layer.) In every cell:
 
-1. Decodable. The residual stream after l layers (l = 0: the embedding; loops count) at position p, of questions of the checkpoint's largest hop count k. In
-   every cell (l, p), for each hop j: a ridge regression of the one-hot node c_j. All cells, hops, folds and penalties are one batched solve (`fit`); the
-   penalty is chosen by cross-validation for each cell and hop. Tested where nothing can be learned by heart: on other instances, held out from the model too
-   (cycle, cvpr); on other (person, relation) pairs (profiles), and by itself on pairs that the model met as facts, but never in a question of two hops.
-2. Controls. chance: the most frequent node. embedding: l = 0. random init: the same probes on the same model, untrained. control: the same probes on a
-   random label for each (start, c_j), on pairs of the fit: what they get right is learned by heart, and selectivity is what is above it (Hewitt & Liang
-   1909.03368). lens: what the model's own head says in this cell (nostalgebraist 2020). Standard errors: of independent questions; profiles: of pairs.
-3. Used? Interchange (Geiger et al. 2106.02997): question A gets the residual of a question B. Where it carries hop j, and is used as such, A's answer becomes
-   sigma_A^(k-j)(c_j of B), A's own table from B's node on. flip: how often it does, where that is another answer. Control: a step of the same length in a
-   random direction. With a chain the model writes on from the patched cell: a written node's embedding (l = 0) exchanged is the token altered.
+1. Linear probe: can c_j be read off? Fit a linear map from the vector to the node on some
+   questions, and count how often its largest output is right on others. The map is a ridge
+   regression of the one-hot node: least squares with a penalty on large weights. The penalty is
+   chosen by cross-validation. Split the questions into five parts, fit to four of them with each
+   penalty, and keep the penalty that is right most often on the part left out.
+   The test cannot be passed by heart. Its questions are about tables that neither the probe nor
+   the model has seen (cycle, cvpr), or about (person, relation) pairs new to the probe (profiles).
+   For profiles, `unasked` is the accuracy on pairs that the model has learned as facts, but never
+   as part of a two-hop question.
+2. Controls: could the probe be right for another reason?
+   chance       always say the most frequent node.
+   embedding    the probe at layer 0, where nothing has been computed.
+   random init  the same probe on the same model before training.
+   control      a control task (Hewitt & Liang 2019, 1909.03368): each (start, c_j) gets a random
+                label. No model can know it, so what the probe gets right it has learned by heart.
+                selectivity = probe accuracy - control accuracy.
+   logit lens   no probe: what the model's own head says in this cell (nostalgebraist 2020).
+3. Interchange intervention: is c_j used? Put the vector of this cell from question B into the
+   forward pass of question A (Geiger et al. 2021, 2106.02997). If the cell holds c_j, and the model
+   goes on from it, the answer becomes the node k - j lookups in A's table behind B's c_j.
+   flip         how often it does, among questions where the model does not say so anyway.
+   random       the same after a step of the same length in a random direction, as a control.
+   With a chain, the model writes on from the patched cell.
 
-Hop j is looked at where it is needed: a direct model's at the last token of the prompt, a chain model's at the token before the one that it writes. The
-staircase: the first layer at which it is decodable there, to 0.95, and 0.05 better than untrained. Departures: accuracy, not description length; donors share
-the hop count alone; a chain model is given the true chain.
+A hop is reported at the position where it is needed. In a direct model that is the last token of
+the prompt. In a chain it is the token before the one that names the node. A hop is decodable from
+the first layer where the probe there is right for 0.95 of the questions, and for 0.05 more than on
+the untrained model.
 
-    python train_cot.py --mode direct --hops 1-2 --nodes 14 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000
-    python probe.py                                             # that model; --ckpt out/.../ckpt.pt: another, of cycle, cvpr or profiles
-    python probe.py --layers 1,2 --positions 14,15 --out_dir out/some  # some cells; those where the hops are needed are always there
+Departures: EleutherAI's transformer-reasoning reports cross-entropy and lets the same (person,
+relation) pairs into fit and test. Here: accuracy and disjoint pairs. Interchanged questions share
+nothing but their hop count. A chain model is given the true chain.
+
+    python train_cot.py --mode direct --hops 1-2 --nodes 14 --n_layer 2 --n_head 2 --n_embd 32 \\
+        --lr 4e-3 --steps 4000
+    python probe.py                                    # that model; --ckpt: another one
+    python probe.py --layers 1,2 --positions 14,15 --out_dir out/some_cells
     torchrun --standalone --nproc_per_node=2 probe.py --device cuda
 
-The last line:  final ... best_hop1=... first_layer_hop1=... best_hop2=... selectivity=... random_init=... flip=... chance=... cells=... seconds=...
+The last line:  final ... best_hop1=... first_layer_hop1=... selectivity=... random_init=... flip=...
+Results: docs/probe.md
 """
 
+import argparse
 import json
-import time
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 
 import common
-from data import OPTIONS, Batch, Lookup, Parser, Profiles, add_run_args, at_least, make_task, require, sample_batch, write_batch
-from model import GPT, Pick
+import plots
+from data import (
+    CVPR,
+    Batch,
+    Cycle,
+    Lookup,
+    Parser,
+    Task,
+    at_least,
+    one_line_errors,
+    require,
+    sample_batch,
+    write_batch,
+)
+from model import GPT, LossPositions, last_position
+from profiles import Profiles
+
+
+TASKS = (Cycle, CVPR, Profiles)
 
 DEFAULT = 'out/train_cot-cycle-direct/ckpt.pt'
-MAKE = __doc__[__doc__.index('python train_cot'):__doc__.index('\n    python probe.py ')]
-PENALTIES, FOLDS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4), 5  # in units of the mean variance of a cell; where several do as well, the first
+TRAIN_DEFAULT = ('python train_cot.py --mode direct --hops 1-2 --nodes 14 --n_layer 2 --n_head 2 '
+                 '--n_embd 32 --lr 4e-3 --steps 4000')
+
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # in units of a cell's mean variance; ties: the first
+FOLDS = 5
 DECODABLE = 0.95
 
-def places(text):
-    return [int(word) for word in text.split(',')]
+LEGEND = """
+  probe             accuracy of the linear probe on test questions, and its standard error
+  control           the same on random labels: what the probe can learn by heart
+  selectivity       probe - control
+  random init       the probe on the same model before training
+  logit lens        how often the model's own head says the node in this cell
+  flip              how often the answer follows, when the cell is taken from another question
+  random direction  the same after a random step of the same length
+"""
 
-places.__name__ = 'list of numbers (such as 0,2)'
+
+# -----------------------------------------------------------------------------
+# arguments
 
 def parse_args(argv):
-    parser = Parser(prog='probe.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
-    parser.add_argument('--ckpt', help=f'of train_cot.py or capacity.py (default: {DEFAULT})')
-    parser.add_argument('--layers', type=places, help='after how many layers, 0 is the embedding; loops count (default: all)')
-    parser.add_argument('--positions', type=places, help='which tokens, from 0; those where a hop is needed are added (default: all)')
-    parser.add_argument('--n_train', type=at_least(1), default=4000, help='questions that the probes are fitted to (default: %(default)s)')
-    parser.add_argument('--n_test', type=at_least(1), default=2000, help='questions that they are tested on (default: %(default)s)')
-    parser.add_argument('--n_patch', type=at_least(2), default=500, help='questions whose residuals are interchanged (default: %(default)s)')
-    add_run_args(parser, 'out/probe-<task>-<mode>', train=False)
-    return parser.parse_args(argv)
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add('--ckpt', help=f'checkpoint of a task with hidden nodes: {", ".join(names_of_tasks())} '
+                       f'(default: {DEFAULT})')
+    add('--layers', type=parse_numbers,
+        help='after how many layers, such as 0,2; 0 is the embedding, loops count (default: all)')
+    add('--positions', type=parse_numbers,
+        help='at which tokens, from 0; those where a hop is needed are added (default: all)')
+    add('--n_train', type=at_least(1), default=4000, help='questions that probes are fitted to')
+    add('--n_test', type=at_least(1), default=2000, help='questions that they are tested on')
+    add('--n_patch', type=at_least(2), default=500, help='questions that are interchanged')
+    common.add_run_args(parser, 'out/probe-<task>-<mode>', trains=False)
+    args = parser.parse_args(argv)
 
-# ----------------------------------------------------------------------------- questions
+    if args.ckpt is None:
+        require(Path(DEFAULT).exists(),
+                f'there is no checkpoint {DEFAULT} yet; this makes it: {TRAIN_DEFAULT}')
+        args.ckpt = DEFAULT
+    return args
 
-def questions(task, mode, n_train, n_test, seed):
-    """Questions of the task's largest hop count k: the first n_train to fit the probes, n_test to test them, and, for profiles, those of pairs that the model
-    never met in a question of two hops.
 
-    A namespace: task, k, n_train, n_test, batch; end, the place of the answer; node (N, k) int64, c_1 to c_k; token (N, k), what stands for each in the
-    vocabulary; kind (N, k), what the control task gives its labels to; group (N,), questions of one group are not independent; where, the position at
-    which each hop is needed. Raises ValueError if the task has no hidden chain.
+def names_of_tasks():
+    return [task.name for task in TASKS]
+
+
+def parse_numbers(text):
+    """'0,2' -> [0, 2]"""
+    try:
+        return [at_least(0)(word) for word in text.split(',')]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f'expected numbers from 0, such as 0,2, got {text!r}') from None
+
+
+def load_model(path, device):
+    """A checkpoint's model, ready for evaluation, its task, and everything else that it holds."""
+    model, state = common.load_checkpoint(path, device)
+    try:
+        task = common.task_of_checkpoint(path, state, TASKS)
+    except TypeError as error:  # a flag of the wrong type
+        raise ValueError(f'the settings in {path} are of no task known here') from error
+    fits = (len(task.vocab) == model.config.vocab_size
+            and task.block_size <= model.config.block_size)
+    require(fits, f'{path} is of another version of {task.name}')
+    return model.eval(), task, state
+
+
+def choose_cells(args, model, questions):
+    """The layers and positions to look at, two sorted lists."""
+    depth = n_applications(model)
+    layers = sorted(set(args.layers or range(depth + 1)))
+    require(layers[-1] <= depth, f'--layers are 0, the embedding, to {depth} here')
+
+    last = questions.answer_at - 1
+    positions = args.positions or range(last + 1)
+    positions = sorted({*positions, *questions.needed_at})
+    require(positions[-1] <= last, f'--positions are 0 to {last} here')
+
+    n_values = len(layers) * len(positions) * len(questions.batch) * model.config.n_embd
+    n_processes = int(os.environ.get('WORLD_SIZE', 1))
+    gigabytes = 4 * n_values / n_processes / 2**30
+    require(gigabytes < 8, f'the residual stream of all these cells takes {gigabytes:.0f} GiB: '
+                           'give fewer --positions, --layers or --n_train')
+    return layers, positions
+
+
+# -----------------------------------------------------------------------------
+# questions
+
+@dataclass
+class Questions:
+    """N questions of k hops. The first n_train are for fitting, the next n_test for testing. Of
+    profiles there are more: pairs that the model was never trained on in two hops."""
+    task: Task
+    batch: Batch
+    n_train: int
+    n_test: int
+    node: torch.Tensor         # (N, k) int64: the nodes c_1 to c_k
+    token: torch.Tensor        # (N, k) int64: the token that stands for each node
+    control_key: torch.Tensor  # (N, k) int64: the control task gives each key a random label
+    group: torch.Tensor        # (N,) int64: only questions of different groups are independent
+
+    @property
+    def k(self):
+        return self.node.size(1)
+
+    @property
+    def answer_at(self):
+        """The position of the answer. A model reads the tokens before it."""
+        return int(self.batch.answer[0, 0])
+
+    @property
+    def inputs(self):
+        """(N, answer_at): what a model reads."""
+        return self.batch.tokens[:, :self.answer_at]
+
+    @property
+    def needed_at(self):
+        """The position at which each of the k hops is needed."""
+        last_of_prompt = self.batch.prompt_len - 1
+        n_links = self.answer_at - self.batch.prompt_len  # chain tokens before the answer
+        return [last_of_prompt + j * n_links // (self.k - 1) for j in range(self.k)]
+
+    @property
+    def test_rows(self):
+        return slice(self.n_train, self.n_train + self.n_test)
+
+
+def make_questions(task, mode, n_train, n_test, seed):
+    """Questions of the task's largest hop count. mode: with the chain ('cot') or 'direct'.
+
+    Raises ValueError if there is nothing between question and answer.
     """
-    k = max(task.hops)
-    require(isinstance(task, (Lookup, Profiles)), f'{task.name} has no hidden chain of nodes: name a checkpoint of cycle, cvpr or profiles')
-    require(k > 1, 'with one hop there is nothing between question and answer: train with --hops 2, or more')
-    if isinstance(task, Lookup):  # split 'test' was held out from the model, and no probe is fitted to any of it
-        parts = [vars(sample_batch(task, n, seed, 10**9, split, mode, k)).values() for n, split in ((n_train, 'train'), (n_test, 'test'))]
-        batch = Batch(*(x if isinstance(x, int) else torch.cat((x, y)) for x, y in zip(*parts, strict=True)))
-        start = batch.tokens[:, batch.prompt_len - 1:batch.prompt_len]
-        nodes = [start]
-        for _ in range(k):
-            nodes.append(batch.instance.gather(1, nodes[-1]))
-        node = token = torch.cat(nodes[1:], dim=1)  # (N, k)
-        group = batch.instance.unique(dim=0, return_inverse=True)[1]  # few nodes: tables come again
-    else:  # a quarter of the (person, relation) pairs is for testing; subjects are attributes, if there are any
-        rng, subjects, R = np.random.default_rng([seed, 2]), task.attributes or task.relations, task.relations
-        row = rng.permutation(task.people * R * subjects)
-        source = np.stack((row // subjects // R, row // subjects % R, row % subjects), axis=1)
-        asked, test = np.isin(task.label(source), (0, 3)), (rng.permutation(task.people * R) < task.people * R / 4)[row // subjects]
-        parts = source[asked & ~test][:n_train], source[asked & test][:n_test], source[~asked][:n_test]
-        (n_train, n_test), source = map(len, parts[:2]), np.concatenate(parts)
-        batch = write_batch(task, rng, source, np.full(len(source), 2), mode)
-        bridge, answer = task.truth[source[:, 0], task.attributes + source[:, 1]], batch.tokens.gather(1, batch.answer[:, :1])
-        node = torch.cat((torch.from_numpy(bridge[:, None]), answer), dim=1)
-        token, group = torch.cat((torch.from_numpy(task.names[bridge, :1]), answer), dim=1), torch.from_numpy(source[:, 0] * R + source[:, 1])
-        start = torch.from_numpy(source[:, :1])
-    end, P = int(batch.answer[0, 0]), batch.prompt_len
-    return SimpleNamespace(task=task, k=k, n_train=n_train, n_test=n_test, batch=batch, end=end, node=node, token=token, group=group,
-                           kind=start * 10**6 + node, where=[P - 1 + j * (end - P) // (k - 1) for j in range(k)])
+    require(max(n_train, n_test) <= 10**6, 'at most a million questions')
+    require(max(task.hops) > 1, 'with one hop there is nothing between question and answer: train '
+                                'with --hops 2, or more')
+    if isinstance(task, Lookup):
+        return lookup_questions(task, mode, n_train, n_test, seed)
+    return profiles_questions(task, mode, n_train, n_test, seed)
 
-def counterfactual(q, ours, theirs, j):
-    """The answers (n,) of questions `ours` if their j-th nodes, 1 to k, were those of the questions `theirs`; both (n,) rows of q."""
-    x, instance = q.node[theirs, j - 1], q.batch.instance[ours]
-    if isinstance(q.task, Lookup):
-        for _ in range(q.k - j):
-            x = instance.gather(1, x[:, None])[:, 0]
-    elif j == 1:
-        x = torch.from_numpy(q.task.answers(x.numpy(), instance[:, 2].numpy())[:, 0])
+
+def lookup_questions(task, mode, n_train, n_test, seed):
+    """Of cycle and cvpr. The split 'test' was held out from the model, and no probe is fitted to
+    any of it."""
+    k = max(task.hops)
+    step = 10**9  # far from the steps that a model was trained on
+    to_fit = sample_batch(task, n_train, seed, step, 'train', mode, k)
+    to_test = sample_batch(task, n_test, seed, step, 'test', mode, k)
+    batch = concatenate(to_fit, to_test)
+
+    start = batch.tokens[:, batch.prompt_len - 1:batch.prompt_len]          # (N, 1)
+    nodes = [start]
+    for _ in range(k):
+        nodes.append(batch.instance.gather(1, nodes[-1]))
+    node = torch.cat(nodes[1:], dim=1)                                      # (N, k)
+
+    # With few nodes there are few tables: questions about the same one are of one group.
+    _, group = batch.instance.unique(dim=0, return_inverse=True)
+    return Questions(task, batch, n_train, n_test, node=node, token=node,
+                     control_key=start * 10**6 + node, group=group)
+
+
+def concatenate(a, b):
+    """Two batches of the same mode and hop count as one."""
+    return Batch(
+        tokens=torch.cat((a.tokens, b.tokens)),
+        loss_mask=torch.cat((a.loss_mask, b.loss_mask)),
+        answer=torch.cat((a.answer, b.answer)),
+        hops=torch.cat((a.hops, b.hops)),
+        instance=torch.cat((a.instance, b.instance)),
+        prompt_len=a.prompt_len,
+    )
+
+
+def profiles_questions(task, mode, n_train, n_test, seed):
+    """Two-hop questions. A quarter of the (person, relation) pairs is for testing.
+
+    Subjects are attributes, or relations if there are no attributes.
+    """
+    rng = np.random.default_rng([seed, 2])
+    n_subjects = task.attributes or task.relations
+    n_pairs = task.people * task.relations
+
+    # all questions in random order
+    number = rng.permutation(n_pairs * n_subjects)
+    pair = number // n_subjects
+    person = pair // task.relations
+    relation = pair % task.relations
+    source = np.stack((person, relation, number % n_subjects), axis=1)      # (all, 3)
+
+    # Was the model trained on two-hop questions about this pair? If so: to fit, or to test?
+    trained, _, _, combination = range(len(task.labels))
+    in_training = np.isin(task.label(source), (trained, combination))
+    is_test_pair = rng.permutation(n_pairs) < n_pairs / 4
+    in_test = is_test_pair[pair]
+    to_fit = source[in_training & ~in_test][:n_train]
+    to_test = source[in_training & in_test][:n_test]
+    never_asked = source[~in_training][:n_test]
+
+    source = np.concatenate((to_fit, to_test, never_asked))                 # (N, 3)
+    batch = write_batch(task, rng, source, np.full(len(source), 2), mode)
+    person, relation, _ = source.T
+    bridge = task.truth[person, task.attributes + relation]                 # (N,)
+    bridge_token = task.names[bridge, 0]  # the first token of the name
+    answer = batch.tokens.gather(1, batch.answer[:, :1])                    # (N, 1)
+    node = torch.cat((torch.from_numpy(bridge[:, None]), answer), dim=1)
+    token = torch.cat((torch.from_numpy(bridge_token[:, None]), answer), dim=1)
+    start = torch.from_numpy(person[:, None])
+    group = torch.from_numpy(person * task.relations + relation)
+    return Questions(task, batch, len(to_fit), len(to_test), node=node, token=token,
+                     control_key=start * 10**6 + node, group=group)
+
+
+def counterfactual_answers(questions, rows, donors, j):
+    """The answers (n,) of questions `rows` if their j-th nodes were those of questions `donors`.
+
+    rows, donors (n,). j from 1 to k.
+    """
+    task = questions.task
+    node = questions.node[donors, j - 1]
+    instance = questions.batch.instance[rows]
+    if isinstance(task, Lookup):
+        for _ in range(questions.k - j):
+            node = instance.gather(1, node[:, None])[:, 0]
+        return node
+    if j == 1:
+        subject = instance[:, 2].numpy()
+        answers = task.answers(node.numpy(), subject)                       # (n, answer_len)
+        return torch.from_numpy(answers[:, 0])
+    return node
+
+
+# -----------------------------------------------------------------------------
+# labels
+
+@dataclass
+class Labels:
+    """What the probes have to tell, as classes: k targets that are nodes, then k control tasks."""
+    y: torch.Tensor     # (N, 2k) int64
+    classes: list       # (2k) how many classes each target has
+    chance: list        # (k) accuracy of the best guess at each node that does not look
+    fold: torch.Tensor  # (n_train,) int64: part of the cross-validation
+
+
+def make_labels(questions, seed):
+    """Raises ValueError if there are too few questions for so many classes."""
+    columns = []
+    classes = []
+    chance = []
+    for j in range(questions.k):
+        names, label = questions.node[:, j].unique(return_inverse=True)     # (N,)
+        check_enough_questions(questions, label, len(names), j)
+        columns.append(label)
+        classes.append(len(names))
+        chance.append(chance_of_node(questions, label, j))
+
+    # the control task: a random label for each key, as frequent as the nodes themselves
+    generator = torch.Generator().manual_seed(seed)
+    for j in range(questions.k):
+        keys, index = questions.control_key[:, j].unique(return_inverse=True)
+        row = torch.randint(questions.n_train, (len(keys),), generator=generator)
+        random_label = columns[j][row]                                      # (keys,)
+        columns.append(random_label[index])
+
+    # whole groups go into a fold
+    groups, group = questions.group[:questions.n_train].unique(return_inverse=True)
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
+    fold = order[group] % FOLDS
+    return Labels(torch.stack(columns, dim=1), classes * 2, chance, fold)
+
+
+def check_enough_questions(questions, label, n_classes, j):
+    """Raise ValueError if a probe of hop j + 1 would have too little to learn from."""
+    fit_rows = slice(0, questions.n_train)
+    pairs = torch.stack((questions.group, label))[:, fit_rows]
+    n_different = pairs.unique(dim=1).size(1)
+    n_independent = len(questions.group[questions.test_rows].unique())
+    enough = (questions.n_train >= 5 * n_classes and n_different >= 2 * n_classes
+              and n_independent >= 10)
+    advice = 'train on more people or relations'
+    if isinstance(questions.task, Lookup):
+        advice = 'give more --n_train, --n_test or train on more nodes'
+    require(enough, f'too few questions for the {n_classes} classes of hop {j + 1}: '
+                    f'{questions.n_train:,} to fit (at least {5 * n_classes}), {n_different:,} of '
+                    f'them different ({2 * n_classes}), {n_independent:,} independent ones to test '
+                    f'(10); {advice}')
+
+
+def chance_of_node(questions, label, j):
+    """Accuracy of always saying the node that is most frequent among the questions to fit."""
+    most_frequent = label[:questions.n_train].bincount().argmax()
+    chance = (label[questions.test_rows] == most_frequent).float().mean().item()
+    if questions.task.name == 'cycle':  # one can also say any node but the start
+        chance = max(chance, questions.task.chance(j + 1))
+    return chance
+
+
+# -----------------------------------------------------------------------------
+# the residual stream
+
+def n_applications(model):
+    """How many times a block is applied: the number of layers, counting loops."""
+    return model.config.n_layer * model.config.n_loop
+
+
+def embed(model, idx):
+    """(B, T) -> (B, T, C)"""
+    x = model.wte(idx)
+    if model.wpe is not None:
+        x = x + model.wpe.weight[:idx.size(1)]
     return x
 
-# ----------------------------------------------------------------------------- the residual stream
 
-def embed(model, idx):  # (B, T) -> (B, T, C)
-    x = model.wte(idx)
-    return x if model.wpe is None else x + model.wpe.weight[:idx.size(1)]
+def apply_block(model, x, i, loss_positions=None):
+    """The i-th application of a block to x (B, T, C)."""
+    block = model.blocks[i % model.config.n_layer]
+    angles = model.rope[:, :x.size(1)] if model.config.pos == 'rope' else None
+    return block(x, angles, loss_positions=loss_positions)
 
-def angles(model, idx):
-    return model.rope[:, :idx.size(1)] if model.config.pos == 'rope' else None
 
-def residuals(model, idx):
-    """[x_0, ..., x_L], each (B, T, C): the embedding of idx (B, T), and the residual stream after every application of a block."""
-    xs = [embed(model, idx)]
-    for i in range(model.config.n_layer * model.config.n_loop):
-        xs.append(model.blocks[i % model.config.n_layer](xs[-1], angles(model, idx)))
-    return xs
-
-def head(model, x):  # (..., C) -> (..., V): the model's own last norm and head, on any layer
+def head(model, x):
+    """The model's own last norm and head, on any layer: (..., C) -> (..., V)"""
     return F.linear(model.ln_f(x), model.wte.weight)
 
-def collect(model, q, layers, positions, run):
-    """The residual stream of all questions in every cell: (layers, positions, N, C) float32, from one forward pass a batch."""
-    tokens, N = q.batch.tokens[:, :q.end], len(q.node)
-    out = torch.empty(len(layers), len(positions), N, model.config.n_embd, device=run.device)
-    for rows in torch.arange(N).split(500):
+
+def residual_stream(model, idx):
+    """[x_0, ..., x_L], each (B, T, C): the embedding of idx (B, T), then what each layer leaves."""
+    stream = [embed(model, idx)]
+    for i in range(n_applications(model)):
+        stream.append(apply_block(model, stream[-1], i))
+    return stream
+
+
+def collect(model, questions, layers, positions, run):
+    """The vectors of all questions in every cell: (layers, positions, N, C) float32."""
+    inputs = questions.inputs
+    N = len(inputs)
+    cells = torch.empty(len(layers), len(positions), N, model.config.n_embd, device=run.device)
+    for first in range(0, N, 500):  # in parts, so that it fits into memory
+        idx = inputs[first:first + 500].to(run.device)
         with run.autocast:
-            xs = residuals(model, tokens[rows].to(run.device))
-        for i, l in enumerate(layers):
-            out[i, :, rows[0]:rows[-1] + 1] = xs[l][:, positions].transpose(0, 1)
-    return out
+            stream = residual_stream(model, idx)
+        for i, layer in enumerate(layers):
+            vectors = stream[layer][:, positions]                           # (B, positions, C)
+            cells[i, :, first:first + len(idx)] = vectors.transpose(0, 1)
+    return cells
 
-def write_on(model, q, tokens, xs, layer, position, value):
-    """The answers (B,) that the model gives when its residual after `layer` layers at `position` is value (B, C).
 
-    tokens (B, end), xs = residuals(model, tokens). What stands up to the position stays as it is; what comes behind it, at last the
-    answer, is the model's own greedy choice.
-    """
-    depth, at = model.config.n_layer * model.config.n_loop, torch.tensor([position], device=tokens.device)
-    idx = tokens[:, :max(position + 1, q.batch.prompt_len)]
-    x, first = xs[layer][:, :idx.size(1)].index_copy(1, at, value[:, None]), layer  # below the patch all is as it was
-    while True:
-        last = Pick(torch.arange(idx.size(1), device=idx.device).expand(idx.shape) == idx.size(1) - 1, causal=True)
-        for i in range(first, depth):
-            x = x.index_copy(1, at, value[:, None]) if i == layer else x
-            x = model.blocks[i % model.config.n_layer](x, angles(model, idx), pick=last if i == depth - 1 else None)
-        token = head(model, x.view(len(idx), -1, x.size(-1))[:, -1]).argmax(-1)
-        if idx.size(1) == q.end:
-            return token
-        idx = torch.cat((idx, token[:, None]), dim=1)
-        x, first = embed(model, idx), 0
+# -----------------------------------------------------------------------------
+# linear probes
 
-# ----------------------------------------------------------------------------- probes
+class Sums(NamedTuple):
+    """Sums over examples: all that a ridge regression needs to know of its data."""
+    xx: torch.Tensor  # (G, C, C) X^T X
+    xy: torch.Tensor  # (G, C, M) X^T Y
+    x: torch.Tensor   # (G, C)
+    y: torch.Tensor   # (M,)
+    n: int            # examples
+
 
 def fit(x, y, fold, classes, penalties=PENALTIES):
-    """Ridge regression of one-hot labels in every cell at once, each target with the penalty that wins its cell's cross-validation.
+    """Ridge regression of one-hot labels in every cell at once. Each cell and target takes the
+    penalty that wins its cross-validation.
 
-    x (G, N, C) float: N examples of G cells; y (N, J) int64: J targets, the j-th with classes[j] classes; fold (N,) int64 from 0.
-    In each cell minimises |x W + b - onehot(y)|^2 + penalty |W|^2; penalties are in units of trace(X^T X) / C, X the centred x.
-    Returns W (G, C, M) and b (G, M), M = sum(classes), the targets side by side, and the penalties (G, J) chosen, as plain numbers.
-    One Gram matrix of a cell serves all targets, its eigenvectors all penalties, and those of the folds add up to the whole's.
+    x (G, N, C) float: N examples in each of G cells. y (N, J) int64: J targets, the j-th with
+    classes[j] classes. fold (N,) int64 from 0: the part of an example in the cross-validation.
+    Minimises |x W + b - onehot(y)|^2 + penalty |W|^2, with penalties in units of the mean variance
+    of a cell. Returns W (G, C, M) and b (G, M), M = sum(classes), the targets side by side, and the
+    penalties chosen, (G, J), as plain numbers.
+
+    It is fast for two reasons. Sums over the folds add up to those over all examples, so leaving a
+    fold out is a subtraction. And one eigendecomposition of X^T X serves every penalty.
     """
-    order, sizes = fold.argsort(), fold.bincount().tolist()
-    shift, y = x.mean(1, keepdim=True), y[order]
-    xs = x.index_select(1, order).sub_(shift).split(sizes, dim=1)
-    ys = torch.cat([F.one_hot(y[:, j], K) for j, K in enumerate(classes)], dim=1).float().split(sizes)
-    wide = torch.float32 if x.device.type == 'mps' else torch.float64  # the smallest penalty shows the digits that float32 loses
-    moments = [((d := xf.to(wide)).mT @ d, d.mT @ yf.to(wide), d.sum(1), yf.sum(0), len(yf)) for xf, yf in zip(xs, ys, strict=True)]
-    total, tie = [sum(m) for m in zip(*moments, strict=True)], torch.cat([1e-7 * torch.arange(K, device=x.device) for K in classes])
+    # float32 has digits to spare only near zero, so centre first
+    shift = x.mean(1, keepdim=True)                                         # (G, 1, C)
+    folds = split_into_folds(x, shift, y, fold, classes)
+    sums = [sum_over_examples(x_fold, one_hot) for x_fold, _, one_hot in folds]
+    total = Sums(*[sum(of_folds) for of_folds in zip(*sums, strict=True)])
+    hits = cross_validate(folds, sums, total, classes, penalties)           # (penalties, G, J)
 
-    def diagonal(gram, cross, sum_x, sum_y, n):  # small matrices: on the CPU, which has float64 everywhere
-        mean_x, mean_y = sum_x / n, sum_y / n - tie  # where a cell says nothing: of equally frequent classes the first
-        w, q = torch.linalg.eigh((gram - sum_x[:, :, None] * mean_x[:, None]).cpu().double())
-        return mean_x.float(), mean_y, w.clamp(min=0), q, q.mT @ (cross - mean_x[..., None] * sum_y).cpu().double()
+    # the winning penalty of each cell and target, and a last fit to everything
+    mean_x, mean_y, eigenvalues, V, cross = decompose(total, classes)
+    chosen = torch.tensor(penalties, dtype=torch.float64)[hits.argmax(0).cpu()]
+    penalty = chosen * mean_variance(eigenvalues)                           # (G, J)
+    target_of_column = torch.arange(len(classes)).repeat_interleave(torch.tensor(classes))  # (M,)
+    W = cross / (eigenvalues[..., None] + penalty[:, None, target_of_column])
+    W = (V @ W).float().to(x.device)                                        # (G, C, M)
+    b = mean_y - ((shift + mean_x[:, None]) @ W)[:, 0]                      # (G, M)
+    return W, b, penalty
 
-    hits = torch.zeros(len(penalties), len(x), len(classes), device=x.device)
-    for f, (xf, yf) in enumerate(zip(xs, y.split(sizes), strict=True)):
-        mean_x, mean_y, w, q, cross = diagonal(*(t - m for t, m in zip(total, moments[f], strict=True)))
-        q, unit = q.float().to(x.device), w.mean(1, keepdim=True).clamp(min=1e-12)
-        z, mean_z = q.mT @ xf.mT, mean_x[:, None] @ q  # (G, C, n), (G, 1, C)
-        for r, penalty in enumerate(penalties):
-            W = (cross / (w + penalty * unit)[..., None]).float().to(x.device)
-            hits[r] += right(torch.baddbmm((mean_y - mean_z @ W).mT, W.mT, z), yf, classes).float().sum(1)
-    mean_x, mean_y, w, q, cross = diagonal(*total)
-    penalty = torch.tensor(penalties, dtype=torch.float64)[hits.argmax(0).cpu()] * w.mean(1, keepdim=True).clamp(min=1e-12)  # (G, J)
-    target = torch.arange(len(classes)).repeat_interleave(torch.tensor(classes))  # (M,) whose column
-    W = (q @ (cross / (w[..., None] + penalty[:, None, target]))).float().to(x.device)
-    return W, mean_y - ((shift + mean_x[:, None]) @ W)[:, 0], penalty
 
-def right(scores, y, classes):
-    """scores (G, M, n), y (n, J) -> (G, n, J) bool: has the label of the j-th target the largest score of its classes? A tie is wrong."""
+def split_into_folds(x, shift, y, fold, classes):
+    """[(x - shift (G, n, C), y (n, J), one-hot y (n, M)) of each fold]"""
+    order = fold.argsort()
+    sizes = fold.bincount().tolist()
+    x = x.index_select(1, order).sub_(shift)
+    y = y[order]
+    one_hot = [F.one_hot(y[:, j], n_classes) for j, n_classes in enumerate(classes)]
+    one_hot = torch.cat(one_hot, dim=1).float()
+    parts = (x.split(sizes, dim=1), y.split(sizes), one_hot.split(sizes))
+    return list(zip(*parts, strict=True))
+
+
+def sum_over_examples(x, one_hot):
+    """The Sums of x (G, n, C) and one_hot (n, M)."""
+    # float64, as the smallest penalty shows digits that float32 loses; mps has none
+    wide = torch.float32 if x.device.type == 'mps' else torch.float64
+    x = x.to(wide)
+    return Sums(x.mT @ x, x.mT @ one_hot.to(wide), x.sum(1), one_hot.sum(0), len(one_hot))
+
+
+def cross_validate(folds, sums, total, classes, penalties):
+    """How many examples are right when their fold is left out: (penalties, G, J)."""
+    G = len(total.x)
+    device = total.x.device
+    hits = torch.zeros(len(penalties), G, len(classes), device=device)
+    for (x, y, _), of_fold in zip(folds, sums, strict=True):
+        others = Sums(*[a - b for a, b in zip(total, of_fold, strict=True)])
+        mean_x, mean_y, eigenvalues, V, cross = decompose(others, classes)
+        unit = mean_variance(eigenvalues)
+
+        # predict in the basis of the eigenvectors, where a penalty only rescales
+        V = V.float().to(device)
+        z = V.mT @ x.mT                                                     # (G, C, n)
+        mean_z = mean_x[:, None] @ V                                        # (G, 1, C)
+        for i, penalty in enumerate(penalties):
+            W = cross / (eigenvalues + penalty * unit)[..., None]           # (G, C, M)
+            W = W.float().to(device)
+            b = mean_y - mean_z @ W                                         # (G, 1, M)
+            scores = torch.baddbmm(b.mT, W.mT, z)                           # (G, M, n)
+            hits[i] += correct(scores, y, classes).float().sum(1)
+    return hits
+
+
+def decompose(sums, classes):
+    """The means of x and y, the eigenvalues and eigenvectors V of the centred X^T X, and
+    V^T X^T Y."""
+    # where a cell says nothing, the first of equally frequent classes wins
+    tie_break = [1e-7 * torch.arange(K, device=sums.x.device) for K in classes]
+    mean_x = sums.x / sums.n
+    mean_y = sums.y / sums.n - torch.cat(tie_break)
+
+    # these matrices are small: on the CPU, which has float64 everywhere
+    centred = sums.xx - sums.x[:, :, None] * mean_x[:, None]
+    eigenvalues, V = torch.linalg.eigh(centred.cpu().double())
+    cross = (sums.xy - mean_x[..., None] * sums.y).cpu().double()
+    return mean_x.float(), mean_y, eigenvalues.clamp(min=0), V, V.mT @ cross
+
+
+def mean_variance(eigenvalues):
+    """The unit of the penalties: (G, C) -> (G, 1)"""
+    return eigenvalues.mean(1, keepdim=True).clamp(min=1e-12)
+
+
+def correct(scores, y, classes):
+    """Does the label of each target have the largest score of its classes? A tie is wrong.
+
+    scores (G, M, n), y (n, J) -> (G, n, J) bool. Classes stand before examples, because maxima over
+    the last dimension are several times as slow.
+    """
     hits = []
-    for j, s in enumerate(scores.split(classes, dim=1)):  # classes before examples: maxima over the last dimension are several times as slow
-        label = y[:, j].expand(len(s), 1, -1)
-        hits.append(s.gather(1, label)[:, 0] > s.scatter(1, label, -torch.inf).amax(1))
+    for j, of_target in enumerate(scores.split(classes, dim=1)):            # (G, K, n)
+        label = y[:, j].expand(len(of_target), 1, -1)                       # (G, 1, n)
+        own = of_target.gather(1, label)[:, 0]
+        others = of_target.scatter(1, label, -torch.inf).amax(1)
+        hits.append(own > others)
     return torch.stack(hits, dim=-1)
 
+
 def standard_error(hit, group):
-    """Of the mean over questions of hit (G, n, J), where only questions of different groups (n,) are independent: (G, J)."""
-    names, index = group.unique(return_inverse=True)
-    sums = torch.zeros(len(hit), len(names), hit.size(2), device=hit.device).index_add(1, index.to(hit.device), hit - hit.mean(1, keepdim=True))
+    """The standard error of the mean of hit (G, n, J) over questions, (G, J).
+
+    Only questions of different groups (n,) are independent, so errors are summed by group first.
+    """
+    groups, index = group.unique(return_inverse=True)
+    error = hit - hit.mean(1, keepdim=True)
+    sums = torch.zeros(len(hit), len(groups), hit.size(2), device=hit.device)
+    sums = sums.index_add(1, index.to(hit.device), error)
     return sums.square().sum(1).sqrt() / hit.size(1)
 
-def targets(q, seed):
-    """y (N, 2k): classes of c_1 .. c_k, then of the control task, a random class for each kind; how many classes (2k,); chance (k,) of the nodes."""
-    g, columns, chance, test = torch.Generator().manual_seed(seed), [], [], slice(q.n_train, q.n_train + q.n_test)
-    for j in range(q.k):
-        names, label = q.node[:, j].unique(return_inverse=True)
-        n, rows, tested = len(names), q.n_train, len(q.group[test].unique())
-        fitted = len(torch.stack((q.group, label))[:, :rows].unique(dim=1)[0])
-        require(rows >= 5 * n and fitted >= 2 * n and tested >= 10,
-                f'too few questions for the {n} classes of hop {j + 1}: {rows:,} to fit (at least {5 * n}), {fitted:,} of them different ({2 * n}), {tested:,} '
-                'independent ones to test (10); '
-                + ('give more --n_train, --n_test or train on more nodes' if isinstance(q.task, Lookup) else 'train on more people or relations'))
-        columns.append(label)
-        chance.append((label[test] == label[:rows].bincount().argmax()).float().mean().item())  # always the one most frequent in training
-        chance[-1] = max(chance[-1], q.task.chance(j + 1)) if q.task.name == 'cycle' else chance[-1]  # a cycle does not come back to the start
-    classes = [int(c.max()) + 1 for c in columns] * 2
-    for j in range(q.k):  # labels as frequent as the nodes themselves
-        kinds, index = q.kind[:, j].unique(return_inverse=True)
-        columns.append(columns[j][torch.randint(q.n_train, (len(kinds),), generator=g)][index])
-    return torch.stack(columns, dim=1), classes, chance
 
-def probe(model, q, layers, positions, run, seed):
-    """In every cell, each (layers, positions, k) on the CPU: acc, se, its standard error, control (where its kind was fitted), lens, and, for
-    profiles, unasked, accuracy on the pairs never asked in two hops."""
-    x = collect(model, q, layers, positions, run)
-    y, classes, _ = targets(q, seed)
-    group = q.group[:q.n_train].unique(return_inverse=True)[1]
-    fold = (torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed))[group] % FOLDS).to(run.device)
-    y, token, fitted, n, parts = y.to(run.device), q.token[q.n_train:].to(run.device), q.n_train, q.n_test, []
-    seen = torch.stack([torch.isin(kind[fitted:fitted + n], kind[:fitted]) for kind in q.kind.T], dim=1).float().to(run.device)  # (n, k)
-    for cells in x.flatten(0, 1).split(max(1, 2**27 // (len(y) * max(x.size(-1), sum(classes))))):  # half a GiB at a time
-        W, b, _ = fit(cells[:, :fitted], y[:fitted], fold, classes)
-        hit = right(torch.baddbmm(b[..., None], W.mT, cells[:, fitted:].mT), y[fitted:], classes).float()
-        lens = (head(model, cells[:, fitted:fitted + n]).argmax(-1)[..., None] == token[:n]).float()
-        se, control = standard_error(hit[:, :n, :q.k], q.group[fitted:fitted + n]), (hit[:, :n, q.k:] * seen).sum(1) / seen.sum(0).clamp(min=1)
-        parts.append((hit[:, :n, :q.k].mean(1), se, control, lens.mean(1), hit[:, n:, :q.k].mean(1)))
-    grids = (torch.cat(p).cpu().unflatten(0, x.shape[:2]) for p in zip(*parts, strict=True))
-    return dict(zip(('acc', 'se', 'control', 'lens', 'unasked')[:4 + isinstance(q.task, Profiles)], grids, strict=False))
+def probe(model, questions, labels, layers, positions, run):
+    """Probes of every hop in every cell: {measure: (layers, positions, k) on the CPU}.
 
-def interchange(model, q, layers, positions, n, run, seed):
-    """How often the answer becomes the counterfactual one, for every cell and hop, (layers, positions, k): flip, with the residual of another
-    question; random, after a step of the same length in a random direction. Among n test questions, where the model says something else by itself."""
-    ours = torch.arange(q.n_train, q.n_train + min(n, q.n_test))
-    theirs, tokens, g = ours.roll(1), q.batch.tokens[ours, :q.end].to(run.device), torch.Generator()
-    wanted = torch.stack([counterfactual(q, ours, theirs, j) for j in range(1, q.k + 1)], dim=1)  # (n, k)
-    flip, random = torch.zeros(2, len(layers), len(positions), q.k)
+    acc      accuracy on the test questions
+    se       its standard error
+    control  accuracy on the control task, where its key was among the questions to fit
+    lens     accuracy of the model's own head
+    unasked  (profiles) accuracy on pairs that the model was never trained on in two hops
+    """
+    x = collect(model, questions, layers, positions, run)                   # (layers, positions, N, C)
+    N, C = x.shape[2:]
+    cells_at_once = max(1, 2**27 // (N * max(C, sum(labels.classes))))      # half a GiB
+    parts = []
+    for cells in x.flatten(0, 1).split(cells_at_once):
+        parts.append(probe_cells(model, questions, labels, cells))
+
+    grids = {}
+    for name in parts[0]:
+        of_cells = torch.cat([part[name] for part in parts])                # (cells, k)
+        grids[name] = of_cells.cpu().unflatten(0, x.shape[:2])
+    return grids
+
+
+def probe_cells(model, questions, labels, cells):
+    """The measures of `probe` in cells (G, N, C), each (G, k)."""
+    k = questions.k
+    n_train = questions.n_train
+    n_test = questions.n_test
+    device = cells.device
+    y = labels.y.to(device)
+    W, b, _ = fit(cells[:, :n_train], y[:n_train], labels.fold.to(device), labels.classes)
+    scores = torch.baddbmm(b[..., None], W.mT, cells[:, n_train:].mT)       # (G, M, N - n_train)
+    hit = correct(scores, y[n_train:], labels.classes).float()              # (G, N - n_train, 2k)
+    hit_node = hit[:, :n_test, :k]
+    hit_control = hit[:, :n_test, k:]
+
+    # the control task counts where its label could be known
+    is_known = []
+    for key in questions.control_key.T:
+        is_known.append(torch.isin(key[questions.test_rows], key[:n_train]))
+    is_known = torch.stack(is_known, dim=1).float().to(device)              # (n_test, k)
+
+    lens = head(model, cells[:, questions.test_rows]).argmax(-1)            # (G, n_test)
+    token = questions.token[questions.test_rows].to(device)                 # (n_test, k)
+    measures = dict(
+        acc=hit_node.mean(1),
+        se=standard_error(hit_node, questions.group[questions.test_rows]),
+        control=(hit_control * is_known).sum(1) / is_known.sum(0).clamp(min=1),
+        lens=(lens[..., None] == token).float().mean(1))
+    if isinstance(questions.task, Profiles):
+        measures['unasked'] = hit[:, n_test:, :k].mean(1)
+    return measures
+
+
+# -----------------------------------------------------------------------------
+# interchange interventions
+
+def interchange(model, questions, layers, positions, n_patch, run, seed):
+    """How often the answer becomes the counterfactual one: {measure: (layers, positions, k)}.
+
+    flip    the cell of each test question is taken from the test question before it
+    random  the cell is moved as far, in a random direction
+    Counted where nodes differ and the model does not give the counterfactual answer by itself.
+    """
+    rows = torch.arange(questions.n_train, questions.n_train + min(n_patch, questions.n_test))
+    donors = rows.roll(1)
+    tokens = questions.inputs[rows].to(run.device)
+    wanted = [counterfactual_answers(questions, rows, donors, j + 1) for j in range(questions.k)]
+    wanted = torch.stack(wanted, dim=1)                                     # (n, k)
+
+    shape = (len(layers), len(positions), questions.k)
+    flip = torch.zeros(shape)
+    random = torch.zeros(shape)
     with run.autocast:
-        xs = residuals(model, tokens)
-        differ = (wanted != head(model, xs[-1][:, -1:]).argmax(-1).cpu()) & (q.node[ours] != q.node[theirs])
+        stream = residual_stream(model, tokens)
+        own_answer = head(model, stream[-1][:, -1:]).argmax(-1).cpu()       # (n, 1)
+        counts = (wanted != own_answer) & (questions.node[rows] != questions.node[donors])
+
         for i, layer in enumerate(layers):
             for j, position in enumerate(positions):
-                x = xs[layer][:, position]
-                g.manual_seed((seed + 10**6 * layer + 10**3 * position) % 2**63)  # whatever cells there are besides
-                step = torch.randn(x.shape, generator=g).to(x)
-                step *= (x.roll(1, 0) - x).norm(dim=1, keepdim=True) / step.norm(dim=1, keepdim=True)
-                for out, value in ((flip, x.roll(1, 0)), (random, x + step)):
-                    answer = write_on(model, q, tokens, xs, layer, position, value).cpu()
-                    out[i, j] = ((answer[:, None] == wanted) & differ).sum(0) / differ.sum(0).clamp(min=1)
+                x = stream[layer][:, position]                              # (n, C)
+                donor_x = x.roll(1, 0)
+                step = random_step(x, donor_x, seed + 10**6 * layer + 10**3 * position)
+                for grid, value in ((flip, donor_x), (random, x + step)):
+                    answer = patched_answers(model, questions, tokens, stream, layer, position,
+                                             value)
+                    hits = (answer.cpu()[:, None] == wanted) & counts
+                    grid[i, j] = hits.sum(0) / counts.sum(0).clamp(min=1)
     return dict(flip=flip, random=random)
 
-# ----------------------------------------------------------------------------- the result
 
-def plot(hops, layers, words, path, title):
-    """For up to five hops: accuracy of the probes and flips, layer x position, and what is found where the hop is needed, by layer."""
-    shown = [hops[i] for i in sorted({round(i) for i in np.linspace(0, len(hops) - 1, min(5, len(hops)))})]
-    width = min(9, 1.5 + 0.28 * len(words))
-    axes = (figure := Figure(figsize=(2 * width + 5, 1 + 2.5 * len(shown)), layout='constrained')).subplots(
-        len(shown), 3, squeeze=False, width_ratios=(width, width, 4))
-    for (left, middle, right), h in zip(axes, shown, strict=True):
-        at = h['positions'].index(h['position'])
-        for axis, key, name in ((left, 'acc', 'probe'), (middle, 'flip', 'flip')):
-            image = axis.imshow(h[key], vmin=0, vmax=1, aspect='auto', origin='lower', cmap='viridis')
-            axis.plot(at, len(layers) - 0.62, 'v', color='black', ms=6, clip_on=False)
-            axis.set(title=f'hop {h["hop"]}: {name}', ylabel='layer', yticks=range(len(layers)), yticklabels=layers)
-            axis.set_xticks(range(len(words)), words, fontsize=7) if len(words) <= 40 else axis.set_xlabel('position')
-            for i, row in enumerate(h[key] if len(words) <= 20 else ()):
-                for j, value in enumerate(row):
-                    axis.text(j, i, f'{value:.2f}'.lstrip('0'), ha='center', va='center', fontsize=6, color='white' if value < 0.6 else 'black')
-        for key, style, name in (('acc', 'C0o-', 'probe'), ('lens', 'C2s--', 'logit lens'), ('control', 'C1^--', 'control'),
-                                 ('random_init', 'kx:', 'random init'), ('flip', 'C3d-', 'flip'), ('random', 'C3.:', 'random direction')):
-            right.plot(layers, [row[at] for row in h[key]], style, ms=4, lw=1.2, label=name)
-        right.axhline(h['chance'], color='0.6', lw=0.8, label='chance')
-        first = 'not decodable' if h['first_layer'] == 'none' else f'decodable from layer {h["first_layer"]}'
-        right.set(title=f'hop {h["hop"]} at \u25bc: {first}', ylim=(-0.03, 1.03), xticks=layers, xlabel='layer', ylabel='share of questions')
-    figure.legend(*right.get_legend_handles_labels(), loc='outside lower right', ncols=7, fontsize=8)
-    figure.colorbar(image, ax=axes[:, :2], location='bottom', shrink=0.3, aspect=40, label='share of questions; below the panels, the tokens of one of them')
-    figure.suptitle(title)
-    common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
+def random_step(x, donor_x, seed):
+    """(n, C): as long as the step from x to donor_x, in random directions. A cell has a seed of its
+    own, so that its numbers do not depend on which other cells are looked at."""
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    step = torch.randn(x.shape, generator=generator).to(x)
+    step *= (donor_x - x).norm(dim=1, keepdim=True) / step.norm(dim=1, keepdim=True)
+    return step
+
+
+def patched_answers(model, questions, tokens, stream, layer, position, value):
+    """The answers (B,) if the vector after `layer` layers at `position` is value (B, C).
+
+    tokens (B, answer_at), stream = residual_stream(model, tokens). Tokens up to the position stay
+    as they are. Those of the chain behind it, and the answer, are the model's own greedy choice.
+    """
+    depth = n_applications(model)
+    index = torch.tensor([position], device=tokens.device)
+    value = value[:, None]                                                  # (B, 1, C)
+    idx = tokens[:, :max(position + 1, questions.batch.prompt_len)]
+
+    # below the patch nothing changes, so the first pass starts there
+    x = stream[layer][:, :idx.size(1)].index_copy(1, index, value)
+    first = layer
+    while True:
+        last = LossPositions(last_position(idx), causal=True)
+        for i in range(first, depth):
+            if i == layer:
+                x = x.index_copy(1, index, value)
+            x = apply_block(model, x, i, loss_positions=last if i == depth - 1 else None)
+        x = x.view(len(idx), -1, x.size(-1))[:, -1]                         # (B, C)
+        token = head(model, x).argmax(-1)
+        if idx.size(1) == questions.answer_at:
+            return token
+
+        # write the token, and read the chain again from the embedding
+        idx = torch.cat((idx, token[:, None]), dim=1)
+        x = embed(model, idx)
+        first = 0
+
+
+# -----------------------------------------------------------------------------
+# results
+
+def measure_cells(model, questions, labels, layers, positions, args, run):
+    """All measures in all cells: {measure: (layers, positions, k)}. Each process works on every
+    world-th position."""
+    my_positions = positions[run.rank::run.world]
+    torch.manual_seed(args.seed)
+    untrained = GPT(model.config).to(run.device).eval()
+    grids = probe(model, questions, labels, layers, my_positions, run)
+    of_untrained = probe(untrained, questions, labels, layers, my_positions, run)
+    grids['random_init'] = of_untrained['acc']
+    grids |= interchange(model, questions, layers, my_positions, args.n_patch, run, args.seed)
+    if run.world == 1:
+        return grids
+
+    run.join_group()
+    shares = [None] * run.world
+    dist.all_gather_object(shares, grids)
+    dist.destroy_process_group()
+    whole = {}
+    for name in grids:
+        columns = []
+        for i in range(len(positions)):
+            share = shares[i % run.world][name]
+            columns.append(share[:, i // run.world])
+        whole[name] = torch.stack(columns, dim=1)
+    return whole
+
+
+def where_needed(record, name):
+    """A measure by layer, at the position where this hop is needed."""
+    column = record['positions'].index(record['position'])
+    return [row[column] for row in record[name]]
+
+
+def hop_record(j, grids, questions, labels, layers, positions):
+    """Everything about hop j + 1: the grids, and a summary of where the hop is needed."""
+    record = dict(hop=j + 1, position=questions.needed_at[j], chance=labels.chance[j],
+                  layers=layers, positions=positions)
+    for name, grid in grids.items():
+        record[name] = grid[..., j].double().round(decimals=4).tolist()
+
+    # the layer with the best probe, and the first layer at which the hop is decodable
+    acc = where_needed(record, 'acc')
+    untrained = where_needed(record, 'random_init')
+    best = acc.index(max(acc))
+    first = None
+    for i in reversed(range(len(layers))):
+        if acc[i] >= max(DECODABLE, untrained[i] + 0.05):
+            first = i
+
+    patched = best if first is None else first
+    record |= dict(
+        best=acc[best],
+        first_layer='none' if first is None else layers[first],
+        selectivity=acc[best] - where_needed(record, 'control')[best],
+        untrained=max(untrained),
+        embedding=acc[0] if layers[0] == 0 else None,
+        flip_first=where_needed(record, 'flip')[patched],
+        random_first=where_needed(record, 'random')[patched])
+    if 'unasked' in grids:
+        record['unasked_best'] = where_needed(record, 'unasked')[best]
+    return record
+
+
+def print_hop(record, word, run):
+    """A table of what is found, layer by layer, at the token `word` where the hop is needed."""
+    run.print(f'hop {record["hop"]} at position {record["position"]} ({word}), chance '
+              f'{record["chance"]:.3f}')
+    run.print('  layer  probe          control  selectivity  random init  logit lens  flip   '
+              'random direction')
+    names = ('acc', 'se', 'control', 'random_init', 'lens', 'flip', 'random')
+    columns = [where_needed(record, name) for name in names]
+    for layer, *values in zip(record['layers'], *columns, strict=True):
+        acc, se, control, untrained, lens, flip, random = values
+        run.print(f'  {layer:5}  {acc:.3f} +- {se:.3f} {control:7.3f} {acc - control:12.3f} '
+                  f'{untrained:12.3f} {lens:11.3f} {flip:6.3f} {random:11.3f}')
+
+
+def final_values(records, acc, mode, model, questions, args):
+    """The last line. acc: the model's own accuracy, or None if its last layer is left out."""
+    first_hop = records[0]
+    has_embedding = first_hop['layers'][0] == 0
+    final = dict(task=questions.task.name, hops=questions.k, mode=mode,
+                 n_layer=model.config.n_layer, n_loop=model.config.n_loop)
+    for record in records:
+        final[f'best_hop{record["hop"]}'] = record['best']
+    for record in records:
+        final[f'first_layer_hop{record["hop"]}'] = record['first_layer']
+    final |= dict(
+        selectivity=min(record['selectivity'] for record in records),
+        random_init=max(record['untrained'] for record in records),
+        embedding=None,
+        flip=first_hop['flip_first'],
+        flip_random=first_hop['random_first'])
+    if has_embedding:
+        final['embedding'] = max(record['embedding'] for record in records)
+
+    # the embedding of the first node that is written is that token: here it is replaced
+    if mode == 'cot' and isinstance(questions.task, Lookup) and has_embedding:
+        column = first_hop['positions'].index(questions.batch.prompt_len)
+        final['flip_token'] = first_hop['flip'][0][column]
+
+    n_cells = len(first_hop['layers']) * len(first_hop['positions'])
+    final |= dict(
+        unasked=first_hop.get('unasked_best'),
+        acc=acc,
+        chance=max(record['chance'] for record in records),
+        n_test=questions.n_test,
+        cells=n_cells * questions.k)
+    return final
+
+
+def own_accuracy(grids, model, questions, layers, positions):
+    """The model's accuracy on the test questions, or None if its last layer is left out."""
+    if layers[-1] < n_applications(model):
+        return None
+    return grids['lens'][-1, positions.index(questions.answer_at - 1), -1].item()
+
+
+# -----------------------------------------------------------------------------
+# everything in order
 
 @torch.no_grad()
 def main(argv=None):
-    begin, args = time.time(), parse_args(argv)
-    if args.ckpt is None and not Path(DEFAULT).exists():
-        common.die(f'there is no checkpoint {DEFAULT} yet; this makes it: {MAKE}')
-    args.ckpt = args.ckpt or DEFAULT
-    run = common.setup(args)
-    torch.set_float32_matmul_precision('highest')  # TF32 would move the probes' weights
-    model, state = common.load_checkpoint(args.ckpt, run.device)
-    mode = state['args'].get('arm', 'cot')
-    try:
-        require(max(args.n_train, args.n_test, args.n_patch) <= 10**6, 'at most a million questions')
-        task = make_task(type(args)(**{name: None for names in OPTIONS.values() for name in names} | state['args']))
-        require(len(task.vocab) == model.config.vocab_size and task.block_size <= model.config.block_size, f'{args.ckpt} is of another version of {task.name}')
-        q, depth = questions(task, mode, args.n_train, args.n_test, args.seed), model.config.n_layer * model.config.n_loop
-        chance = targets(q, args.seed)[2]
-        layers, positions = sorted(set(args.layers or range(depth + 1))), sorted({*(args.positions or range(q.end)), *q.where})
-        require(0 <= layers[0] and layers[-1] <= depth, f'--layers are 0, the embedding, to {depth} here')
-        require(0 <= positions[0] and positions[-1] < q.end, f'--positions are 0 to {q.end - 1} here')
-        size = len(layers) * len(positions) * len(q.node) * model.config.n_embd * 4 / run.world / 2**30
-        require(size < 8, f'the residual stream of all these cells takes {size:.0f} GiB: give fewer --positions, --layers or --n_train')
-    except (AttributeError, KeyError, TypeError):
-        common.die(f'{args.ckpt} is of no task known here')
-    except ValueError as error:
-        common.die(str(error))
-    args.out_dir = args.out_dir or f'out/probe-{task.name}-{mode}'
-    args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
-    if run.master:
-        common.open_run(args.out_dir, {'script': 'probe', **{k: v for k, v in vars(args).items() if k != 'out_dir'}}, False, params=model.num_params())
-    common.catch_signals(exit_now=True)
-    torch.manual_seed(args.seed)
-    fresh, mine = GPT(model.config).to(run.device), positions[run.rank::run.world]
-    grids = probe(model.eval(), q, layers, mine, run, args.seed)
-    grids |= {'random_init': probe(fresh.eval(), q, layers, mine, run, args.seed)['acc']}
-    grids |= interchange(model, q, layers, mine, args.n_patch, run, args.seed)
-    if run.world > 1:  # every process has every world-th position
-        dist.init_process_group('gloo')
-        dist.all_gather_object(shares := [None] * run.world, grids)
-        dist.destroy_process_group()
-        grids = {key: torch.stack([shares[i % run.world][key][:, i // run.world] for i in range(len(positions))], dim=1) for key in grids}
-    if not run.master:
-        return
+    """Probe one checkpoint. Returns the values of the last line."""
+    args = parse_args(argv)
+    model, task, state = load_model(args.ckpt, common.find_device(args.device))
+    mode = state['mode']
+    if args.out_dir is None:
+        args.out_dir = f'out/probe-{task.name}-{mode}'
 
-    acc = grids['lens'][-1, positions.index(q.end - 1), -1].item() if layers[-1] == depth else None  # the model's own
-    hops, example = [], task.decode(q.batch.tokens[q.n_train, :q.end].tolist()).split()
-    print(f'{task.name}, {q.k} hops, {mode}: {len(layers)} x {len(positions)} cells, {q.n_train:,} questions to fit, {q.n_test:,} to test'
-          + (f'; the model answers {acc:.3f} of these' if acc is not None else '') + f'. One of them:\n  {" ".join(example)}')
-    for j, position in enumerate(q.where):
-        h = {key: value[..., j].double().round(decimals=4).tolist() for key, value in grids.items()}
-        column = {key: [row[positions.index(position)] for row in rows] for key, rows in h.items()}  # by layer, where the hop is needed
-        found, unasked = column['acc'], column.pop('unasked', None)
-        best = max(range(len(found)), key=found.__getitem__)
-        first = next((i for i, (a, untrained) in enumerate(zip(found, column['random_init'], strict=True)) if a >= max(DECODABLE, untrained + 0.05)), None)
-        print(f'hop {j + 1} at position {position} ({example[position]}), chance {chance[j]:.3f}\n'
-              '  layer  probe          control  selectivity  random init  logit lens  flip   random direction')
-        for layer, a, se, control, lens, untrained, flip, random in zip(layers, *column.values(), strict=True):
-            print(f'  {layer:5}  {a:.3f} +- {se:.3f} {control:7.3f} {a - control:12.3f} {untrained:12.3f} {lens:11.3f} {flip:6.3f} {random:11.3f}')
-        cell, h = best if first is None else first, h | dict(best=found[best], first_layer='none' if first is None else layers[first])
-        h |= dict(selectivity=found[best] - column['control'][best], untrained=max(column['random_init']), embedding=None if layers[0] else found[0])
-        h |= dict(flip_first=column['flip'][cell], random_first=column['random'][cell]) | (dict(unasked_best=unasked[best]) if unasked else {})
-        hops.append(dict(hop=j + 1, position=position, chance=chance[j], layers=layers, positions=positions, **h))
-        common.log(args.out_dir, arm='hop', **hops[-1])
-    one = hops[0]
-    final = dict(task=task.name, hops=q.k, mode=mode, n_layer=model.config.n_layer, n_loop=model.config.n_loop)
-    final |= {f'best_hop{h["hop"]}': h['best'] for h in hops} | {f'first_layer_hop{h["hop"]}': h['first_layer'] for h in hops}
-    final |= dict(selectivity=min(h['selectivity'] for h in hops), random_init=max(h['untrained'] for h in hops),
-                  embedding=None if layers[0] else max(h['embedding'] for h in hops), flip=one['flip_first'], flip_random=one['random_first'])
-    if mode == 'cot' and isinstance(task, Lookup) and layers[0] == 0:
-        final |= dict(flip_token=one['flip'][0][positions.index(q.batch.prompt_len)])  # the first written node altered
-    final |= dict(unasked=one.get('unasked_best'))
-    final |= dict(acc=acc, chance=max(chance), n_test=q.n_test, cells=len(layers) * len(positions) * q.k, model_seed=state['args'].get('seed'), seed=args.seed,
-                  seconds=time.time() - begin)
-    common.log(args.out_dir, arm='final', **final)
-    common.write_atomic(Path(args.out_dir) / 'results.json', lambda tmp: tmp.write_text(json.dumps(dict(final=final, hops=hops)) + '\n'))
-    plot(hops, layers, [example[p] for p in positions], Path(args.out_dir) / 'plot.png', f'{task.name}, {mode}, {q.k} hops')
-    print(common.final_line(**final))
+    # what is asked, what the probes have to tell, and where to look
+    require(args.n_patch <= 10**6, 'at most a million questions')
+    questions = make_questions(task, mode, args.n_train, args.n_test, args.seed)
+    labels = make_labels(questions, args.seed)
+    layers, positions = choose_cells(args, model, questions)
+    example = task.decode(questions.inputs[questions.n_train].tolist()).split()
+
+    facts = dict(params=model.num_params(), example=[example[p] for p in positions])
+    with common.Run('probe', args, **facts) as run:
+        torch.set_float32_matmul_precision('highest')  # TF32 would move the probes' weights
+        grids = measure_cells(model, questions, labels, layers, positions, args, run)
+        if not run.master:
+            return None
+
+        acc = own_accuracy(grids, model, questions, layers, positions)
+        print_header(questions, mode, layers, positions, acc, example, run)
+        records = []
+        for j in range(questions.k):
+            record = hop_record(j, grids, questions, labels, layers, positions)
+            print_hop(record, example[record['position']], run)
+            run.log(arm='hop', **record)
+            records.append(record)
+
+        final = final_values(records, acc, mode, model, questions, args)
+        final |= dict(model_seed=state['args'].get('seed'), seed=args.seed, seconds=run.seconds())
+        run.log(arm='final', **final)
+        text = json.dumps(dict(final=final, hops=records)) + '\n'
+        common.write_atomic(run.out_dir / 'results.json', lambda path: path.write_text(text))
+        plots.draw_run(run.out_dir)
+        run.print(common.final_line(**final))
+        return final
+
+
+def print_header(questions, mode, layers, positions, acc, example, run):
+    """What is measured, one of the questions, and what the columns of the tables mean."""
+    text = (f'{questions.task.name}, {questions.k} hops, {mode}: {len(layers)} x {len(positions)} '
+            f'cells, {questions.n_train:,} questions to fit, {questions.n_test:,} to test')
+    if acc is not None:
+        text += f'; the model answers {acc:.3f} of these'
+    run.print(f'{text}. One of them:')
+    run.print(f'  {" ".join(example)}')
+    run.print(LEGEND)
+
 
 if __name__ == '__main__':
-    main()
+    with one_line_errors():
+        main()

@@ -1,335 +1,557 @@
 """Can a transformer discover the chain of thought when only its answer is rewarded?
 
-FactorExe's open question: "can the results of these intermediate computations be discovered, i.e. only using supervision from
-the final output?" Nobody shows this model a chain:
-1. For each question the policy, one causal GPT, samples a group of chains. The k-th sampled token of a k-hop question is its
-   answer, so that an easy question asks for the prefix of a hard one's chain.
-2. The reward is 1 if that token is right, else 0. The tokens before it are never looked at.
-3. On-policy REINFORCE (Williams 1992): one step up the mean over chains of A * sum_{t <= k} log pi(token t). The advantage A is
-   the reward minus a baseline that does not depend on the token it judges, so that the reward's gradient stays unbiased:
-   none  nothing                                    ema     an exponential running mean of all rewards (0.95)
-   loo   the mean reward of the group's other chains
-   prefix  the step advantage of VinePPO (Kazemnejad et al. 2024, 2410.01679): the Monte-Carlo value of the prefix that ends in the
-         token, minus that of the prefix before it (FactorExe's "state baseline" is the reward minus the latter: noisier, see README)
-4. --objective passk ascends pass@k, the chance that one of k chains is right (PKPO, Walder & Karkhanis 2025, 2505.15201; loo is
-   its "leave one out minus one"); at k = group_size only a chain that alone is right counts: POPPY (Grinsztajn et al. 2022, 2210.03475).
-Relatives: loo is RLOO (Ahmadian et al. 2024, 2402.14740) without its KL term. Subtracting the mean of the whole group instead is
-(G-1)/G times that: Dr. GRPO (2503.20783). GRPO (2402.03300) also divides by the group's standard deviation and by the length, clips
-ratios and adds a KL term. Here: no KL, no division, and nothing to clip, since with one step a batch every ratio is 1.
+FactorExe's open question: "can the results of these intermediate computations be discovered, i.e.
+only using supervision from the final output?" Nobody shows this model a chain.
 
-    python train_rl.py                                   # 10 nodes, 1 to 4 hops, under two minutes on a laptop
-    python train_rl.py --hops 4                          # the control that must fail: no easy questions
+1. The policy is one causal GPT. For each question it samples a group of chains. The k-th sampled
+   token of a k-hop question is its answer. So an easy question asks for the prefix of a hard
+   question's chain.
+2. The reward is 1 if that token is right, else 0. The tokens before it are never looked at.
+3. On-policy REINFORCE (Williams 1992): one step up the mean over chains of
+       sum over t <= k of advantage * log pi(token t)
+   The advantage is the reward minus a baseline that does not depend on the token it judges. So the
+   gradient of the expected reward stays unbiased. --baseline:
+   none    nothing
+   ema     a running mean of all rewards (0.95)
+   loo     leave one out: the mean reward of the group's other chains
+   prefix  the step advantage of VinePPO (Kazemnejad et al. 2024, 2410.01679): the value of the
+           prefix that ends in the token, minus the value of the prefix before it. Values are mean
+           rewards of fresh rollouts.
+4. --objective passk ascends pass@k instead, the chance that one of k chains is right (PKPO, Walder
+   & Karkhanis 2025, 2505.15201; with loo it is their "leave one out minus one"). At k = group_size
+   only a chain that alone is right counts (POPPY, Grinsztajn et al. 2022, 2210.03475).
+
+Relatives: loo is RLOO (Ahmadian et al. 2024, 2402.14740) without its KL term. Dr. GRPO (2503.20783)
+subtracts the mean of the whole group, which is (G - 1) / G times that. GRPO (2402.03300) also
+divides by the group's standard deviation and by the length, clips ratios and adds a KL term.
+Departures: no KL term, no division, and no clipping, since with one step a batch every ratio is 1.
+
+    python train_rl.py                       # 10 nodes, 1 to 4 hops, under two minutes on a laptop
+    python train_rl.py --hops 4              # the control that must fail: no easy questions
     python train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
     python train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_rl.py
 
-The last line:  final task=cycle hops=1-4 baseline=loo acc=1.000 valid=1.000 reward=0.9xx samples=... chance=0.111 params=51328 ...
+The last line:  final task=cycle hops=1-4 baseline=loo ... acc=1.000 valid=1.000 reward=0.9xx ...
+Results: docs/train_rl.md
 """
-
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from matplotlib.figure import Figure
-from torch.nn.parallel import DistributedDataParallel as DDP
-from tqdm import tqdm
 
 import common
-from data import OPTIONS, Lookup, Parser, add_run_args, add_task_args, at_least, make_task, parse_hops, sample_batch, show_range
+import plots
+from data import (
+    CVPR,
+    Cycle,
+    Parser,
+    add_task_args,
+    at_least,
+    format_range,
+    make_task,
+    one_line_errors,
+    parse_range,
+    positive_float,
+    require,
+    sample_batch,
+)
 from model import GPT, GPTConfig
 
+
+TASKS = (Cycle, CVPR)  # one token must be the answer
+SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # flags that --init_from decides
+
+
+# -----------------------------------------------------------------------------
+# arguments
+
 def parse_args(argv):
-    """The arguments, and the names of those that were typed."""
-    parser = Parser(prog='train_rl.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
-    add_task_args(parser, hops='1-4', nodes=10)
-    g = parser.add_argument_group('model')
-    g.add_argument('--n_layer', type=at_least(1), help='(default: 1; --format pairs: 2)')
-    for name, value, text in (('n_head', 1, 'attention heads'), ('n_embd', 64, 'width'), ('n_loop', 1, 'times the layers are applied, with shared weights')):
-        g.add_argument(f'--{name}', type=at_least(1), default=value, help=text + ' (default: %(default)s)')
-    g.add_argument('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding (default: %(default)s)')
-    g.add_argument('--init_from', metavar='CKPT', help='start from this checkpoint, train_cot.py makes one; --resume needs it again (default: none)')
-    g = parser.add_argument_group('reinforcement learning')
-    g.add_argument('--baseline', choices=('none', 'ema', 'loo', 'prefix'), default='loo', help='what is subtracted from a reward (default: %(default)s)')
-    g.add_argument('--objective', choices=('mean', 'passk'), default='mean', help='expected reward, or pass@k (default: %(default)s)')
-    g.add_argument('--k', type=at_least(2), help='the k of --objective passk (default: group_size); k = 1 is --objective mean')
-    g.add_argument('--rollouts', type=at_least(1), default=4, help='fresh rollouts from each prefix for --baseline prefix (default: %(default)s)')
-    g.add_argument('--group_size', type=at_least(1), default=8, help='chains sampled for each question (default: %(default)s)')
-    g.add_argument('--temperature', type=at_least(0.01, float), default=1.0, help='of the policy that is sampled and trained (default: %(default)s)')
-    g.add_argument('--entropy', type=at_least(0, float), default=0.01, help="bonus for each nat of entropy of a token's distribution (default: %(default)s)")
-    g.add_argument('--curriculum', action='store_true', help='fewest hops first, one more whenever over 0.9 of chains for the most are right (default: off)')
-    g = parser.add_argument_group('training')
-    g.add_argument('--batch_size', type=at_least(1), default=128, help='questions a step and process (default: %(default)s)')
-    g.add_argument('--max_iters', '--steps', type=at_least(1), default=1000, help='optimizer steps (default: %(default)s)')
-    g.add_argument('--learning_rate', '--lr', type=at_least(0, float, above=True), default=1e-3, help='constant after the warm-up (default: %(default)s)')
-    g.add_argument('--warmup_iters', type=at_least(0), default=50, help='steps of linear warm-up (default: %(default)s)')
-    g.add_argument('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only (default: %(default)s)')
-    g.add_argument('--grad_clip', type=at_least(0, float, above=True), default=1.0, help='largest gradient norm (default: %(default)s)')
-    g = parser.add_argument_group('evaluation')
-    g.add_argument('--log_interval', '--eval_interval', type=at_least(1), help='steps between evaluations and checkpoints (default: max_iters / 30)')
-    g.add_argument('--n_test', type=at_least(1), default=2000, help='test instances a hop count at the end; a quarter of it on the way (default: %(default)s)')
-    g.add_argument('--test_hops', type=parse_hops, help='at the end test these, longer than trained, the hop token held at the largest trained (default: none)')
-    add_run_args(parser, 'out/train_rl-<task>')
-    return common.parse_typed(parser, argv)
+    parser = Parser(__doc__)
+    add_task_args(parser, TASKS, hops=[1, 2, 3, 4], nodes=10)
+
+    add = parser.add_argument_group('model').add_argument
+    add('--n_layer', type=at_least(1), help='transformer blocks (default: 1; --format pairs: 2)')
+    add('--n_head', type=at_least(1), default=1, help='attention heads')
+    add('--n_embd', type=at_least(1), default=64, help='width')
+    add('--n_loop', type=at_least(1), default=1,
+        help='times the blocks are applied, with shared weights')
+    add('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding')
+    add('--init_from', metavar='CKPT',
+        help='start from this checkpoint of train_cot.py; --resume needs it again')
+
+    add = parser.add_argument_group('reinforcement learning').add_argument
+    add('--baseline', choices=('none', 'ema', 'loo', 'prefix'), default='loo',
+        help='what is subtracted from a reward')
+    add('--objective', choices=('mean', 'passk'), default='mean', help='expected reward, or pass@k')
+    add('--k', type=at_least(2), help='the k of --objective passk (default: group_size)')
+    add('--rollouts', type=at_least(1), default=4,
+        help='fresh rollouts from each prefix for --baseline prefix')
+    add('--group_size', type=at_least(1), default=8, help='chains sampled for each question')
+    add('--temperature', type=at_least(0.01, float), default=1.0,
+        help='of the policy that is sampled and trained')
+    add('--entropy', type=at_least(0, float), default=0.01,
+        help="bonus for each nat of entropy of a token's distribution")
+    add('--curriculum', action='store_true',
+        help='fewest hops first, one more whenever over 0.9 of the hardest chains are right')
+
+    add = parser.add_argument_group('training').add_argument
+    add('--batch_size', type=at_least(1), default=128, help='questions a step and process')
+    add('--max_iters', '--steps', type=at_least(1), default=1000, help='optimizer steps')
+    add('--learning_rate', '--lr', type=positive_float, default=1e-3,
+        help='constant after the warm-up')
+    add('--warmup_iters', type=at_least(0), default=50, help='steps of linear warm-up')
+    add('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only')
+    add('--grad_clip', type=positive_float, default=1.0, help='largest gradient norm')
+
+    add = parser.add_argument_group('evaluation').add_argument
+    add('--log_interval', '--eval_interval', type=at_least(1),
+        help='steps between evaluations and checkpoints (default: max_iters / 30)')
+    add('--n_test', type=at_least(1), default=2000,
+        help='test instances a hop count at the end; a quarter of it on the way')
+    add('--test_hops', type=parse_range,
+        help='at the end also test these, longer than trained; the hop token stays at the largest '
+             'trained one')
+    common.add_run_args(parser, 'out/train_rl-<task>')
+    args = common.parse_args(parser, argv, 'train_rl', free={'seed', 'n_test', 'test_hops'})
+
+    # a model that starts from a checkpoint has its shape, unless another one is typed
+    if args.init_from and not args.eval_only:
+        model, _ = common.load_checkpoint(args.init_from)
+        parser.set_defaults(**{name: getattr(model.config, name) for name in SHAPE})
+        args = parser.parse_args(argv)
+    return args
+
 
 def fill_in(args):
-    """Give what was left out its value; die on what makes no sense together. Returns the task, that of --test_hops, the model's shape."""
-    if args.task in ('cycle', 'cvpr'):
-        args.nodes, args.hops = 10 if args.nodes is None else args.nodes, args.hops or [1, 2, 3, 4]
-    args.n_layer = args.n_layer or (2 if args.format == 'pairs' else 1)  # an induction circuit takes two layers
-    args.k = args.k or (args.group_size if args.objective == 'passk' else None)
-    args.log_interval = args.log_interval or max(1, args.max_iters // 30)
-    args.out_dir = f'out/train_rl-{args.task}' if args.out_dir is None else args.out_dir
-    try:
-        task = make_task(args)
-        if not isinstance(task, Lookup):
-            raise ValueError(f'one token must be the answer, which {args.task} does not have; use --task cycle or cvpr')
-        vars(args).update({name: getattr(task, name) for name in OPTIONS[args.task]})
-        if args.test_hops and args.test_hops[0] <= task.hops[-1]:
-            raise ValueError(f'--test_hops {show_range(args.test_hops)} is for longer chains than --hops {show_range(task.hops)}')
-        longer = type(task)(args.nodes, args.test_hops, args.format) if args.test_hops else None
-        gpt = GPTConfig(len(task.vocab), max(t.block_size for t in (task, longer) if t), args.n_layer, args.n_head, args.n_embd, args.n_loop, pos=args.pos)
-        sample_batch(task, 1, args.seed, 0, split='test')  # are there instances to hold out?
-        if args.objective == 'mean' and args.k:
-            raise ValueError('--k belongs to --objective passk')
-        if args.objective == 'passk' and (args.baseline in ('ema', 'prefix') or args.k > args.group_size):
-            raise ValueError('--objective passk takes --baseline none or loo, and a --k of at most group_size')
-        if args.group_size < 2 and (args.baseline in ('loo', 'prefix') or args.objective == 'passk'):
-            raise ValueError(f'--objective {args.objective} with --baseline {args.baseline} needs a --group_size of at least 2')
-    except ValueError as error:
-        common.die(str(error))
-    return task, longer, gpt
+    """Give flags that were left out their value. Raises ValueError for what makes no sense
+    together.
 
-# ----------------------------------------------------------------------------- reward and advantage
+    Returns the task, the task of --test_hops or None, and the model's config.
+    """
+    if args.n_layer is None:  # finding a pair takes an induction circuit: two layers
+        args.n_layer = 2 if args.format == 'pairs' else 1
+    if args.k is None and args.objective == 'passk':
+        args.k = args.group_size
+    if args.log_interval is None:
+        args.log_interval = max(1, args.max_iters // 30)
+    if args.out_dir is None:
+        args.out_dir = f'out/train_rl-{args.task}'
+
+    task = make_task(args, TASKS)
+    vars(args).update(task.settings())
+    longer_task = None
+    block_size = task.block_size
+    if args.test_hops:
+        require(args.test_hops[0] > task.hops[-1],
+                f'--test_hops {format_range(args.test_hops)} is for longer chains than --hops '
+                f'{format_range(task.hops)}')
+        longer_task = type(task)(args.nodes, args.test_hops, args.format)
+        block_size = max(block_size, longer_task.block_size)
+    config = GPTConfig(len(task.vocab), block_size, args.n_layer, args.n_head, args.n_embd,
+                       args.n_loop, pos=args.pos)
+    sample_batch(task, 1, args.seed, 0, split='test')  # are there instances to hold out?
+
+    if args.objective == 'mean':
+        require(not args.k, '--k belongs to --objective passk')
+    else:
+        require(args.baseline in ('none', 'loo') and args.k <= args.group_size,
+                '--objective passk takes --baseline none or loo, and a --k of at most group_size')
+    compares_chains = args.baseline in ('loo', 'prefix') or args.objective == 'passk'
+    require(args.group_size > 1 or not compares_chains,
+            f'--objective {args.objective} with --baseline {args.baseline} needs a --group_size of '
+            'at least 2')
+    return task, longer_task, config
+
+
+def load_start(args, config):
+    """The model and the state of --ckpt or --init_from, or (None, None) without either.
+
+    Raises ValueError if the checkpoint is of another task, or of a model of another shape.
+    """
+    path = args.ckpt or args.init_from
+    if path is None:
+        return None, None
+    model, state = common.load_checkpoint(path)
+    needed = vars(args) | vars(config)
+    given = state['args'] | vars(model.config)
+    differences = []
+    for name in ('task', 'nodes', 'format', *vars(config)):
+        if name != 'block_size' and needed[name] != given.get(name):
+            text = f'{name} is {given.get(name)}, this run needs {needed[name]}'
+            if name == 'vocab_size':
+                text += ' (nodes + largest hop count + 1)'
+            differences.append(text)
+    require(not differences, f'{path} does not fit: {"; ".join(differences)}')
+    require(config.block_size <= model.config.block_size,
+            f'{path} does not fit: it was made for sequences of {model.config.block_size} tokens, '
+            f'--test_hops needs {config.block_size}: give it when training')
+    return model, state
+
+
+# -----------------------------------------------------------------------------
+# reward and advantage
 
 def verify(batch, chain):
-    """The reward: is the k-th token of chain (B, L) the answer of the k-hop question? (B,) bool. All other tokens are ignored."""
-    return (chain.gather(1, batch.answer - batch.prompt_len) == batch.tokens.gather(1, batch.answer)).all(1)
+    """The reward: is the k-th token of chain (B, L) the answer of the k-hop question? (B,) bool
 
-def some_right(n, c, k):
-    """Chance that k of n chains, drawn without replacement, hold one of the c (a tensor) right ones: 1 - C(n-c, k) / C(n, k), the
-    unbiased estimate of pass@k (Chen et al. 2021, 2107.03374). 0 for k = 0."""
-    i = torch.arange(k, device=c.device)
-    return 1 - ((n - c[..., None] - i).clamp(min=0) / (n - i)).prod(-1)
+    All other tokens are ignored.
+    """
+    written = chain.gather(1, batch.answer - batch.prompt_len)              # (B, 1)
+    return (written == batch.tokens.gather(1, batch.answer)).all(dim=1)
+
+
+def pass_at_k(n, n_right, k):
+    """The chance that k of n chains, drawn without replacement, hold a right one.
+
+    n_right: a tensor of counts. 1 - C(n - n_right, k) / C(n, k) is the unbiased estimate of pass@k
+    (Chen et al. 2021, 2107.03374). 0 for k = 0.
+    """
+    i = torch.arange(k, device=n_right.device)
+    all_wrong = ((n - n_right[..., None] - i).clamp(min=0) / (n - i)).prod(dim=-1)
+    return 1 - all_wrong
+
 
 def advantage(reward, baseline, objective='mean', k=None, mean=0.0, value=None):
-    """What multiplies each chain token's grad log pi: reward (P, G) of 0 and 1 -> (P, G, 1), or (P, G, L) for prefix.
+    """What multiplies grad log pi of each chain token.
 
-    The mean over a group of advantage * sum_t grad log pi is an unbiased estimate of the gradient of the expected reward or, for
-    passk, of pass@k: k for a right chain, for a wrong one k times the chance that one of k - 1 others is right (PKPO);
-    loo subtracts k times that chance for all, so that wrong chains get 0 and right ones k times the chance to be needed.
-    mean: ema's. value (P, G, L + 1): prefix_values; the value of the question itself is the mean of the group's other chains.
+    reward (P, G) of 0 and 1 -> (P, G, 1), or (P, G, L) for the baseline prefix.
+    mean: the running mean, for ema. value (P, G, L + 1): see prefix_values.
+
+    The mean over a group of advantage * sum_t grad log pi is an unbiased estimate of the gradient
+    of the expected reward, or of pass@k.
     """
-    G, r = reward.size(1), reward[..., None]  # (P, G, 1)
-    right = reward.sum(1, keepdim=True)[..., None]
-    if objective == 'passk':
-        others = some_right(G - 1, right - r, k - 1)
-        return k * (r + (1 - r) * others - (others if baseline == 'loo' else 0))
-    if baseline == 'prefix':
-        return torch.cat(((right - r) / (G - 1), value[..., 1:]), dim=-1).diff(dim=-1)
-    return r - {'none': 0, 'ema': mean, 'loo': (right - r) / max(1, G - 1)}[baseline]
+    G = reward.size(1)
+    reward = reward[..., None]                                              # (P, G, 1)
+    n_right = reward.sum(dim=1, keepdim=True)                               # (P, 1, 1)
+    n_others_right = n_right - reward                                       # (P, G, 1)
 
-def prefix_values(model, batch, tokens, reward, rollouts, temperature=1.0, uniform=None):
-    """The value of each prefix of each chain: (B, L + 1), at i the mean reward of fresh rollouts from the first i tokens, from the
-    answer on the chain's own reward (B,). batch, tokens (B, T): the questions, one row a chain, and the prompts with their chains.
-    uniform(n, m): random numbers for m continuations of every row by n tokens, (B * m, n)."""
-    S, L = batch.prompt_len, tokens.size(1) - batch.prompt_len
+    # PKPO: k for a right chain; for a wrong one k times the chance that one of k - 1 others is
+    # right. loo subtracts that chance from both, so wrong chains get 0, and right ones k times the
+    # chance that they are needed.
+    if objective == 'passk':
+        others_pass = pass_at_k(G - 1, n_others_right, k - 1)
+        subtracted = others_pass if baseline == 'loo' else 0
+        return k * (reward + (1 - reward) * others_pass - subtracted)
+
+    # the value of the question itself is the mean of the group's other chains
+    if baseline == 'prefix':
+        value = torch.cat((n_others_right / (G - 1), value[..., 1:]), dim=-1)
+        return value.diff(dim=-1)
+
+    if baseline == 'loo':
+        return reward - n_others_right / max(1, G - 1)
+    if baseline == 'ema':
+        return reward - mean
+    return reward
+
+
+def prefix_values(model, batch, tokens, reward, n_rollouts, temperature=1.0, uniform=None):
+    """The value of each prefix of each chain, (B, L + 1): column i is that of its first i tokens.
+
+    It is the mean reward of fresh rollouts from there. From the answer on it is the chain's own
+    reward (B,), and so is column 0, which `advantage` replaces.
+
+    batch: the questions, one row a chain. tokens (B, T): the prompts with their chains.
+    uniform(n, m): random numbers (B * m, n), for m continuations of every row by n tokens.
+    """
+    P = batch.prompt_len
+    L = tokens.size(1) - P
     value = reward[:, None].repeat(1, L + 1)
     for i in range(1, L):
-        rows = (batch.hops > i).nonzero()[:, 0]
-        u = uniform(L - i, rollouts).view(len(tokens), rollouts, -1)[rows].flatten(0, 1) if uniform else None
-        if len(rows):
-            out = model.generate(tokens[rows, :S + i], L - i, temperature, samples=rollouts, uniform=u)
-            value[rows, i] = verify(batch[rows.repeat_interleave(rollouts)], out[:, S:]).to(value.dtype).view(-1, rollouts).mean(1)
+        rows = (batch.hops > i).nonzero()[:, 0]  # whose answer is still to come
+        numbers = None
+        if uniform is not None:
+            numbers = uniform(L - i, n_rollouts).view(len(tokens), n_rollouts, -1)
+            numbers = numbers[rows].flatten(0, 1)
+        if len(rows) > 0:
+            output = model.generate(tokens[rows, :P + i], L - i, temperature, samples=n_rollouts,
+                                    uniform=numbers)
+            repeated = batch[rows.repeat_interleave(n_rollouts)]
+            is_right = verify(repeated, output[:, P:]).to(value.dtype)
+            value[rows, i] = is_right.view(-1, n_rollouts).mean(dim=1)
     return value
 
-def log_probs(model, tokens, mask, temperature=1.0, shared=None):
-    """Log-probability of each masked token of tokens (B, T), and the entropy of the distribution it was drawn from: (N,), (N,)."""
-    log_p = (model(tokens[:, :-1], mask[:, 1:], shared=shared).float() / temperature).log_softmax(-1)  # (N, V)
-    return log_p.gather(1, tokens[mask][:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
 
-# ----------------------------------------------------------------------------- evaluation
+def log_probs(model, tokens, mask, temperature=1.0, shared=None):
+    """For each masked token of tokens (B, T): its log-probability, and the entropy of the
+    distribution that it was drawn from. (N,), (N,)"""
+    logits = model(tokens[:, :-1], mask[:, 1:], shared=shared).float() / temperature
+    log_p = logits.log_softmax(dim=-1)                                      # (N, V)
+    log_p_sampled = log_p.gather(1, tokens[mask][:, None])[:, 0]
+    entropy = -(log_p.exp() * log_p).sum(dim=-1)
+    return log_p_sampled, entropy
+
+
+# -----------------------------------------------------------------------------
+# evaluation
 
 @torch.no_grad()
 def evaluate(model, task, run, seed, n_test, hop_token=None):
-    """Greedy decoding on n_test held-out instances of each hop count, its token replaced by hop_token if given.
+    """Greedy decoding on n_test held-out instances of each hop count.
 
-    Returns {hops: dict(acc, valid)}, exact match of the answer and share of chain tokens that truly follow from the token before, and
-    lines that say so, with chance, and show a decoded example of each hop count beside the truth.
+    hop_token: takes the place of the hop count in the prompt, if given.
+    Returns {hops: measures}, and a decoded example of each hop count. The measures are
+        acc    exact match of the answer
+        valid  share of chain tokens that follow correctly from the token before
     """
-    results, examples = {}, []
+    results = {}
+    examples = []
     for k in task.hops:
         acc = valid = 0.0
-        for first in range(0, n_test, 500):  # in pieces, so that a long prompt fits in memory
-            batch = sample_batch(task, min(500, n_test - first), seed, k * 10**6 + first, 'test', hops=k).to(run.device)
-            prompt = batch.tokens[:, :batch.prompt_len].clone()
-            prompt[:, -2] = hop_token or prompt[:, -2]
+        for first in range(0, n_test, 500):  # in parts, so that a long prompt fits into memory
+            B = min(500, n_test - first)
+            batch = sample_batch(task, B, seed, k * 10**6 + first, 'test', hops=k).to(run.device)
+            P = batch.prompt_len
+            prompt = batch.tokens[:, :P].clone()
+            if hop_token is not None:
+                prompt[:, -2] = hop_token
             with run.autocast:
-                chain = model.generate(prompt, k)[:, batch.prompt_len:]
-            acc, valid = acc + verify(batch, chain).sum().item(), valid + task.valid(batch, chain).float().mean(1).sum().item()
+                chain = model.generate(prompt, k)[:, P:]                    # (B, k)
+            acc += verify(batch, chain).sum().item()
+            valid += task.valid(batch, chain).float().mean(dim=1).sum().item()
         results[k] = dict(acc=acc / n_test, valid=valid / n_test)
-        true = task.decode(batch.tokens[0, batch.prompt_len:].tolist())
-        examples.append(f'{task.decode(batch.tokens[0, :batch.prompt_len].tolist())} -> {task.decode(chain[0].tolist())}   true: {true}')
-    told = '  '.join(f'k={k} acc {r["acc"]:.3f} valid {r["valid"]:.3f} chance {task.chance(k):.3f}' for k, r in results.items())
-    return results, [told, *examples]
+        examples.append(show_example(task, batch, chain))
+    return results, examples
 
-# ----------------------------------------------------------------------------- training
 
-def train(path, found, model, args, kept, task, run, caught):
-    """From the model, or from what was found in its checkpoint at path. Returns the progress made, and whether a signal stopped it."""
+def show_example(task, batch, chain):
+    """'prompt -> what the model wrote   true: the chain', of the first row."""
+    prompt = task.decode(batch.tokens[0, :batch.prompt_len].tolist())
+    truth = task.decode(batch.tokens[0, batch.prompt_len:].tolist())
+    return f'{prompt} -> {task.decode(chain[0].tolist())}   true: {truth}'
+
+
+def summary(results, task):
+    """One line of text from what evaluate returns, with chance beside each accuracy."""
+    parts = []
+    for k, measures in results.items():
+        parts.append(f'k={k} acc {measures["acc"]:.3f} valid {measures["valid"]:.3f} '
+                     f'chance {task.chance(k):.3f}')
+    return '  '.join(parts)
+
+
+# -----------------------------------------------------------------------------
+# training
+
+def train(model, task, args, run):
+    """REINFORCE from `model`, or from this run's checkpoint. Returns the progress made."""
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
-    # what a checkpoint must remember. stage: how many of task.hops are in use; mean: ema's; the rest is for the record
-    progress = {'step': 0, 'stage': 1 if args.curriculum else len(task.hops), 'mean': 0.0, 'reward': None, 'samples': 0, 'tokens': 0, 'samples_95': None}
-    if found:
-        progress = {name: found[name] for name in progress}
-        optimizer.load_state_dict(found['optimizer'])
-    step, stop, P, G = progress['step'], 0, args.batch_size, args.group_size
-    if args.resume and run.master:  # drop what was logged after the checkpoint
-        common.cut_log(args.out_dir, lambda r: r['arm'] != 'final' and 0 < step >= r['step'])
-    ddp = DDP(model, device_ids=[run.device] if run.device.type == 'cuda' else None) if run.world > 1 else model
-    bar = tqdm(total=args.max_iters, initial=step, disable=not (run.master and sys.stderr.isatty()), leave=False)
+    progress = dict(
+        step=0,
+        stage=1 if args.curriculum else len(task.hops),  # how many of task.hops are in use
+        mean=0.0,           # running mean of the rewards, for --baseline ema
+        reward=None,        # mean reward of the last step
+        samples=0,          # chains sampled so far, rollouts from prefixes included
+        tokens=0,           # and their tokens up to the answer
+        samples_95=None)    # chains until 95% greedy accuracy at the largest hop count
+    state = run.resume('ckpt.pt', model, optimizer, 'rl')
+    progress.update({name: state[name] for name in progress if name in state})
+    resumed = step = progress['step']
+    policy = run.distribute(model)
+    bar = run.progress_bar('rl', step, args.max_iters)
+    P = args.batch_size  # questions of this process
+    G = args.group_size  # chains of each question
+    measures = {}
 
-    def record(**measures):  # evaluate, print, log
-        results, told = evaluate(model, task, run, args.seed, max(1, args.n_test // 4))
-        if progress['samples_95'] is None and results[task.hops[-1]]['acc'] >= 0.95:
-            progress['samples_95'] = progress['samples']
-        head = f'step {progress["step"]}  samples {progress["samples"]:,}  hops {show_range(task.hops[:progress["stage"]])}'
-        bar.write('\n    '.join([head + ''.join(f'  {name} {x:.3f}' for name, x in measures.items()), *told]))
-        common.log(args.out_dir, arm='rl', **(progress | measures), eval=results, examples=told[1:])
+    while True:
+        # once in a while, and at both ends: evaluate, and save a checkpoint
+        last = step == args.max_iters
+        stop = run.should_stop()
+        check = (last or step % args.log_interval == 0) and (step == 0 or step > resumed)
+        if check and run.master:
+            evaluate_and_log(model, task, args, run, progress, measures)
+        if step > resumed and (check or stop):
+            more = {name: value for name, value in progress.items() if name != 'step'}
+            run.save('ckpt.pt', model, optimizer, step, **more)
+        if last or stop:
+            break
 
-    if run.master and step == 0:
-        record()
-    while step < args.max_iters:
+        # 1. questions: a function of (seed, step); each process takes its share
+        hops = task.hops[:progress['stage']]
+        all_questions = sample_batch(task, P * run.world, args.seed, step, hops=hops)
+        count_samples(progress, all_questions.hops, args)
+        n_loss_tokens = int(all_questions.hops.sum()) * G  # over all processes
+        questions = run.my_rows(all_questions).to(run.device)
+        prompts = questions.tokens[:, :questions.prompt_len]
+        L = questions.tokens.size(1) - questions.prompt_len  # tokens of the longest chain
+
+        # 2. rollouts: sample G chains for each question, and reward those with the right answer
+        batch = questions[torch.arange(P, device=run.device).repeat_interleave(G)]  # a row a chain
+        loss_mask = batch.loss_mask  # up to the answer: what comes after it does not count
+        uniform = random_numbers(run, args.seed, step, P * G)
+        value = None
+        with run.autocast:
+            tokens = model.generate(prompts, L, args.temperature, samples=G, uniform=uniform(L))
+            reward = verify(batch, tokens[:, batch.prompt_len:]).float()    # (P * G,)
+            if args.baseline == 'prefix':
+                value = prefix_values(model, batch, tokens, reward, args.rollouts,
+                                      args.temperature, uniform).view(P, G, L + 1)
+
+        # 3. advantage: the reward minus what was to be expected
+        reward = reward.view(P, G)
+        A = advantage(reward, args.baseline, args.objective, args.k, progress['mean'], value)
+        A = A.expand(P, G, L).flatten(0, 1)[loss_mask[:, batch.prompt_len:]]        # (N,)
+
+        # 4. policy gradient: the mean over chains of sums over tokens
+        # (a second autocast block: casts that were cached while sampling have no gradient)
+        with run.autocast:
+            log_p, entropy = log_probs(policy, tokens, loss_mask, args.temperature,
+                                       shared=(batch.prompt_len, G))                # (N,), (N,)
+        loss = -(A * log_p + args.entropy * entropy).sum() / (P * G)
+        loss.backward()
         for group in optimizer.param_groups:
             group['lr'] = args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1))
-        # the questions and random numbers of the global batch are a function of (seed, step); this process works on its slice
-        hops, rng = task.hops[:progress['stage']], np.random.default_rng([args.seed, 2, step])  # 0 and 1 are the questions' splits
-        def uniform(n, m=1, rng=rng):  # the next random numbers of this step: to continue each of this process's chains m times by n tokens
-            return torch.from_numpy(rng.random((run.world, P * G * m, n), dtype=np.float32)[run.rank]).to(run.device)
-        asked = sample_batch(task, P * run.world, args.seed, step, hops=hops)
-        k, R = asked.hops, args.rollouts if args.baseline == 'prefix' else 0  # R rollouts of k - i tokens from prefixes i = 1 .. k - 1
-        progress['samples'] += G * int((1 + R * (k - 1)).sum())
-        progress['tokens'] += G * int((k + R * k * (k - 1) // 2).sum())
-        asked = asked[run.rank * P:][:P].to(run.device)
-        start, L = asked.prompt_len, asked.tokens.size(1) - asked.prompt_len
-        batch = asked[torch.arange(P, device=run.device).repeat_interleave(G)]  # one row a chain
-        mask = batch.loss_mask  # the tokens up to the answer: what comes after it is neither rewarded nor trained
-        with run.autocast:
-            tokens = model.generate(asked.tokens[:, :start], L, args.temperature, samples=G, uniform=uniform(L))
-            reward, value = verify(batch, tokens[:, start:]).float(), None
-            if args.baseline == 'prefix':
-                value = prefix_values(model, batch, tokens, reward, args.rollouts, args.temperature, uniform).view(P, G, L + 1)
-        with run.autocast:  # once more: casts cached while sampling could not be trained through
-            logp, entropy = log_probs(ddp, tokens, mask, args.temperature, shared=(start, G))  # (N,)
-        reward = reward.view(P, G)
-        A = advantage(reward, args.baseline, args.objective, args.k, progress['mean'], value)  # (P, G, 1 or L)
-        A = A.expand(P, G, L).flatten(0, 1)[mask[:, start:]]  # (N,)
-        # a mean over chains of sums over tokens; DDP's mean over processes makes it that of the global batch
-        loss = -(A * logp + args.entropy * entropy).sum() / (P * G)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         bar.update()
-        right, hardest = reward.sum(1), asked.hops == hops[-1]  # right chains of each question
-        counts = torch.stack((right.sum(), right[hardest].sum(), hardest.sum() * G, (right % G == 0).sum(), (right > 0).sum(), entropy.sum(), loss)).tolist()
-        n_right, top, n_top, same, solved, nats, loss, stop = common.sum_over_processes(run, *counts, max(caught, default=0))
-        n, mean = P * run.world, n_right / (P * run.world * G)
-        progress.update(step=step, mean=0.95 * progress['mean'] + 0.05 * mean if step > 1 else mean, reward=mean)
-        if args.curriculum and len(hops) < len(task.hops) and top > 0.9 * n_top:
+
+        # 5. measures over all processes, and the curriculum
+        n_right = reward.sum(dim=1)                                         # (P,)
+        hardest = questions.hops == hops[-1]
+        total = run.total(
+            right=n_right.sum(),
+            hardest_right=n_right[hardest].sum(),
+            hardest=hardest.sum() * G,
+            same=(n_right % G == 0).sum(),
+            solved=(n_right > 0).sum(),
+            entropy=entropy.sum(),
+            loss=loss)
+        n_questions = P * run.world
+        mean = total['right'] / (n_questions * G)
+        running_mean = 0.95 * progress['mean'] + 0.05 * mean if step > 1 else mean
+        progress.update(step=step, mean=running_mean, reward=mean)
+        measures = dict(
+            reward=mean,
+            entropy=total['entropy'] / n_loss_tokens,
+            grad_norm=float(grad_norm),
+            zero_variance=total['same'] / n_questions,      # groups that give no gradient
+            pass_at_group=total['solved'] / n_questions)
+        is_learned = total['hardest_right'] > 0.9 * total['hardest']
+        if args.curriculum and is_learned and len(hops) < len(task.hops):
             progress['stage'] += 1
-        if step % args.log_interval and step < args.max_iters and not stop:
-            continue
-        if not all(torch.as_tensor(x).isfinite().all() for x in (loss, norm, *model.parameters())):
-            common.die(f'diverged by step {step}: loss {loss}, gradient norm {float(norm)}, or the weights; try a smaller --learning_rate', code=1)
-        if run.master:
+        if step % args.log_interval == 0 or step == args.max_iters:
+            run.check_finite(step, model, loss=total['loss'], grad_norm=grad_norm)
             bar.set_postfix(reward=f'{mean:.3f}', refresh=False)
-            if step % args.log_interval == 0 or step == args.max_iters:
-                record(reward=mean, entropy=nats / (int(k.sum()) * G), grad_norm=float(norm), zero_variance=same / n, pass_at_group=solved / n)
-            common.save_checkpoint(path, model, optimizer, step, kept, **{k: v for k, v in progress.items() if k != 'step'})
-        if stop:
-            break
     bar.close()
-    return progress, stop
+    return progress
 
-# ----------------------------------------------------------------------------- the figure, and everything in order
 
-def plot(out_dir, task):
-    """Greedy accuracy of each hop count against samples; validity against accuracy at the largest: discovery, or a shortcut?"""
-    left, right = (figure := Figure(figsize=(9, 3.6), layout='constrained')).subplots(1, 2, width_ratios=(3, 2))
-    log = [r for r in common.read_log(out_dir) if r['arm'] == 'rl']
-    for i, k in enumerate(task.hops):
-        left.plot([r['samples'] for r in log], [r['eval'][str(k)]['acc'] for r in log], color=f'C{i}', label=f'{k} hop' + 's' * (k > 1))
-        left.axhline(task.chance(k), color='black', lw=1, linestyle=':')
-    right.plot(*zip(*((r['eval'][str(k)]['valid'], r['eval'][str(k)]['acc']) for r in log), strict=True), color=f'C{i}', marker='o', ms=3)
-    left.set(xlabel='chains sampled', ylabel='greedy accuracy, held-out', title=f'{task.name}, {task.nodes} nodes', ylim=(0, 1.04))
-    right.set(xlabel='validity of the chain', title=f'{k} hops, over training', xlim=(-0.02, 1.04), ylim=(0, 1.04))
-    left.legend()
-    common.write_atomic(Path(out_dir) / 'plot.png', lambda tmp: figure.savefig(tmp, dpi=120, format='png'))
+def count_samples(progress, hops, args):
+    """Add the chains and tokens that a step samples for questions of these hops (B,).
+
+    --baseline prefix samples `rollouts` more chains, of k - i tokens, from each prefix i = 1 to
+    k - 1.
+    """
+    rollouts = args.rollouts if args.baseline == 'prefix' else 0
+    samples = 1 + rollouts * (hops - 1)
+    tokens = hops + rollouts * hops * (hops - 1) // 2
+    progress['samples'] += args.group_size * int(samples.sum())
+    progress['tokens'] += args.group_size * int(tokens.sum())
+
+
+def random_numbers(run, seed, step, n_chains):
+    """The random numbers of a step, a function of (seed, step).
+
+    Returns uniform(n, m=1): the next (n_chains * m, n) numbers of this process, to continue each of
+    its chains m times by n tokens.
+    """
+    rng = np.random.default_rng([seed, 2, step])  # 0 and 1 draw the questions of the two splits
+
+    def uniform(n, m=1):
+        numbers = rng.random((run.world, n_chains * m, n), dtype=np.float32)
+        return torch.from_numpy(numbers[run.rank]).to(run.device)
+    return uniform
+
+
+def evaluate_and_log(model, task, args, run, progress, measures):
+    """Test the policy, greedily. Print and log how far it is."""
+    results, examples = evaluate(model, task, run, args.seed, max(1, args.n_test // 4))
+    if progress['samples_95'] is None and results[task.hops[-1]]['acc'] >= 0.95:
+        progress['samples_95'] = progress['samples']
+
+    head = (f'step {progress["step"]}  samples {progress["samples"]:,}  '
+            f'hops {format_range(task.hops[:progress["stage"]])}')
+    for name, value in measures.items():
+        head += f'  {name} {value:.3f}'
+    run.print('\n    '.join([head, summary(results, task), *examples]))
+    run.log(arm='rl', **(progress | measures), eval=results, examples=examples)
+
+
+# -----------------------------------------------------------------------------
+# everything in order
 
 def main(argv=None):
-    begin = time.time()
-    args, typed = parse_args(argv)
-    if bool(args.ckpt) != args.eval_only:
-        common.die('--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
-    if args.eval_only:
-        model, state = common.load_checkpoint(args.ckpt)
-        # all but these is as it was trained
-        common.restore_args(args, typed, state['args'], 'train_rl', {'seed', 'n_test', 'test_hops', 'device', 'dtype', 'eval_only', 'ckpt'})
-    elif args.init_from:
-        model, state = common.load_checkpoint(args.init_from)
-        vars(args).update({name: getattr(model.config, name) for name in ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos') if name not in typed})
-    task, longer, gpt = fill_in(args)
-    if args.eval_only or args.init_from:
-        ours, theirs = vars(args) | vars(gpt), state['args'] | vars(model.config)
-        wrong = [f'{k} is {theirs.get(k)}, this run needs {ours[k]}' + ' (nodes + largest hop count + 1)' * (k == 'vocab_size')
-                 for k in ('task', 'nodes', 'format', *vars(gpt)) if ours[k] != theirs.get(k) and k != 'block_size']
-        if not wrong and gpt.block_size > model.config.block_size:
-            wrong = [f'it was made for sequences of {model.config.block_size} tokens, --test_hops needs {gpt.block_size}: give it when training']
-        if wrong:
-            common.die(f'{args.ckpt or args.init_from} does not fit: ' + '; '.join(wrong))
-    run = common.setup(args)
-    args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
-    if args.eval_only:
-        model = model.to(run.device)
-    else:
-        kept = {'script': 'train_rl', **{k: v for k, v in vars(args).items() if k not in ('out_dir', 'resume', 'eval_only', 'ckpt')}}
-        torch.manual_seed(args.seed)
-        model = (model if args.init_from else GPT(gpt)).to(run.device)
-        if run.master:
-            common.open_run(args.out_dir, kept, args.resume, params=model.num_params())
-            print(' '.join(f'{k}={v}' for k, v in kept.items() if v is not None), f'\n{model.num_params():,} parameters, {args.batch_size} x {run.world} '
-                  f'questions a step, {args.group_size} chains each, files in {args.out_dir}', sep='', flush=True)
-        caught, path, found = common.catch_signals(), Path(args.out_dir) / 'ckpt.pt', None
-        if args.resume and path.exists():
-            model, found = common.load_checkpoint(path, run.device, kept)
-        if run.world > 1:
-            dist.init_process_group('nccl' if run.device.type == 'cuda' else 'gloo')
-        state, stop = train(path, found, model, args, kept, task, run, caught)
-        if run.world > 1:
-            dist.destroy_process_group()  # before any exit: it waits for gloo's threads, one of which could abort an interpreter that is leaving
-        if stop or caught:
-            common.die(f'stopped by a signal at step {state["step"]}, saved in {path}; --resume goes on from there', code=128 + max(caught, default=15))
-    common.catch_signals(exit_now=True)
-    if not run.master:
-        return
-    (results, told), K, beyond = evaluate(model, task, run, args.seed, args.n_test), task.hops[-1], {}
-    print('test:', told[0])
-    if longer:
-        beyond, told = evaluate(model, longer, run, args.seed, args.n_test, hop_token=task.nodes + K - 1)
-        print(f'longer chains than trained, with the hop token k={K}:', told[0])
-    final = dict(
-        task=task.name, hops=show_range(task.hops), baseline=args.baseline, objective=args.objective, **results[K], reward=state['reward'],
-        samples=state['samples'], samples_95=state['samples_95'], tokens=state['tokens'],
-        seconds=time.time() - begin, params=model.num_params(), chance=task.chance(K), acc_min=min(r['acc'] for r in results.values()),
-        **{f'acc_h{k}': r['acc'] for k, r in (results | beyond).items()}, steps=state['step'], n_test=args.n_test, seed=args.seed)
-    if not args.eval_only:
-        common.log(args.out_dir, arm='final', step=args.max_iters, **final, by_hops=results, beyond=beyond)
-        plot(args.out_dir, task)
-    print(common.final_line(**final))
+    """Train and test. Returns the values of the last line."""
+    args = parse_args(argv)
+    task, longer_task, config = fill_in(args)
+    model, state = load_start(args, config)
+    params = (GPT(config) if model is None else model).num_params()
+    chance = {k: task.chance(k) for k in task.hops}
+    with common.Run('train_rl', args, trains=not args.eval_only, params=params,
+                    chance=chance) as run:
+
+        # train, from the start or from --init_from; or take what --ckpt holds
+        if args.eval_only:
+            model.to(run.device)
+            progress = state
+        else:
+            torch.manual_seed(args.seed)
+            if model is None:
+                model = GPT(config)
+            model.to(run.device)
+            run.print_settings()
+            run.print(f'{model.num_params():,} parameters, {args.batch_size} x {run.world} '
+                      f'questions a step, {args.group_size} chains each, files in {args.out_dir}')
+            progress = train(model, task, args, run)
+            run.end_training(progress['step'])
+        if not run.master:
+            return None
+
+        # how good is it on held-out instances, and on longer chains than it was trained on?
+        results, _ = evaluate(model, task, run, args.seed, args.n_test)
+        run.print(f'test: {summary(results, task)}')
+        beyond = {}
+        if longer_task is not None:
+            k = task.hops[-1]
+            beyond, _ = evaluate(model, longer_task, run, args.seed, args.n_test,
+                                 hop_token=task.nodes + k - 1)
+            run.print(f'longer chains than trained, with the hop token k={k}: '
+                      f'{summary(beyond, longer_task)}')
+
+        # the last line, the log's last record, the figure
+        final = final_values(results, beyond, progress, model, task, args, run)
+        run.finish(final, step=args.max_iters, by_hops=results, beyond=beyond)
+        if not args.eval_only:
+            plots.draw_run(run.out_dir)
+        return final
+
+
+def final_values(results, beyond, progress, model, task, args, run):
+    """What the run found, at the largest hop count, and the accuracy at each hop count."""
+    k = task.hops[-1]
+    by_hops = {f'acc_h{h}': measures['acc'] for h, measures in (results | beyond).items()}
+    return dict(
+        task=task.name,
+        hops=format_range(task.hops),
+        baseline=args.baseline,
+        objective=args.objective,
+        **results[k],
+        reward=progress['reward'],
+        samples=progress['samples'],
+        samples_95=progress['samples_95'],
+        tokens=progress['tokens'],
+        seconds=run.seconds(),
+        params=model.num_params(),
+        chance=task.chance(k),
+        acc_min=min(measures['acc'] for measures in results.values()),
+        **by_hops,
+        steps=progress['step'],
+        n_test=args.n_test,
+        seed=args.seed)
+
 
 if __name__ == '__main__':
-    main()
+    with one_line_errors():
+        main()

@@ -340,7 +340,7 @@ def measure_speed(old, new, turns=60):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--speed', action='store_true', help='compare the speed instead')
-    parser.add_argument('--only', default='', help='runs whose name contains this')
+    parser.add_argument('--only', default='', help='runs whose name contains one of these words, such as cot,rl-')
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -371,7 +371,7 @@ def main():
         sides = [(before, Path(temporary) / 'out_old'), (NEW, Path(temporary) / 'out_new')]
         n_different = 0
         for name, command in RUNS:
-            if args.only not in name:
+            if not any(word in name for word in args.only.split(',')):
                 continue
             begin = time.time()
             last_lines = run_both(sides, name, command, puzzles)
