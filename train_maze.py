@@ -1,349 +1,633 @@
-"""Does it matter where the loss is? The same tiny transformer, the same mazes, the same number of steps.
+"""Does it matter where the loss is? Same tiny transformer, same mazes, same number of steps.
 
-A maze, an origin and a target are followed by a shortest path. All but the path is noise: a uniform tree on 4x4, order and direction of its passages
-and the two ends are 55 nats that no model can predict; the path, given these, has none. Where should the loss be?
-1. path: from the origin to <PATH_END>, nowhere else. The model skips all that carries no loss: also the cheapest.
-2. full: on every token, as language models are trained, and maze-transformer is (its open issue "Backpropagate on the predicted shortest path rather
-   than the entire input sequence"). balanced: maze and path averaged apart, then added: does the noise hurt, or the dilution?
-3. mlmu (Nolte et al. 2024, 2412.05117): keep each path token with probability r ~ U(0, 1), predict each of the others from the maze and what was
-   kept; nobody looks at a masked token, and behind the path there are no positions: its length does not leak. At test time left to right, as in
-   the paper. Its encoder and decoder are one stack here, in which masked positions are queries in every layer.
-4. graded: -log sum_u p(u) w(u), w = 1 for steps on a shortest path, e^(-2 beta) for other legal ones (each costs two steps), else 0; from no paper.
-   Its gradient, p(u) (1 - w(u) / W) with W = sum_u p(u) w(u), asks for legality first. On trees beta -> inf is `path`.
-Beside every number: legal walks that never turn back, at random (0.42 are right on 4x4), or greedily to the neighbour nearest the target (0.65).
+A maze, an origin and a target are followed by a shortest path. All but the path is noise: on 4x4 a
+uniform tree, the order and direction of its passages and the two ends are 55 nats that no model can
+predict. The path, given these, holds none. Where should the loss be?
 
-    python train_maze.py                                                                  # 4x4, three to four minutes on two cores
-    python train_maze.py --format adjlist --loss full --test_grid 3 --n_layer 2 --batch_size 32 --lr 1e-3 --steps 500   # and on another size?
-    python train_maze.py --grid 5 --format adjlist --n_layer 12 --n_head 8 --n_embd 256 --pos rope --batch_size 1024 --lr 1e-3 --steps 25000 --device cuda
+1. path: from the origin to <PATH_END>, nowhere else. The model skips what carries no loss, so this
+   is also the cheapest.
+2. full: on every token, as language models are trained. So is maze-transformer; its open issue asks
+   to "Backpropagate on the predicted shortest path rather than the entire input sequence".
+   balanced: maze and path are averaged apart, then added. Is it the noise that hurts, or that the
+   path's share of the loss is small?
+3. mlmu: MLM-U (Nolte et al. 2024, 2412.05117). Keep each path token with probability r ~ U(0, 1).
+   Predict each of the others from the maze and the tokens that were kept. No position sees a masked
+   token. Behind the path there are no positions, so its length does not leak. At test time the path
+   is written left to right, as in the paper.
+   Departure: their encoder and decoder are one stack here, in which masked positions are queries in
+   every layer.
+4. graded: -log sum_u p(u) w(u), where w(u) = 1 for steps on a shortest path, e^(-2 beta) for other
+   legal ones (each costs two steps), else 0. From no paper. On trees, beta -> inf is `path`.
+
+Beside every number stand two legal walks that never turn back: at random (0.42 of them are right on
+4x4), and greedily to the neighbour nearest the target (0.65).
+
+    python train_maze.py                    # 4x4, three to four minutes on two cores
+    python train_maze.py --format adjlist --loss full --test_grid 3 --n_layer 2 --batch_size 32 \\
+        --lr 1e-3 --steps 500               # and on another size?
+    python train_maze.py --grid 5 --format adjlist --n_layer 12 --n_head 8 --n_embd 256 \\
+        --pos rope --batch_size 1024 --lr 1e-3 --steps 25000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_maze.py --loss mlmu
 
-The last line:  final loss=path grid=4 gen=dfs format=grid exact=0.9xx shortest=... fork=... greedy=0.6xx random=0.4xx ... adjacency=0.000 ...
+The last line:  final loss=path grid=4 ... exact=0.9xx ... fork=0.9xx ... greedy=0.6xx random=0.4xx
+Results: docs/train_maze.md
 """
 
+import json
 import math
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from matplotlib.figure import Figure
-from torch.nn.parallel import DistributedDataParallel as DDP
-from tqdm import tqdm
 
 import common
-from data import OPTIONS, SPLITS, Maze, Parser, add_maze_args, add_run_args, at_least, parse_hops, require, sample_batch, show_range
+import plots
+from data import (
+    SPLITS,
+    Parser,
+    add_task_args,
+    at_least,
+    format_range,
+    one_line_errors,
+    parse_range,
+    positive_float,
+    require,
+    sample_batch,
+)
+from maze import Maze
 from model import GPT, GPTConfig
 
-SHOWN = ('exact', 'shortest', 'valid', 'legal', 'fork', 'reach', 'ends', 'origin', 'regret')  # the columns of the table
-RATIOS = dict(legal=('legal', 'steps'), fork=('right', 'forks'), regret=('regret', 'valid'), adjacency=('wrong', 'tokens'), path_loss=('path_nats', 'tokens'))
+
+TASKS = (Maze,)
+BASELINES = ('greedy', 'random')
+
+# What the tables show, from `judge`.
+COLUMNS = ('exact', 'shortest', 'valid', 'legal', 'fork', 'reach', 'ends', 'origin', 'regret')
+
+# Rates over several things in a maze, rather than over mazes: one count divided by another.
+RATIOS = {
+    'legal': ('legal', 'steps'),
+    'fork': ('right_at_forks', 'forks'),
+    'regret': ('regret', 'valid'),
+    'adjacency': ('wrong', 'tokens'),
+    'path_loss': ('path_nats', 'tokens'),
+}
+
+
+# -----------------------------------------------------------------------------
+# arguments
 
 def parse_args(argv):
-    parser = Parser(prog='train_maze.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
-    g = parser.add_argument_group('mazes')
-    add_maze_args(g.add_argument)
-    g.add_argument('--format', choices=('grid', 'adjlist'), default='grid', help='a token for each cell, or a list of passages (default: %(default)s)')
-    g.add_argument('--test_grid', type=parse_hops, help='other sizes to test on, as --grid (default: none)')
-    g = parser.add_argument_group('model')
-    for name, value, about in (('n_layer', 4, ''), ('n_head', 4, ''), ('n_embd', 64, ''), ('n_loop', 1, 'times the layers are applied, with shared weights ')):
-        g.add_argument(f'--{name}', type=at_least(1), default=value, help=about + '(default: %(default)s)')
-    g.add_argument('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position embedding (default: %(default)s)')
-    g = parser.add_argument_group('training and evaluation')
-    g.add_argument('--loss', choices=('path', 'full', 'balanced', 'mlmu', 'graded'), default='path', help='where it is (default: %(default)s)')
-    g.add_argument('--beta', type=at_least(0, float), help='graded: a legal step off the shortest path costs 2 beta (default: 1)')
-    g.add_argument('--batch_size', type=at_least(1), default=128, help='mazes a step and process (default: %(default)s)')
-    g.add_argument('--max_iters', '--steps', type=at_least(1), default=4000, help='optimizer steps (default: %(default)s)')
-    g.add_argument('--learning_rate', '--lr', type=at_least(0, float, above=True), default=3e-3, help='(default: %(default)s)')
-    g.add_argument('--warmup_iters', type=at_least(0), help='steps of linear warm-up, then a cosine to zero (default: 100, at most a third of max_iters)')
-    g.add_argument('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only (default: %(default)s)')
-    g.add_argument('--eval_interval', type=at_least(1), help='steps between evaluations and checkpoints (default: a tenth of max_iters)')
-    g.add_argument('--log_interval', type=at_least(1), default=10, help='steps between loss records (default: %(default)s)')
-    g.add_argument('--n_test', type=at_least(1), default=2000, help='held-out mazes a size at the end; an eighth of it on the way (default: %(default)s)')
-    add_run_args(parser, 'out/train_maze-<gen>-<loss>')
-    return common.parse_typed(parser, argv)
+    parser = Parser(__doc__)
+    add_task_args(parser, TASKS, format='grid')
+    parser.add_argument('--test_grid', type=parse_range, help='other sizes to test on, as --grid')
 
-def fill_in(args, room=()):
-    """Give what was left out its value; die on what makes no sense together. Returns the task, with room for other sizes too, the model's shape, the sizes."""
-    args.eval_interval = args.eval_interval or max(1, args.max_iters // 10)
-    args.warmup_iters = min(100, args.max_iters // 3) if args.warmup_iters is None else args.warmup_iters
-    try:
-        require(args.beta is None or args.loss == 'graded', '--beta means nothing without --loss graded')
-        args.beta = 1.0 if args.loss == 'graded' and args.beta is None else args.beta
-        require(args.loss != 'mlmu' or args.pos != 'none', 'without positions, masked tokens are all alike: mlmu needs --pos learned or rope')
-        given, sizes = {k: v for k in OPTIONS['maze'] if (v := getattr(args, k)) is not None}, {*(args.grid or [4]), *(args.test_grid or [])}
-        task = Maze(**given | {'grid': sorted(sizes.union(room))})
-        vars(args).update({name: getattr(task, name) for name in OPTIONS['maze'] if name != 'grid'}, grid=args.grid or [4])
-        args.out_dir = f'out/train_maze-{args.gen}-{args.loss}' if args.out_dir is None else args.out_dir
-        gpt = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd, args.n_loop, causal=args.loss != 'mlmu', pos=args.pos)
-        for n, split in [(n, split) for n in sizes for split in SPLITS]:  # are there enough mazes to train on, and to hold out?
-            sample_batch(task, 500, args.seed, 0, split, hops=n)
-    except ValueError as error:
-        common.die(str(error))
-    return task, gpt, sorted(sizes)
+    add = parser.add_argument_group('model').add_argument
+    add('--n_layer', type=at_least(1), default=4, help='transformer blocks')
+    add('--n_head', type=at_least(1), default=4, help='attention heads')
+    add('--n_embd', type=at_least(1), default=64, help='width')
+    add('--n_loop', type=at_least(1), default=1,
+        help='times the blocks are applied, with shared weights')
+    add('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding')
 
-# ----------------------------------------------------------------------------- the losses
-def weigh(loss, batch, pad, seed, step):
-    """(B, T) the weight of every token as a target: all that tells the losses apart, but for graded's last step.
-    The weights of a batch add up to one, so that the loss is a mean (balanced: to one for the path and one for the maze)."""
-    path, maze = batch.loss_mask.float(), ((batch.tokens != pad) & ~batch.loss_mask).float()
+    add = parser.add_argument_group('training').add_argument
+    add('--loss', choices=('path', 'full', 'balanced', 'mlmu', 'graded'), default='path',
+        help='where it is')
+    add('--beta', type=at_least(0, float),
+        help='graded: a legal step off the shortest path costs 2 beta (default: 1)')
+    add('--batch_size', type=at_least(1), default=128, help='mazes a step and process')
+    add('--max_iters', '--steps', type=at_least(1), default=4000, help='optimizer steps')
+    add('--learning_rate', '--lr', type=positive_float, default=3e-3, help='largest learning rate')
+    add('--warmup_iters', type=at_least(0),
+        help='steps of linear warm-up (default: 100, at most a third of max_iters)')
+    add('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only')
+
+    add = parser.add_argument_group('evaluation').add_argument
+    add('--eval_interval', type=at_least(1),
+        help='steps between evaluations and checkpoints (default: a tenth of max_iters)')
+    add('--log_interval', type=at_least(1), default=10, help='steps between loss records')
+    add('--n_test', type=at_least(1), default=2000,
+        help='held-out mazes a size at the end; an eighth of it on the way')
+    common.add_run_args(parser, 'out/train_maze-<gen>-<loss>')
+    return common.parse_args(parser, argv, 'train_maze', free={'seed', 'n_test', 'test_grid'})
+
+
+def fill_in(args, other_sizes=()):
+    """Give flags that were left out their value. Raises ValueError for what makes no sense
+    together.
+
+    other_sizes: sizes of mazes that the task must have room for, too.
+    Returns the task, the model's config, and the sizes to test on.
+    """
+    if args.eval_interval is None:
+        args.eval_interval = max(1, args.max_iters // 10)
+    if args.warmup_iters is None:
+        args.warmup_iters = min(100, args.max_iters // 3)
+    require(args.beta is None or args.loss == 'graded',
+            '--beta means nothing without --loss graded')
+    if args.loss == 'graded' and args.beta is None:
+        args.beta = 1.0
+    require(args.loss != 'mlmu' or args.pos != 'none',
+            'without positions, masked tokens are all alike: mlmu needs --pos learned or rope')
+
+    # one task for the sizes to train on and the sizes to test on
+    flags = {}
+    for name in Maze.flags:
+        if getattr(args, name) is not None:
+            flags[name] = getattr(args, name)
+    if args.grid is None:
+        args.grid = [4]
+    sizes = {*args.grid, *(args.test_grid or [])}
+    flags['grid'] = sorted(sizes.union(other_sizes))
+    task = Maze(**flags)
+    for name, value in task.settings().items():
+        if name != 'grid':
+            setattr(args, name, value)
+    if args.out_dir is None:
+        args.out_dir = f'out/train_maze-{args.gen}-{args.loss}'
+
+    config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd,
+                       args.n_loop, causal=args.loss != 'mlmu', pos=args.pos)
+    for size in sizes:  # are there enough mazes to train on, and to hold out?
+        for split in SPLITS:
+            sample_batch(task, 500, args.seed, 0, split, hops=size)
+    return task, config, sorted(sizes)
+
+
+# -----------------------------------------------------------------------------
+# the losses
+
+def loss_weights(loss, batch, pad, seed, step):
+    """The weight of every token as a target, (B, T). This is all that tells the losses apart, but
+    for the last step of `graded`.
+
+    The weights of a batch add up to one, so that the loss is a mean. With `balanced` those of the
+    paths add up to one, and those of the mazes.
+    """
+    path = batch.loss_mask.float()
+    maze = ((batch.tokens != pad) & ~batch.loss_mask).float()
     maze[:, 0] = 0  # nothing stands before the first token
     if loss == 'full':
         return (path + maze) / (path + maze).sum()
     if loss == 'balanced':
         return path / path.sum() + maze / maze.sum()
     if loss == 'mlmu':
-        rng = np.random.default_rng([seed, 2, step])  # 0 and 1 are the splits of the mazes
-        path[torch.from_numpy(rng.random((len(path), 1)) > rng.random(path.shape))] = 0  # kept with probability r, another for each maze
+        # a path token is kept with probability r, which is another for each maze
+        rng = np.random.default_rng([seed, 2, step])  # 0 and 1 draw the mazes of the two splits
+        r = rng.random((len(path), 1))
+        path[torch.from_numpy(r > rng.random(path.shape))] = 0
     return path / path.sum().clamp(min=1)
 
-def predict(model, tokens, weight, pad):
-    """Logits (N, V) for every token of weight > 0, row by row, and these tokens (N,). model: a GPT, or one wrapped in DDP."""
-    carries = weight > 0
-    if getattr(model, 'module', model).config.causal:
-        return model(tokens[:, :-1], carries[:, 1:]), tokens[carries]
-    visible = (tokens != pad) & ~carries  # mlmu: a masked token is a position with nothing in it, which nobody may look at
-    return model(tokens.masked_fill(~visible, pad), carries, visible=visible), tokens[carries]
 
-def grade(task, batch, beta):
-    """log w(u) (N, V) for every token u as the next one at each path position, N in reading order."""
+def predict(model, tokens, weight, pad):
+    """Logits (N, V) for every token of weight > 0, row by row, and these tokens (N,).
+
+    model: a GPT, or one wrapped in DDP.
+    """
+    is_target = weight > 0                                                  # (B, T)
+    config = getattr(model, 'module', model).config
+    if config.causal:
+        return model(tokens[:, :-1], is_target[:, 1:]), tokens[is_target]
+
+    # mlmu: a masked token is a position that holds nothing, and that no position sees
+    visible = (tokens != pad) & ~is_target
+    inputs = tokens.masked_fill(~visible, pad)
+    return model(inputs, is_target, visible=visible), tokens[is_target]
+
+
+def log_grades(task, batch, beta):
+    """log w(u) of every token u as the next one, at each path position: (N, V)."""
     row, place = batch.loss_mask.nonzero(as_tuple=True)
-    before, token = batch.tokens[row, place - 1], batch.tokens[row, place]
-    beside, ways, nearer = (x[:, 0] for x in task.around(batch.instance[row], before[:, None]))  # (N, 4)
+    before = batch.tokens[row, place - 1]                                   # (N,)
+    token = batch.tokens[row, place]
     log_w = torch.full((len(row), len(task.vocab)), -math.inf, device=token.device)
-    log_w.scatter_(1, beside, torch.where(ways, torch.where(nearer, 0.0, -2 * beta), -math.inf))
-    log_w[before == task.begin, token[before == task.begin]] = 0  # first the origin
-    log_w[token == task.end, task.end] = 0
+
+    # legal steps: 1 if they are on a shortest path, else e^(-2 beta)
+    neighbour, is_open, is_nearer = task.neighbours(batch.instance[row], before[:, None])
+    log_w_step = torch.where(is_nearer[:, 0], 0.0, -2 * beta)               # (N, 4)
+    log_w_step = torch.where(is_open[:, 0], log_w_step, -math.inf)
+    log_w.scatter_(1, neighbour[:, 0], log_w_step)
+
+    # the path begins with the origin, and ends with <PATH_END>
+    is_first = before == task.path_start
+    log_w[is_first, token[is_first]] = 0
+    log_w[token == task.path_end, task.path_end] = 0
     return log_w
 
-def loss_of(args, task, model, batch, weight):
+
+def compute_loss(args, task, model, batch, weight):
     """The weighted sum of the losses of all tokens of this batch."""
     logits, token = predict(model, batch.tokens, weight, task.pad)
-    logp = logits.float().log_softmax(1)  # (N, V)
-    each = -(logp + grade(task, batch, args.beta)).logsumexp(1) if args.loss == 'graded' else F.nll_loss(logp, token, reduction='none')
-    return (each * weight[weight > 0]).sum()
+    log_p = logits.float().log_softmax(dim=1)                               # (N, V)
+    if args.loss == 'graded':
+        losses = -(log_p + log_grades(task, batch, args.beta)).logsumexp(dim=1)
+    else:
+        losses = F.nll_loss(log_p, token, reduction='none')
+    return (losses * weight[weight > 0]).sum()
 
-# ----------------------------------------------------------------------------- evaluation
+
+# -----------------------------------------------------------------------------
+# paths: the model's, and the two baselines
+
 def write_paths(model, task, batch):
-    """The model's own paths (B, N + 1), greedily, left to right; <PATH_END> from where it first stands."""
-    paths = batch.tokens.new_zeros(len(batch.tokens), task.answer_len)
-    for start in batch.start.unique().tolist():  # rows of one length at a time
-        rows = batch.start == start
+    """The model's own paths (B, N + 1), greedily, left to right.
+
+    From the first <PATH_END> on there is nothing but <PATH_END>.
+    """
+    paths = batch.tokens.new_zeros(len(batch), task.answer_len)
+    for start in batch.chain_start.unique().tolist():  # rows with prompts of one length at a time
+        rows = batch.chain_start == start
+        prompt = batch.tokens[rows, :start]
         if model.config.causal:
-            paths[rows] = model.generate(batch.tokens[rows, :start], task.answer_len)[:, start:]
-            continue
-        tokens = F.pad(batch.tokens[rows, :start], (0, task.answer_len), value=task.pad)
-        for t in range(start, tokens.size(1)):
-            last = torch.arange(t + 1, device=tokens.device).expand(len(tokens), -1) == t
-            tokens[:, t] = model(tokens[:, :t + 1], last, visible=~last).argmax(1)
-        paths[rows] = tokens[:, start:]
-    return torch.where((paths == task.end).cumsum(1) > 0, task.end, paths)
+            paths[rows] = model.generate(prompt, task.answer_len)[:, start:]
+        else:
+            paths[rows] = write_masked(model, task, prompt)
+    has_ended = (paths == task.path_end).cumsum(dim=1) > 0
+    return torch.where(has_ended, task.path_end, paths)
+
+
+def write_masked(model, task, prompt):
+    """Paths (B, N + 1) of a model trained with mlmu: one masked position after the other."""
+    start = prompt.size(1)
+    tokens = F.pad(prompt, (0, task.answer_len), value=task.pad)
+    for t in range(start, tokens.size(1)):
+        is_last = torch.arange(t + 1, device=tokens.device).expand(len(tokens), -1) == t
+        logits = model(tokens[:, :t + 1], is_last, visible=~is_last)
+        tokens[:, t] = logits.argmax(dim=1)
+    return tokens[:, start:]
+
 
 def walk(task, batch, greedy, rng):
-    """A baseline's paths (B, N + 1): of the open neighbours but the one it came from a random one, or, greedy, the nearest to the target (Manhattan).
-    It stops at the target, or where there is no such neighbour."""
-    cell, goal = batch.tokens.gather(1, batch.start[:, None]), (batch.instance[:, 1] == 0).int().argmax(1, keepdim=True)  # (B, 1)
-    paths, came, place = [cell], torch.full_like(cell, -1), torch.from_numpy(task.cells).to(cell.device)
-    for _ in range(task.symbols):
-        beside, ways, _ = (x[:, 0] for x in task.around(batch.instance, cell))  # (B, 4)
-        ways = ways & (beside != came)
-        far = (place[beside] - place[goal]).abs().sum(2) * greedy + torch.from_numpy(rng.random(beside.shape)).float().to(cell.device)  # ties: any
-        best = beside.gather(1, torch.where(ways, far, math.inf).argmin(1, keepdim=True))
-        came, cell = cell, torch.where(ways.any(1, keepdim=True) & (cell != goal), best, task.end)
+    """The paths (B, N + 1) of a baseline that never turns straight back.
+
+    At each step it goes to a random open neighbour, or, if greedy, to the one nearest the target
+    (Manhattan distance; among equals a random one). It stops at the target and in dead ends.
+    """
+    cell = batch.tokens.gather(1, batch.chain_start[:, None])               # (B, 1)
+    target = (batch.instance[:, 1] == 0).int().argmax(dim=1, keepdim=True)  # (B, 1)
+    position = torch.from_numpy(task.cells).to(cell.device)                 # (N + 1, 2)
+    came_from = torch.full_like(cell, -1)
+    paths = [cell]
+    for _ in range(task.n_symbols):
+        neighbour, is_open, _ = task.neighbours(batch.instance, cell)       # (B, 1, 4)
+        neighbour = neighbour[:, 0]
+        can_go = is_open[:, 0] & (neighbour != came_from)                   # (B, 4)
+
+        # the lowest score is the next cell
+        score = torch.from_numpy(rng.random(neighbour.shape)).float().to(cell.device)
+        if greedy:
+            distance = (position[neighbour] - position[target]).abs().sum(dim=2)
+            score = distance + score
+        side = torch.where(can_go, score, math.inf).argmin(dim=1, keepdim=True)
+        goes_on = can_go.any(dim=1, keepdim=True) & (cell != target)
+        came_from = cell
+        cell = torch.where(goes_on, neighbour.gather(1, side), task.path_end)
         paths.append(cell)
-    return torch.cat(paths, 1)
+    return torch.cat(paths, dim=1)
+
+
+# -----------------------------------------------------------------------------
+# evaluation
 
 def judge(task, batch, paths):
-    """What is right about paths (B, L), each ended by <PATH_END>s if at all: a dict of (B,) tensors. exact: the batch's own path. shortest: one of the
-    shortest. valid: legal from origin to target, ended, and `regret` steps too long. reach: the last cell is the target. ends: <PATH_END> is written. origin:
-    it begins there. legal, steps: how many steps lead through open ways, of how many. right, forks: of the cells with more than one way on, met while
-    still on a shortest path, how many were left by a right one."""
-    L, far, place = paths.size(1), batch.instance[:, 1], torch.arange(paths.size(1), device=paths.device)
-    own = batch.tokens.gather(1, (batch.start[:, None] + place).clamp(max=batch.tokens.size(1) - 1))
-    asked, ended, first = place < batch.loss_mask.sum(1, keepdim=True), (paths == task.end).any(1), paths[:, 0] == own[:, 0]
-    length = torch.where(ended, (paths == task.end).int().argmax(1), L)  # tokens before <PATH_END>
-    beside, ways, nearer = task.around(batch.instance, paths[:, :-1])  # (B, L - 1, 4)
-    step = ways & (beside == paths[:, 1:, None])
-    legal, better, taken = step.any(2), (step & nearer).any(2), place[:-1] < length[:, None] - 1
-    gap = far.gather(1, paths.clamp(max=task.symbols))  # (B, L) steps from each token to the target, -1 for no cell
-    reach = (length > 0) & (gap.gather(1, (length - 1).clamp(min=0)[:, None])[:, 0] == 0)
-    valid = first & (legal | ~taken).all(1) & reach & ended
-    track = torch.cat((first[:, None], first[:, None] & better[:, :-1].cumprod(1).bool()), 1)  # on a shortest path up to here
-    fork = track & (gap[:, :-1] > 0) & (ways.sum(2) > (place[:-1] > 0) + 1)  # from all but the origin one way is back
-    regret = torch.where(valid, length - 1 - gap[:, 0], 0)
-    return dict(exact=((paths == own) | ~asked).all(1), shortest=valid & (regret == 0), valid=valid, reach=reach, ends=ended, origin=first, regret=regret,
-                legal=(legal & taken).sum(1), steps=taken.sum(1), right=(fork & better).sum(1), forks=fork.sum(1))
+    """What is right about paths (B, L), which end in <PATH_END>s, if they end: {name: (B,)}.
 
-def read_along(model, task, batch):
-    """With the true tokens before it, what does a causal model say of each? A dict of (B,) tensors: path_nats, maze_nats: summed losses of the path, of all
-    before it. wrong, adjacency_first: path positions, and first ones, whose likeliest token stands in no path (<-->, ; and the like)."""
-    weight = weigh('full', batch, task.pad, 0, 0)
+        exact           the batch's own path
+        shortest        a shortest path
+        valid           legal from the origin to the target, and ended
+        regret          steps that a valid path has too many
+        reach           the last cell is the target
+        ends            <PATH_END> is written
+        origin          the path begins at the origin
+        legal, steps    steps through open sides, all steps
+        right_at_forks, forks
+                        cells with more than one way on, met while still on a shortest path: how
+                        many were left by a right one, and how many there were
+    """
+    L = paths.size(1)
+    place = torch.arange(L, device=paths.device)
+    distance = batch.instance[:, 1]                                         # (B, N + 1)
+
+    # the batch's own path, and the length of the written one
+    own_place = batch.chain_start[:, None] + place
+    own = batch.tokens.gather(1, own_place.clamp(max=batch.tokens.size(1) - 1))
+    in_own = place < batch.loss_mask.sum(dim=1, keepdim=True)
+    is_end = paths == task.path_end
+    ended = is_end.any(dim=1)
+    length = torch.where(ended, is_end.int().argmax(dim=1), L)  # tokens before <PATH_END>
+
+    # steps: which are taken, which of these are legal, and which lead nearer to the target
+    neighbour, is_open, is_nearer = task.neighbours(batch.instance, paths[:, :-1])
+    is_step = is_open & (neighbour == paths[:, 1:, None])                   # (B, L - 1, 4)
+    legal = is_step.any(dim=2)                                              # (B, L - 1)
+    nearer = (is_step & is_nearer).any(dim=2)
+    taken = place[:-1] < length[:, None] - 1
+
+    # the path as a whole
+    origin = paths[:, 0] == own[:, 0]
+    to_go = distance.gather(1, paths.clamp(max=task.n_symbols))             # (B, L) -1: no cell
+    last = (length - 1).clamp(min=0)[:, None]
+    reach = (length > 0) & (to_go.gather(1, last)[:, 0] == 0)
+    valid = origin & (legal | ~taken).all(dim=1) & reach & ended
+    regret = torch.where(valid, length - 1 - to_go[:, 0], 0)
+
+    # forks: from all cells but the origin one way leads back
+    so_far = nearer[:, :-1].cumprod(dim=1).bool()
+    on_shortest = torch.cat((origin[:, None], origin[:, None] & so_far), dim=1)
+    n_ways_on = is_open.sum(dim=2) - (place[:-1] > 0).long()
+    fork = on_shortest & (to_go[:, :-1] > 0) & (n_ways_on > 1)
+    return dict(
+        exact=((paths == own) | ~in_own).all(dim=1),
+        shortest=valid & (regret == 0),
+        valid=valid,
+        reach=reach,
+        ends=ended,
+        origin=origin,
+        regret=regret,
+        legal=(legal & taken).sum(dim=1),
+        steps=taken.sum(dim=1),
+        right_at_forks=(fork & nearer).sum(dim=1),
+        forks=fork.sum(dim=1))
+
+
+def teacher_forced(model, task, batch):
+    """What a causal model predicts with the true tokens before each token: {name: (B,)}.
+
+        path_nats, maze_nats    summed losses of the path, and of all that stands before it
+        wrong, adjacency_first  path positions, and first ones, whose most likely token never stands
+                                in a path (<-->, ; and the like)
+        tokens                  of the path
+    """
+    weight = loss_weights('full', batch, task.pad, 0, 0)
     logits, token = predict(model, batch.tokens, weight, task.pad)
-    nats, guess = torch.zeros_like(weight), torch.zeros_like(batch.tokens)
-    nats[weight > 0], guess[weight > 0] = F.cross_entropy(logits.float(), token, reduction='none'), logits.argmax(1)
-    wrong = batch.loss_mask & (guess >= task.symbols) & (guess != task.end)
-    return dict(path_nats=(nats * batch.loss_mask).sum(1), maze_nats=(nats * ~batch.loss_mask).sum(1), tokens=batch.loss_mask.sum(1),
-                wrong=wrong.sum(1), adjacency_first=wrong.gather(1, batch.start[:, None])[:, 0])
+    nats = torch.zeros_like(weight)                                         # (B, T)
+    nats[weight > 0] = F.cross_entropy(logits.float(), token, reduction='none')
+    guess = torch.zeros_like(batch.tokens)                                  # (B, T)
+    guess[weight > 0] = logits.argmax(dim=1)
+
+    in_path = batch.loss_mask
+    wrong = in_path & (guess >= task.n_symbols) & (guess != task.path_end)
+    return dict(
+        path_nats=(nats * in_path).sum(dim=1),
+        maze_nats=(nats * ~in_path).sum(dim=1),
+        tokens=in_path.sum(dim=1),
+        wrong=wrong.sum(dim=1),
+        adjacency_first=wrong.gather(1, batch.chain_start[:, None])[:, 0])
+
 
 @torch.no_grad()
 def evaluate(model, task, run, seed, n_test, size):
-    """On n_test held-out mazes of one size: {'model', 'greedy', 'random': a dict of rates each; 'by_steps': exact, by length}; some mazes; their paths."""
-    parts = {'model': [], 'greedy': [], 'random': []}
+    """The model and both baselines on n_test held-out mazes of size x size.
+
+    Returns {'model': rates, 'greedy': rates, 'random': rates, 'by_steps': exact by path length},
+    and the last batch with the model's paths.
+    """
+    parts = {'model': [], 'greedy': [], 'random': []}  # for each batch a dict of (B,) tensors
+    path_lengths = []
     for first in range(0, n_test, 500):
-        batch = sample_batch(task, min(500, n_test - first), seed, size * 10**6 + first, 'test', hops=size).to(run.device)
+        B = min(500, n_test - first)
+        batch = sample_batch(task, B, seed, size * 10**6 + first, 'test', hops=size).to(run.device)
+        path_lengths.append(batch.loss_mask.sum(dim=1) - 2)  # steps: without origin and <PATH_END>
         with run.autocast:
-            paths, more = write_paths(model, task, batch), read_along(model, task, batch) if model.config.causal else {}
-        parts['model'].append({'far': batch.loss_mask.sum(1) - 2, **judge(task, batch, paths), **more})
-        for name in ('greedy', 'random'):
-            parts[name].append(judge(task, batch, walk(task, batch, name == 'greedy', np.random.default_rng([seed, 3, first]))))
-    rows = {name: {key: torch.cat([p[key] for p in ps]).cpu().double() for key in ps[0]} for name, ps in parts.items()}
-    results = {name: {key: r[key].mean().item() for key in (*SHOWN, 'maze_nats', 'adjacency_first') if key in r and key not in RATIOS}
-               | {key: (r[a].sum() / r[b].sum().clamp(min=1)).item() for key, (a, b) in RATIOS.items() if a in r} for name, r in rows.items()}
-    far = rows['model']['far']
-    results['by_steps'] = {int(k): {'n': int((far == k).sum())} | {name: r['exact'][far == k].mean().item() for name, r in rows.items()} for k in far.unique()}
+            paths = write_paths(model, task, batch)
+            measures = judge(task, batch, paths)
+            if model.config.causal:
+                measures |= teacher_forced(model, task, batch)
+        parts['model'].append(measures)
+        for name in BASELINES:
+            rng = np.random.default_rng([seed, 3, first])
+            steps = walk(task, batch, name == 'greedy', rng)
+            parts[name].append(judge(task, batch, steps))
+
+    counts = {name: join(dicts) for name, dicts in parts.items()}
+    results = {name: rates(counts[name]) for name in counts}
+    results['by_steps'] = exact_by_length(counts, torch.cat(path_lengths).cpu())
     return results, (batch, paths)
 
-# ----------------------------------------------------------------------------- training
+
+def join(dicts):
+    """A list of dicts of tensors -> one dict of float64 tensors on the CPU."""
+    return {key: torch.cat([d[key] for d in dicts]).cpu().double() for key in dicts[0]}
+
+
+def rates(counts):
+    """Means over mazes. Where a maze counts several things, one sum divided by another."""
+    results = {}
+    for key in (*COLUMNS, 'maze_nats', 'adjacency_first'):
+        if key in counts and key not in RATIOS:
+            results[key] = counts[key].mean().item()
+    for key, (above, below) in RATIOS.items():
+        if above in counts:
+            results[key] = (counts[above].sum() / counts[below].sum().clamp(min=1)).item()
+    return results
+
+
+def exact_by_length(counts, path_lengths):
+    """{steps: {'n': mazes, 'model': share that is exact, 'greedy': ..., 'random': ...}}"""
+    results = {}
+    for k in path_lengths.unique():
+        is_length_k = path_lengths == k
+        row = {'n': int(is_length_k.sum())}
+        for name in counts:
+            row[name] = counts[name]['exact'][is_length_k].mean().item()
+        results[int(k)] = row
+    return results
+
+
+# -----------------------------------------------------------------------------
+# training
+
 def get_lr(step, args):
     """Linear warm-up, then a cosine to zero."""
-    cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - args.warmup_iters) / max(1, args.max_iters - args.warmup_iters)))
-    return args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1)) * cosine
+    warmup = min(1, (step + 1) / (args.warmup_iters + 1))
+    steps_done = max(0, step - args.warmup_iters)
+    n_steps = max(1, args.max_iters - args.warmup_iters)
+    cosine = 0.5 * (1 + math.cos(math.pi * steps_done / n_steps))
+    return args.learning_rate * warmup * cosine
 
-def train(path, found, args, kept, task, gpt, run, caught):
-    """From scratch or from what was found in the checkpoint at path. Returns the model, its step, and whether a signal stopped it."""
+
+def train(task, config, args, run):
+    """From scratch, or from this run's checkpoint. Returns the model and the step it reached."""
     torch.manual_seed(args.seed)
-    model, state = found or (GPT(gpt).to(run.device), {'step': 0})
-    optimizer, step, stop = model.configure_optimizer(args.learning_rate, args.weight_decay), state['step'], 0  # nothing else is random but the mazes
-    if found:
-        optimizer.load_state_dict(state['optimizer'])
-    if args.resume and run.master:  # drop what was logged after the checkpoint
-        common.cut_log(args.out_dir, lambda r: r['arm'] != 'final' and 0 < step >= r['step'])
-    ddp = DDP(model, device_ids=[run.device] if run.device.type == 'cuda' else None) if run.world > 1 else model
-    bar = tqdm(total=args.max_iters, initial=step, desc=args.loss, disable=not (run.master and sys.stderr.isatty()), leave=False)
+    model = GPT(config).to(run.device)
+    optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
+    resumed = step = run.resume('ckpt.pt', model, optimizer, args.loss)['step']
+    ddp_model = run.distribute(model)
+    bar = run.progress_bar(args.loss, step, args.max_iters)
 
-    def look():  # evaluate, print, log
-        results = {n: evaluate(model, task, run, args.seed, max(1, args.n_test // 8), n)[0] for n in args.grid}
-        bar.write(f'{args.loss} step {step}:' + ''.join(f'   {n}x{n} ' + ' '.join([f'{key} {r["model"][key]:.3f}' for key in ('exact', 'legal', 'fork')] + [
-            f'{name} {r[name]["exact"]:.3f}' for name in ('greedy', 'random')]) for n, r in results.items()))
-        common.log(args.out_dir, arm=args.loss, step=step, eval={n: r['model'] for n, r in results.items()})
+    while True:
+        # once in a while, and at both ends: evaluate, and save a checkpoint
+        last = step == args.max_iters
+        stop = run.should_stop()
+        check = (last or step % args.eval_interval == 0) and (step == 0 or step > resumed)
+        if check and run.master:
+            evaluate_and_log(model, task, args, run, step)
+        if step > resumed and (check or stop):
+            run.save('ckpt.pt', model, optimizer, step)
+        if last or stop:
+            break
 
-    if run.master and step == 0:
-        look()
-    while step < args.max_iters:
-        for group in optimizer.param_groups:
-            group['lr'] = lr = get_lr(step, args)
-        # the global batch is a function of (seed, step); this process works on its slice of it
+        # the batch is a function of (seed, step); each process takes its share of the global batch
         batch = sample_batch(task, args.batch_size * run.world, args.seed, step, hops=args.grid)
-        weight, mine = weigh(args.loss, batch, task.pad, args.seed, step), slice(run.rank * args.batch_size, (run.rank + 1) * args.batch_size)
+        weight = loss_weights(args.loss, batch, task.pad, args.seed, step)
+        my_batch = run.my_rows(batch).to(run.device)
+        my_weight = run.my_rows(weight).to(run.device)
+
+        # forward and backward
         with run.autocast:
-            loss = loss_of(args, task, ddp, batch[mine].to(run.device), weight[mine].to(run.device))
+            loss = compute_loss(args, task, ddp_model, my_batch, my_weight)
         (loss * run.world).backward()  # DDP averages over processes
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+        # update
+        lr = get_lr(step, args)
+        for group in optimizer.param_groups:
+            group['lr'] = lr
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         bar.update()
-        report, check = step % args.log_interval == 0, step % args.eval_interval == 0 or step == args.max_iters
-        if not (report or check or (caught and run.world == 1)):
-            continue
-        loss, stop = common.sum_over_processes(run, float(loss.detach()), max(caught, default=0))
-        if not all(torch.as_tensor(x).isfinite().all() for x in (loss, norm, *(model.parameters() if check or stop else ()))):
-            common.die(f'diverged: loss {loss}, gradient norm {float(norm)} at step {step}; {path} holds the last good weights, if any. Try a smaller '
-                       '--learning_rate', code=1)
-        if run.master:
-            bar.set_postfix(loss=f'{loss:.4f}', refresh=False)
-            if report or check:
-                common.log(args.out_dir, arm=args.loss, step=step, loss=loss, lr=lr, grad_norm=float(norm))
-            if check:
-                look()
-            stop = stop or (run.world == 1 and max(caught, default=0))  # it may have come during the evaluation
-            if check or stop:
-                common.save_checkpoint(path, model, optimizer, step, kept)
-        if stop:
-            break
+
+        # log
+        evaluates_next = step % args.eval_interval == 0 or step == args.max_iters
+        if evaluates_next or step % args.log_interval == 0:
+            total_loss = run.total(loss=loss.detach())['loss']
+            run.check_finite(step, model, loss=total_loss, grad_norm=grad_norm)
+            bar.set_postfix(loss=f'{total_loss:.4f}', refresh=False)
+            run.log(arm=args.loss, step=step, loss=total_loss, lr=lr, grad_norm=float(grad_norm))
     bar.close()
-    return model, step, stop
+    return model, step
 
-# ----------------------------------------------------------------------------- the figure, and everything in order
-def draw_maze(ax, task, n, sides, true, path, good):
-    """Walls (sides: the open ones of each cell, as bits), the true path (wide, grey, the target a star), the model's (blue; not a shortest one: red)."""
-    for (r, c), open in zip(task.cells[:n * n].tolist(), sides, strict=False):
-        for bit, line in enumerate((((c, c + 1), (r, r)), ((c, c), (r, r + 1)), ((c, c + 1), (r + 1, r + 1)), ((c + 1, c + 1), (r, r + 1)))):
-            if not open >> bit & 1:
-                ax.plot(*line, color='black', lw=1.2)
-    wide = dict(color='0.8', lw=7, marker='*', markevery=[-1], ms=13, mfc='tab:green', mec='tab:green')
-    for ids, style in ((true, wide), (path, dict(color='tab:blue' if good else 'tab:red', lw=1.6, marker='o', ms=3))):
-        y, x = task.cells[[i for i in ids if i < task.symbols]].T + 0.5
-        ax.plot(x, y, solid_capstyle='round', **style)
-    ax.set(xlim=(-0.1, n + 0.1), ylim=(n + 0.1, -0.1), aspect='equal')
-    ax.axis('off')
 
-def plot(out_dir, args, task, results, batch, paths):
-    """Exact paths against step beside the baselines, and mazes with the true path and the model's, first up to two wrong ones."""
-    left, right = (figure := Figure(figsize=(11, 3.6), layout='constrained')).subfigures(1, 2, width_ratios=(2, 3))
-    n, ax = max(args.grid), left.subplots()
-    evals = [(r['step'], r['eval'][str(n)]) for r in common.read_log(out_dir) if 'eval' in r]
-    for key, colour in (('exact', 'tab:blue'), ('legal', 'tab:green'), ('fork', 'tab:orange')):
-        ax.plot([step for step, _ in evals], [e[key] for _, e in evals], color=colour, marker='o', ms=3, label=key)
-    for name, style in (('greedy', '--'), ('random', ':')):
-        ax.axhline(results[name]['exact'], color='black', linestyle=style, label=f'exact, {name}')
-    ax.set(xlabel='step', title=f'{args.gen} {n}x{n}, {args.loss}: held-out mazes', ylim=(0, 1.04))
-    ax.legend(fontsize=8)
-    good = judge(task, batch, paths)['shortest'].tolist()
-    for ax, row in zip(right.subplots(2, 4).flat, dict.fromkeys(sorted(range(len(good)), key=good.__getitem__)[:2] + [*range(len(good))]), strict=False):
-        path, true = paths[row].tolist(), batch.tokens[row][batch.loss_mask[row]].tolist()
-        draw_maze(ax, task, n, batch.instance[row, 0].tolist(), true, path, good[row])
-    common.write_atomic(Path(out_dir) / 'plot.png', lambda tmp: figure.savefig(tmp, dpi=120, format='png'))
+def evaluate_and_log(model, task, args, run, step):
+    """Test on every size that is trained. Print and log how far the model is."""
+    line = f'{args.loss} step {step}:'
+    measures = {}
+    for n in args.grid:
+        results, _ = evaluate(model, task, run, args.seed, max(1, args.n_test // 8), n)
+        measures[n] = results['model']
+        line += f'   {n}x{n}'
+        for key in ('exact', 'legal', 'fork'):
+            line += f' {key} {measures[n][key]:.3f}'
+        for name in BASELINES:
+            line += f' {name} {results[name]["exact"]:.3f}'
+    run.print(line)
+    run.log(arm=args.loss, step=step, eval=measures)
+
+
+# -----------------------------------------------------------------------------
+# everything in order
 
 def main(argv=None):
-    begin, (args, typed) = time.time(), parse_args(argv)
-    if bool(args.ckpt) != args.eval_only:
-        common.die('--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
-    run, room = common.setup(args), ()
+    """Train and test. Returns the values of the last line."""
+    args = parse_args(argv)
+    model = None
+    trained_sizes = []
     if args.eval_only:
-        model, state = common.load_checkpoint(args.ckpt, run.device)  # all but these arguments are as it was trained
-        common.restore_args(args, typed, state['args'], 'train_maze', {'seed', 'n_test', 'test_grid', 'device', 'dtype', 'eval_only', 'ckpt'})
-        room = [*state['args']['grid'], *(state['args']['test_grid'] or [])]
-    task, gpt, sizes = fill_in(args, room)
-    if args.eval_only and gpt != model.config:
-        common.die(f'{args.ckpt} was made for grids up to {max(room)}x{max(room)}; --test_grid cannot go beyond')
-    args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
-    if not args.eval_only:
-        kept = {'script': 'train_maze', **{k: v for k, v in vars(args).items() if k not in ('out_dir', 'resume', 'eval_only', 'ckpt')}}
-        if run.master:
-            common.open_run(args.out_dir, kept, args.resume, params=(params := GPT(gpt).num_params()))
-            print(' '.join(f'{k}={v}' for k, v in kept.items() if v is not None), f'\n{params:,} parameters, global batch {args.batch_size} x {run.world} = '
-                  f'{args.batch_size * run.world}, files in {args.out_dir}', sep='', flush=True)
-        caught, path = common.catch_signals(), Path(args.out_dir) / 'ckpt.pt'
-        found = common.load_checkpoint(path, run.device, kept) if args.resume and path.exists() else None
-        if run.world > 1:
-            dist.init_process_group('nccl' if run.device.type == 'cuda' else 'gloo')
-        model, step, stop = train(path, found, args, kept, task, gpt, run, caught)
-        if run.world > 1:
-            dist.destroy_process_group()  # before any exit: it waits for gloo's threads, one of which could abort an interpreter that is leaving
-        if stop or caught:
-            common.die(f'stopped by a signal at step {step}, saved in {path}; --resume goes on from there', code=128 + max(caught, default=15))
-    common.catch_signals(exit_now=True)
-    if not run.master:
-        return
-    results, shown, n = {}, {}, max(args.grid)
-    for size in sizes:
-        results[size], shown[size] = evaluate(model, task, run, args.seed, args.n_test, size)
-        print(f'{f"{size}x{size}" + ", not trained" * (size not in args.grid):16}' + ''.join(f'{key:>9}' for key in SHOWN))
-        for name in ('model', 'greedy', 'random'):
-            print(f'  {name:14}' + ''.join(f'{results[size][name][key]:9.3f}' for key in SHOWN))
-    print('  exact by steps, and greedy: ' + '  '.join(f'{k}: {r["model"]:.2f} {r["greedy"]:.2f}' for k, r in results[n]['by_steps'].items()))
-    other = {f'{key}_{k}': r['model'].get(key) for k, r in results.items() if k != n for key in ('exact', 'origin', 'adjacency', 'adjacency_first')}
+        model, state = common.load_checkpoint(args.ckpt)
+        trained_sizes = [*state['args']['grid'], *(state['args']['test_grid'] or [])]
+    task, config, sizes = fill_in(args, trained_sizes)
+    if args.eval_only:
+        largest = max(trained_sizes)
+        require(config == model.config, f'{args.ckpt} was made for grids up to '
+                                        f'{largest}x{largest}; --test_grid cannot go beyond')
+
+    params = GPT(config).num_params()
+    with common.Run('train_maze', args, trains=not args.eval_only, params=params) as run:
+
+        # train, or take what --ckpt holds
+        if args.eval_only:
+            model.to(run.device)
+            n_mazes = args.batch_size * state['step'] * state['args']['processes']
+        else:
+            run.print_settings()
+            run.print(f'{params:,} parameters, global batch {args.batch_size} x {run.world} = '
+                      f'{args.batch_size * run.world}, files in {args.out_dir}')
+            model, step = train(task, config, args, run)
+            run.end_training(step)
+            n_mazes = args.batch_size * args.max_iters * run.world
+        if not run.master:
+            return None
+
+        # the model and both baselines on held-out mazes of every size
+        results = {}
+        paths = {}
+        for size in sizes:
+            results[size], paths[size] = evaluate(model, task, run, args.seed, args.n_test, size)
+            print_table(results[size], size, size in args.grid, run)
+        print_by_length(results[max(args.grid)]['by_steps'], run)
+
+        # the last line, the log's last record, the figure
+        final = final_values(results, args)
+        final |= dict(n_test=args.n_test, params=params, seed=args.seed, seconds=run.seconds(),
+                      mazes=n_mazes)
+        run.finish(final, step=args.max_iters, results=results)
+        if not args.eval_only:
+            write_examples(run.out_dir, task, max(args.grid), *paths[max(args.grid)])
+            plots.draw_run(run.out_dir)
+        return final
+
+
+def print_table(results, size, is_trained, run):
+    title = f'{size}x{size}' if is_trained else f'{size}x{size}, not trained'
+    run.print(f'{title:16}' + ''.join(f'{key:>9}' for key in COLUMNS))
+    for name in ('model', *BASELINES):
+        run.print(f'  {name:14}' + ''.join(f'{results[name][key]:9.3f}' for key in COLUMNS))
+
+
+def print_by_length(by_steps, run):
+    parts = [f'{k}: {row["model"]:.2f} {row["greedy"]:.2f}' for k, row in by_steps.items()]
+    run.print('  exact by steps, and greedy: ' + '  '.join(parts))
+
+
+def final_values(results, args):
+    """Every measure at the largest size that was trained, and some at the other sizes."""
+    n = max(args.grid)
     final = dict(
-        loss=args.loss, grid=show_range(args.grid), gen=args.gen, format=args.format, **results[n]['model'], greedy=results[n]['greedy']['exact'],
-        random=results[n]['random']['exact'], **{f'{b}_{key}': results[n][b][key] for b in ('greedy', 'random') for key in ('shortest', 'fork')}, **other,
-        n_test=args.n_test, params=model.num_params(), seed=args.seed, seconds=time.time() - begin,
-        mazes=args.batch_size * (state['step'] * state['args']['processes'] if args.eval_only else args.max_iters * run.world))
-    if not args.eval_only:
-        common.log(args.out_dir, arm='final', step=args.max_iters, **final, results=results)
-        plot(args.out_dir, args, task, results[n], *shown[n])
-    print(common.final_line(**final))
+        loss=args.loss,
+        grid=format_range(args.grid),
+        gen=args.gen,
+        format=args.format,
+        **results[n]['model'],
+        greedy=results[n]['greedy']['exact'],
+        random=results[n]['random']['exact'])
+    for name in BASELINES:
+        for key in ('shortest', 'fork'):
+            final[f'{name}_{key}'] = results[n][name][key]
+    for size in results:
+        if size != n:
+            for key in ('exact', 'origin', 'adjacency', 'adjacency_first'):
+                final[f'{key}_{size}'] = results[size]['model'].get(key)
+    return final
+
+
+def write_examples(out_dir, task, size, batch, paths):
+    """Eight mazes with the true path and the model's, for the figure: examples.json.
+
+    The first two are mazes whose path is not a shortest one, if there are any.
+    """
+    is_shortest = judge(task, batch, paths)['shortest'].tolist()
+    wrong_first = sorted(range(len(paths)), key=is_shortest.__getitem__)
+    rows = list(dict.fromkeys(wrong_first[:2] + list(range(len(paths)))))
+
+    mazes = []
+    for row in rows[:8]:
+        true = batch.tokens[row][batch.loss_mask[row]].tolist()
+        mazes.append(dict(
+            open_bits=batch.instance[row, 0, :size**2].tolist(),
+            cells=task.cells[:size**2].tolist(),
+            true=cells_of(task, true),
+            path=cells_of(task, paths[row].tolist()),
+            shortest=is_shortest[row]))
+    text = json.dumps(dict(size=size, mazes=mazes)) + '\n'
+    common.write_atomic(out_dir / 'examples.json', lambda path: path.write_text(text))
+
+
+def cells_of(task, tokens):
+    """The (row, column) of each token that is a cell."""
+    return [task.cells[token].tolist() for token in tokens if token < task.n_symbols]
+
 
 if __name__ == '__main__':
-    main()
+    with one_line_errors():
+        main()

@@ -340,7 +340,7 @@ def measure_speed(old, new, turns=60):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--speed', action='store_true', help='compare the speed instead')
-    parser.add_argument('--only', default='', help='runs whose name contains one of these words, such as cot,rl-')
+    parser.add_argument('--only', default='', help='runs whose names contain it, such as cot,rl-')
     args = parser.parse_args()
     torch.set_num_threads(1)
 
