@@ -1,379 +1,832 @@
 """How many bits does a tiny transformer know, and how does it keep facts that it must combine?
 
-EleutherAI's transformer-reasoning (Johnston & Belrose 2025, 2502.03490) trains small models on made-up people: which way of storing them explains how much they
-can answer? The same here, with its estimator mended (every fault is a case in tests/test_capacity.py). Task `profiles` of data.py: n people with A uniform
-attributes of m values and R uniform relations to people; their names are n of N0 possible ones, three tokens each.
+Johnston & Belrose (2025, 2502.03490; EleutherAI's transformer-reasoning) train small models on
+made-up people. They ask which way of storing facts explains how many questions a model can answer.
+The same here, on the task `profiles` (profiles.py): n people, A attributes of m values, and R
+relations. Their estimator is mended: every fault is a case in tests/test_capacity.py.
 
-1. Information. A model that leaves L bits of loss on answers of H bits has stored at least H - L: the model and a code for what remains are together a code for
-   the facts (Allen-Zhu & Li 2404.05405, section 3). L is the summed cross-entropy of the answers' tokens over all questions of a kind, and a kind counts
-   max(0, H - L): a model may be wrong with confidence, it does not know less than nothing.
-2. One hop:   n A log2 m - L_attributes   +   n R log2 n - L_relations   +   names.
-   A relation is uniform over n people: log2 n bits, whichever of them occur. Which n of the N0 names exist is worth, in `names`,
-     optimal       log2 C(N0, n), exactly; the papers' bound n log2 N0 - n log2 n is less, by at most n log2 e
-     enumerate     n log2 N0, an ordered list with repeats            independent   0, names are given
-   and counts only where names carry loss, as answers of relations: in full while a relation costs at most log2 n bits; if it costs more, l bits, less the share
-   log2 C(2^l, n) / log2 C(N0, n). So a uniform model has stored 0, and one that knows who exists and nothing else just `names`.
-3. Two hops, the employer of A's mentor. What must a model hold to answer all its training questions, those of one hop included, if it keeps
-     optimal       every fact once, and composes: the one-hop entropy
-     double        relations twice, to be looked up first and, like the attributes, second: log2 n more for each trained (A, mentor)
-     big hash      every trained combination (A, mentor, employer) by itself: log2 m or log2 n more for each; held-out ones do not count
-   Stored: for the big hash the one-hop bits and H - L of the combinations. Otherwise two-hop answers alone count, right if both facts are known: if a share x
-   of facts is, x^2 of the questions are, L / H = 1 - x^2, and x = sqrt(1 - L / H) of the facts are stored (of two unequal shares, the geometric mean).
-   The scheme that explains the models is the flat one: where there is more than fits, its bits per parameter depend neither on n nor on the size (the smallest
-   spread, standard deviation / mean, over the models that have not learned everything).
-4. --cot: bridge person and subject are written first, each link a question of one hop. Of a kind's losses, asked in one hop and in chains, the larger counts.
-5. --smallest: the smallest model, in steps of 10%, with 99% of its trained two-hop questions right, and that for their facts alone, after as many one-hop
-   questions (by bisection: learning is taken to be monotone). Two-hop questions held out by person, pair or combination (data.py) are told beside chance.
+1. Information. The answers hold H bits. A model leaves L bits of loss on them, the summed
+   cross-entropy of their tokens over all questions. Model and code for the rest together are a code
+   for the facts, so (Allen-Zhu & Li, 2404.05405, section 3)
+       stored bits >= H - L
+   A kind of question counts max(0, H - L): a model that is wrong with confidence does not know less
+   than nothing.
+2. One hop:
+       stored = n A log2 m - L_attributes  +  n R log2 n - L_relations  +  names
+   A relation names one of n people, which is log2 n bits. `names` is what it is worth to know which
+   n of the N0 possible names exist. It counts only where names carry loss, as answers:
+       optimal      log2 C(N0, n), exactly
+       bound        n log2 N0 - n log2 n, as in the papers; less by at most n log2 e
+       enumerate    n log2 N0: an ordered list with repeats
+       independent  0: names are given
+   It counts in full while a name costs at most log2 n bits. If it costs l bits, the share
+   log2 C(2^l, n) / log2 C(N0, n) is subtracted. So a uniform model has stored 0, and one that knows
+   who exists and nothing else just `names`.
+3. Two hops: "the employer of A's mentor". What must a model hold to answer all training questions,
+   those of one hop included? Three schemes:
+       optimal   every fact once, and it composes them: the bits of one hop
+       double    relations twice, once for each hop: log2 n more for each trained (A, mentor)
+       big hash  every trained combination (A, mentor, employer) by itself: log2 m or log2 n
+                 more for each one
+   For big hash, stored = one-hop bits + (H - L) of the combinations. For the others only the
+   two-hop answers count, which are right if both facts are known. If a share x of the facts is
+   known, x^2 of the questions are: L / H = 1 - x^2, so x = sqrt(1 - L / H).
+   The scheme that explains the models is the flat one: where more facts are asked than fit, its
+   bits for each parameter depend neither on n nor on the size. `spread` is their standard deviation
+   over their mean, among the models that have not learned everything.
+4. --cot: the model first writes the bridge person and the subject. Each link is then a question of
+   one hop. Of a kind's losses, in one-hop questions and in chains, the larger one counts.
+5. --smallest: the smallest model, in steps of 10%, that has 99% of its trained two-hop questions
+   right. Beside it stands the smallest one for the facts alone, after as many one-hop questions.
+   It is found by bisection, which takes learning to be monotone in size.
 
-Recipe: 2 layers, rope (a link of a chain then looks like a question of one hop), AdamW without decay, learning rate RATE sqrt(16 / n_embd) to 0 by a cosine, a
-fixed number of steps, the batch that the exposures ask for. Parameters: all, tied embeddings included. int8, int4: matrices rounded, a scale for each row.
-Departures: tokens instead of English, one question a sequence (one-hop questions share the work on a name), sampling without replacement.
+Recipe: 2 layers, rope (so that a link of a chain looks like a question of one hop), AdamW without
+decay, learning rate RATE * sqrt(16 / n_embd), a cosine to 0, a fixed number of steps. The batch
+follows from the exposures. All parameters count, tied embeddings once. int8, int4: the share of the
+bits that is left when all matrices are rounded, with one scale for each row.
+Departures: tokens instead of English, one question a sequence (one-hop questions share the work on
+a name), sampling without replacement.
 
-    python capacity.py                                                  # bits per parameter: one hop, three sizes
+    python capacity.py                                      # one hop, minutes on a laptop
+    python capacity.py --sizes 3000,6000 --exposures 30 --steps 200     # a look, in seconds
     python capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200  # which scheme is flat?
-    python capacity.py --hops 2 --cot --smallest --n_layer 1            # what does a chain cost? (without --cot: what does it spare?)
-    torchrun --standalone --nproc_per_node=2 capacity.py --sizes 20000,53000,141000,376000,1000000 --device cuda
+    python capacity.py --hops 2 --cot --smallest --n_layer 1            # what does a chain cost?
+    torchrun --standalone --nproc_per_node=2 capacity.py --device cuda \\
+        --sizes 20000,53000,141000,376000,1000000
 
-The last line:  final hops=1 slope=... r2=... best=... n_models=... seconds=...     slope of the line through the origin, in bits per parameter
+The last line:  final hops=1 slope=2.6xx r2=... best=... n_models=3 ...  slope: bits a parameter
+Results: docs/capacity.md
 """
 
 import copy
-import functools
 import json
 import math
-import os
 import time
+from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import common
-from data import OPTIONS, Parser, Profiles, add_run_args, at_least, parse_list, require, write_batch
+import plots
+from data import (
+    Batch,
+    Parser,
+    at_least,
+    one_line_errors,
+    parse_list,
+    positive_float,
+    require,
+    write_batch,
+)
 from model import GPT, GPTConfig
+from profiles import Profiles
 
-RATE = 2e-2
-LEARNED, STEP = 0.99, 1.1  # --smallest: share of the training questions, size of the steps
+
+RATE = 2e-2     # learning rate at 16 channels
+LEARNED = 0.99  # --smallest: share of the training questions that must be right
+STEP = 1.1      # --smallest: ratio of one size to the one below
+
+# Flags whose default depends on --hops.
+DEFAULTS = {
+    1: dict(attributes=8, relations=0, n_head=4, exposures=1000),
+    2: dict(attributes=20, relations=4, n_head=1, exposures=300),
+}
+
+
+# -----------------------------------------------------------------------------
+# arguments
 
 def parse_args(argv):
-    parser = Parser(prog='capacity.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
-    parser.add_argument('--hops', type=int, choices=(1, 2), default=1, help='1: facts; 2: facts, and questions that compose two (default: %(default)s)')
-    parser.add_argument('--cot', action='store_true', help='two hops with a chain: the bridge person is written first (default: off)')
-    parser.add_argument('--people', type=parse_list, help='one number or several (default: by --fill; --smallest: 100)')
-    parser.add_argument('--fill', type=at_least(0, float, above=True), default=3.5, help='facts in bits a parameter, without --people (default: %(default)s)')
-    parser.add_argument('--attributes', type=at_least(0), help='of 128 values (default: 8; two hops: 20)')
-    parser.add_argument('--relations', type=at_least(0), help='(default: none; two hops: 4)')
-    parser.add_argument('--sizes', type=parse_list, help='parameters aimed at; --smallest: to begin with (default: 10000,20000,40000; --smallest: facts / 2.5)')
-    parser.add_argument('--smallest', action='store_true', help='two hops: find the smallest model that learns them (default: off)')
-    parser.add_argument('--n_layer', type=at_least(1), default=2, help='(default: %(default)s)')
-    parser.add_argument('--n_head', type=at_least(1), help='(default: 4; two hops: 1)')
-    parser.add_argument('--n_loop', type=at_least(1), default=1, help='times the stack of layers is applied, with shared weights (default: %(default)s)')
-    parser.add_argument('--exposures', type=at_least(1), help='times each question is trained (default: 1000; two hops: 300, each fact is in many)')
-    parser.add_argument('--max_iters', '--steps', type=at_least(1), default=4800, help='optimizer steps; exposures decide the batch (default: %(default)s)')
-    add_run_args(parser, 'out/capacity-<hops>[-cot][-smallest]', train=False)
-    parser.add_argument('--resume', action='store_true', help='go on from the checkpoints in out_dir')
+    parser = Parser(__doc__)
+    add = parser.add_argument_group('facts').add_argument
+    add('--hops', type=int, choices=(1, 2), default=1,
+        help='1: facts. 2: facts, and questions that combine two')
+    add('--cot', action='store_true', help='two hops with a chain: the bridge person comes first')
+    add('--people', type=parse_list,
+        help='one number or several (default: from --fill; --smallest: 100)')
+    add('--fill', type=positive_float, default=3.5,
+        help='facts in bits for each parameter, where --people is not given')
+    add('--attributes', type=at_least(0), help='of 128 values (default: 8; two hops: 20)')
+    add('--relations', type=at_least(0), help='relations of each person (default: 0; two hops: 4)')
+
+    add = parser.add_argument_group('models').add_argument
+    add('--sizes', type=parse_list,
+        help='parameters to aim at; with --smallest where to begin (default: 10000,20000,40000; '
+             '--smallest: facts / 2.5)')
+    add('--smallest', action='store_true', help='two hops: find the smallest model that learns')
+    add('--n_layer', type=at_least(1), default=2, help='transformer blocks')
+    add('--n_head', type=at_least(1), help='attention heads (default: 4; two hops: 1)')
+    add('--n_loop', type=at_least(1), default=1,
+        help='times the blocks are applied, with shared weights')
+
+    add = parser.add_argument_group('training').add_argument
+    add('--exposures', type=at_least(1),
+        help='times each question is trained (default: 1000; two hops: 300, since each fact is in '
+             'many questions)')
+    add('--max_iters', '--steps', type=at_least(1), default=4800,
+        help='optimizer steps; the batch follows from the exposures')
+    common.add_run_args(parser, 'out/capacity-<hops>[-cot][-smallest]', trains=False)
+    parser.add_argument('--resume', action='store_true',
+                        help='go on from the checkpoints in out_dir')
     return parser.parse_args(argv)
 
-# ----------------------------------------------------------------------------- bits
 
-def selection(n, N0, how='optimal'):
-    """Bits that say which n of N0 names exist; how: optimal, bound, enumerate or independent (see the module docstring, 2)."""
-    if how == 'optimal':
-        return (math.lgamma(N0 + 1) - math.lgamma(n + 1) - math.lgamma(N0 - n + 1)) / math.log(2)
-    return {'bound': n * math.log2(N0 / n), 'enumerate': n * math.log2(N0), 'independent': 0.0}[how]
+def fill_in(args):
+    """Give flags that were left out their value. Returns the models of the grid, as jobs.
 
-def known(loss, entropy):
-    """Share of `entropy` bits that a summed loss, in bits, leaves known: within 0 and 1."""
-    return min(1.0, max(0.0, 1 - loss / entropy)) if entropy else 0.0
+    Raises ValueError for what makes no sense together, and for sizes beyond reason.
+    """
+    for name, value in DEFAULTS[args.hops].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.out_dir is None:
+        args.out_dir = f'out/capacity-{args.hops}'
+        if args.cot:
+            args.out_dir += '-cot'
+        if args.smallest:
+            args.out_dir += '-smallest'
 
-def names(task, loss, how='optimal'):
-    """Selection bits of a model to which the name of a relation costs `loss` bits; 0 where there are no relations: no name carries loss."""
-    n, N0 = task.people, task.n_names
-    guessed = min(N0, max(n, 2 ** min(loss, 99)))  # among so many names the model would look for the n
-    return selection(n, N0, how) * max(0.0, 1 - selection(n, guessed) / selection(n, N0)) if task.relations and n < N0 else 0.0
+    require(args.hops == 2 or not (args.cot or args.smallest),
+            'a chain, or the smallest model, is for questions of two hops: add --hops 2')
+    is_small = (max(args.sizes or [1]) <= 10**9 and max(args.exposures, args.max_iters) <= 10**7
+                and max(args.n_layer, args.n_head, args.n_loop) <= 100)
+    require(is_small, 'at most: --sizes 10^9, --exposures and --steps 10^7, --n_layer, --n_head '
+                      'and --n_loop 100')
+    if args.smallest:
+        if args.people is None:
+            args.people = [100]
+        if args.sizes is None:
+            task = Profiles(args.people[0], args.attributes, args.relations)
+            args.sizes = [round(one_hop_bits(task, 0, 0, 'independent') / 2.5)]
+        require(len(args.people) == len(args.sizes) == 1,
+                '--smallest takes one number of --people, and one of --sizes to begin with')
+    if args.sizes is None:
+        args.sizes = [10000, 20000, 40000]
 
-def one_hop(task, attributes, relations, how='optimal'):
-    """Stored bits, from the losses in bits summed over all one-hop questions for attributes and for relations; the entropy, where these are 0.
-    task: its people, attributes, relations, values and n_names count. how: see selection."""
-    n, h_a, h_r = task.people, task.people * task.attributes * math.log2(task.values), task.people * task.relations * math.log2(task.people)
-    return h_a * known(attributes, h_a) + h_r * known(relations, h_r) + names(task, relations / max(1, n * task.relations), how)
+    # sizes that come to the same width are one model
+    mode = 'cot' if args.cot else 'direct'
+    jobs = {}
+    for size in args.sizes:
+        for people in args.people or [people_to_fill(size, args)]:
+            job = make_job(args, args.hops, mode, size, people, args.exposures)
+            jobs[job['name']] = job
+    return list(jobs.values())
 
-def two_hops(task, scheme, one, two, counts, how='optimal'):
-    """Stored bits if facts are kept as `scheme` says (module docstring, 3): optimal, double or big hash; the entropy, where all losses are 0.
-    one, two: (attributes, relations), losses in bits summed over the questions with such a subject, all of one hop and the trained of two; counts: how
-    many these are of two hops, and with how many (person, relation) they begin."""
-    h_a, h_r = counts[0] * math.log2(task.values), counts[1] * math.log2(task.people)
-    if scheme == 'big hash':
-        return one_hop(task, *one, how) + h_a * known(two[0], h_a) + h_r * known(two[1], h_r)
-    attributes, relations = task.people * task.attributes, task.people * task.relations + (counts[2] if scheme == 'double' else 0)
-    facts = attributes * math.log2(task.values) * math.sqrt(known(two[0], h_a)) + relations * math.log2(task.people) * math.sqrt(known(two[1], h_r))
-    return facts + names(task, two[1] / counts[1] if counts[1] else math.inf, how)
 
-def schemes(task, mode, loss, count):
-    """{scheme: stored bits}, from what evaluate returns; {scheme: entropy}, with an empty loss."""
-    one, two, counts = ([d.get(f'{kind}{hops}', 0) for kind in ('attribute', 'relation', 'pair')] for d, hops in ((loss, 1), (loss, 2), (count, 2)))
-    if max(task.hops) == 1:
-        ways = {'one hop': 'optimal'} | ({'names enumerate': 'enumerate', 'names independent': 'independent'} if task.relations else {})
-        return {name: one_hop(task, *one[:2], how) for name, how in ways.items()}
-    if mode == 'cot':  # each link is a question of one hop
-        a, r, bridge = (task.people * loss.get(k, 0) / max(1, count[k]) for k in ('attribute2', 'relation2', 'bridge'))
-        return {'chain': one_hop(task, max(one[0], task.attributes * a), max(one[1], task.relations * (r + bridge) / 2))}
-    return {scheme: two_hops(task, scheme, one[:2], two, counts) for scheme in ('optimal', 'double', 'big hash')}
+def people_to_fill(size, args):
+    """The number of people whose facts are fill * size bits. A relation costs log2 n bits, which
+    depends on the number n itself, so the equation is solved by iteration."""
+    n = 2.0
+    for _ in range(50):
+        bits_a_person = args.attributes * 7 + args.relations * math.log2(n)
+        n = max(2.0, args.fill * size / max(1, bits_a_person))
+    return round(n)
 
-def quantized(model, bits):
-    """A copy with every matrix rounded to 2^bits - 1 levels around zero (1 bit: to a sign), one scale for each row."""
-    model = copy.deepcopy(model)
-    for p in (p for p in model.parameters() if p.dim() == 2):
-        most = 2 ** (bits - 1) - 1
-        scale = (p.abs().amax(1, keepdim=True) / max(1, most) if bits > 1 else p.abs().mean(1, keepdim=True)).clamp(min=1e-30)
-        p.data = (p / scale).round().clamp(-most, most) * scale if bits > 1 else torch.where(p < 0, -scale, scale)
-    return model.requires_grad_(False)
-
-# ----------------------------------------------------------------------------- one model
-
-def all_questions(task):
-    """(N, 3) person, relation (-1: one hop), subject: every one-hop question, person by person, then, for two hops, every other."""
-    n, A, R = task.people, task.attributes, task.relations
-    one, two = (np.stack(np.meshgrid(range(n), r, range(A + R), indexing='ij'), axis=-1).reshape(-1, 3) for r in ([-1], range(R)))
-    return np.concatenate((one, two)[:max(task.hops)])
-
-def losses(model, tokens, mask, group, run):
-    """Cross-entropy (nats) of every loss token of questions (N, T), in reading order, and whether it is the most likely one. Every `group`
-    questions are one person's, whose name is worked through once."""
-    mask, target = mask[:, 1:], tokens[:, 1:]
-    with run.autocast:
-        logits = model(tokens[:, :-1], mask, shared=(3, group) if group > 1 else None)
-    return F.cross_entropy(logits.float(), target[mask], reduction='none'), logits.argmax(-1) == target[mask]
-
-@torch.no_grad()
-def evaluate(model, task, mode, batch, group, run):
-    """Losses in bits summed by kind of question (attribute1, relation1: one hop; attribute2, relation2: answers of trained two-hop questions;
-    bridge: the bridge persons before them), how many there are of each kind, and accuracy by hops and label: every token right."""
-    bits, right = torch.zeros(batch.tokens[:, 1:].shape, dtype=torch.float64), torch.ones(batch.tokens[:, 1:].shape, dtype=torch.bool)
-    for rows in (slice(i, i + 4096 // group * group) for i in range(0, len(bits), 4096 // group * group)):
-        part = batch[rows].to(run.device)
-        loss, hit = losses(model.eval(), part.tokens, part.loss_mask, group, run)
-        where = batch.loss_mask[rows][:, 1:]
-        bits[rows][where], right[rows][where] = loss.double().cpu() / math.log(2), hit.cpu()
-    (_, relation, subject, label), start = batch.instance.T, batch.prompt_len - 1
-    one, two, name = relation < 0, (relation >= 0) & (label == 0), subject >= task.attributes
-    bridge, answer = bits[:, :0].sum(1), bits.sum(1)
-    if mode == 'cot':  # three tokens of a name, and the subject again, which says nothing
-        bridge, answer = bits[:, start:start + 3].sum(1), torch.where(one, answer, bits[:, start + 4:].sum(1))
-    kinds = {'attribute1': one & ~name, 'relation1': one & name, 'attribute2': two & ~name, 'relation2': two & name, 'bridge': two}
-    loss = {kind: (bridge if kind == 'bridge' else answer)[rows].sum().item() for kind, rows in kinds.items()}
-    parts = {'acc_1': one} | {f'acc_2_{name}': ~one & (label == i) for i, name in enumerate(task.labels)}
-    count = {k: int(rows.sum()) for k, rows in kinds.items()} | {'pair2': len(batch.instance[two][:, :2].unique(dim=0))}
-    return loss, count, {k: right.all(1)[rows].double().mean().item() for k, rows in parts.items() if rows.any()}
-
-def train(job, args, run, caught):
-    """One model of the grid, from scratch or from its checkpoint, and everything measured on it: a dict of plain values."""
-    mode, path, rate = job['mode'], Path(args.out_dir) / f'ckpt-{job["name"]}.pt', RATE * math.sqrt(16 / job['n_embd'])
-    task = Profiles(job['people'], args.attributes, args.relations, range(1, job['hops'] + 1), facts=args.seed)
-    kept = {k: v for k, v in vars(args).items() if k not in ('out_dir', 'resume')} | job
-    kept |= {'script': 'capacity', 'task': 'profiles', 'arm': mode} | {name: getattr(task, name) for name in OPTIONS['profiles']}
-    questions = all_questions(task)
-    batch = write_batch(task, np.random.default_rng(0), questions, np.where(questions[:, 1] < 0, 1, 2), mode)
-    group = args.attributes + args.relations if job['hops'] == 1 else 1  # questions that are drawn together
-    units = (batch.instance[:, 3] == 0).nonzero().view(-1, group)  # (U, G), the trained ones
-    tokens, mask = batch.tokens.to(run.device), batch.loss_mask.to(run.device)
-    U, size, warmup = len(units), max(1, round(len(units) * job['exposures'] / args.max_iters)), min(100, args.max_iters // 3)
-    shuffled = functools.lru_cache(4)(lambda epoch: units[torch.randperm(U, generator=torch.Generator().manual_seed((args.seed * 10**5 + epoch) % 2**63))])
-    torch.manual_seed(args.seed)
-    config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, job['n_embd'], args.n_loop, pos='rope')
-    found = args.resume and path.exists()
-    model, state = common.load_checkpoint(path, run.device, kept) if found else (GPT(config).to(run.device), dict(step=0, curve=[], seconds=0))
-    optimizer, step, curve, begin = model.configure_optimizer(rate, 0.0, betas=(0.9, 0.98)), state['step'], state['curve'], time.time() - state['seconds']
-    optimizer.load_state_dict(state.get('optimizer', optimizer.state_dict()))
-    with tqdm(total=args.max_iters, initial=step, desc=job['name'], disable=None if run.master else True, leave=False) as bar:
-        while step < args.max_iters:
-            for g in optimizer.param_groups:
-                g['lr'] = rate * min((step + 1) / (warmup + 1), 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (args.max_iters - warmup)))
-            at = torch.arange(step * size, (step + 1) * size)  # every epoch in an order of its own
-            rows = torch.cat([shuffled(e)[at[at // U == e] % U] for e in range(int(at[0]) // U, int(at[-1]) // U + 1)]).flatten()
-            length = int(mask[rows].any(0).nonzero().max()) + 1
-            loss = losses(model.train(), tokens[rows, :length], mask[rows, :length], group, run)[0].mean()
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            bar.update()
-            due = step % max(1, args.max_iters // 20) == 0 or step == args.max_iters
-            if due or caught:
-                curve += [(step, loss.item())] * due
-                if not all(torch.as_tensor(x).isfinite().all() for x in (loss, *model.parameters())):
-                    common.die(f'{job["name"]} diverged at step {step}: loss {loss.item()}; {path} holds the last good weights, if any were saved', code=1)
-                common.save_checkpoint(path, model, optimizer, step, kept, curve=curve, seconds=time.time() - begin)
-            if caught:
-                common.die(f'stopped by a signal at step {step} of {job["name"]}, saved; --resume goes on from there', code=128 + max(caught))
-    measure = functools.partial(evaluate, task=task, mode=mode, batch=batch, group=group, run=run)
-    loss, count, accuracy = measure(model)
-    record = job | dict(params=model.num_params(), exposures=size * args.max_iters / U, lr=rate, curve=curve, loss=loss, count=count)
-    record |= dict(stored=schemes(task, mode, loss, count), entropy=schemes(task, mode, {}, count))
-    for bits in (8, 4):  # rounding leaves a model too sure of itself: the gain of the last norm is a temperature
-        rounded, kept = quantized(model, bits), []
-        for temperature in (1, 1.5, 2, 3, 4, 6, 8):
-            rounded.ln_f.weight.data = model.ln_f.weight.data / temperature
-            kept.append(schemes(task, mode, measure(rounded)[0], count))
-        record[f'int{bits}'] = max(kept, key=lambda stored: sum(stored.values()))
-    return record | accuracy | dict(chance=task.chance(job['hops']), seconds=time.time() - begin)
-
-# ----------------------------------------------------------------------------- the grid
 
 def make_job(args, hops, mode, target, people, exposures):
-    """A model of as near to `target` parameters as its width, a multiple of n_head, allows."""
-    V, L, H = len(Profiles(people, args.attributes, args.relations, range(1, hops + 1)).vocab), args.n_layer, args.n_head
-    b = V + 2 * L + 1  # of width w: 12 L w^2 for the matrices of the layers, 2 w each for their norms, w for the last; V w for the embedding
-    exact = (math.sqrt(b * b + 48 * L * target) - b) / (24 * L)
-    w = min((max(2, math.floor(exact / H) + i) * H for i in (0, 1)), key=lambda w: abs(12 * L * w * w + b * w - target))
-    return dict(name=f'{hops}-{mode}-{people}x{w}', hops=hops, mode=mode, people=people, n_embd=w, exposures=exposures)
+    """One model to train: a dict of plain values.
 
-def run_jobs(jobs, args, run, caught, tell):
-    """Train and measure every job; under torchrun each process takes its share, small and large. The records, in the order of the jobs."""
-    done, turns = {}, sorted(range(len(jobs)), key=lambda i: jobs[i]['people'] * jobs[i]['n_embd'] ** 2)
-    for i in turns[run.rank::run.world]:
-        done[i] = train(jobs[i], args, run, caught)
+    Its number of parameters is as near to `target` as its width, a multiple of n_head, allows.
+    """
+    task = Profiles(people, args.attributes, args.relations, range(1, hops + 1))
+
+    # A width of w has 12 L w^2 parameters in the matrices of the layers, 2 L w + w in the norms,
+    # and V w in the embedding: a w^2 + b w.
+    a = 12 * args.n_layer
+    b = len(task.vocab) + 2 * args.n_layer + 1
+    exact = (math.sqrt(b * b + 4 * a * target) - b) / (2 * a)
+    below = max(2, math.floor(exact / args.n_head)) * args.n_head
+    above = max(2, math.floor(exact / args.n_head) + 1) * args.n_head
+    width = min((below, above), key=lambda w: abs(a * w * w + b * w - target))
+    return dict(name=f'{hops}-{mode}-{people}x{width}', hops=hops, mode=mode, people=people,
+                n_embd=width, exposures=exposures)
+
+
+# -----------------------------------------------------------------------------
+# bits
+#
+# A task counts with its people, attributes, relations, values and n_names alone.
+
+def selection_bits(n, N0, how='optimal'):
+    """Bits that say which n of N0 names exist. how: see the module's docstring, 2."""
+    if how == 'optimal':
+        log_choose = math.lgamma(N0 + 1) - math.lgamma(n + 1) - math.lgamma(N0 - n + 1)
+        return log_choose / math.log(2)
+    if how == 'bound':
+        return n * math.log2(N0 / n)
+    if how == 'enumerate':
+        return n * math.log2(N0)
+    return 0.0  # independent
+
+
+def known_share(loss, entropy):
+    """1 - loss / entropy, within 0 and 1: the share of these bits that the model knows."""
+    if entropy == 0:
+        return 0.0
+    return min(1.0, max(0.0, 1 - loss / entropy))
+
+
+def name_bits(task, loss, how='optimal'):
+    """Bits of knowing who exists, of a model to which the name of a relation costs `loss` bits.
+
+    0 without relations: then no name carries loss.
+    """
+    n = task.people
+    N0 = task.n_names
+    if task.relations == 0 or n >= N0:
+        return 0.0
+    n_candidates = min(N0, max(n, 2 ** min(loss, 99)))  # names that the model takes for possible
+    unknown_share = selection_bits(n, n_candidates) / selection_bits(n, N0)
+    return selection_bits(n, N0, how) * max(0.0, 1 - unknown_share)
+
+
+def one_hop_bits(task, attribute_loss, relation_loss, how='optimal'):
+    """Stored bits, from the losses in bits, summed over all one-hop questions of either kind.
+
+    With losses of 0 this is the entropy of the facts. how: see selection_bits.
+    """
+    n = task.people
+    attribute_bits = n * task.attributes * math.log2(task.values)
+    relation_bits = n * task.relations * math.log2(n)
+    loss_of_a_name = relation_loss / max(1, n * task.relations)
+    return (attribute_bits * known_share(attribute_loss, attribute_bits)
+            + relation_bits * known_share(relation_loss, relation_bits)
+            + name_bits(task, loss_of_a_name, how))
+
+
+def two_hop_bits(task, scheme, one, two, counts, how='optimal'):
+    """Stored bits if facts are kept as `scheme` says: optimal, double or big hash (docstring, 3).
+
+    one, two: (attributes, relations), losses in bits, summed over the one-hop questions and over
+              the trained two-hop questions with such a subject.
+    counts:   how many two-hop questions have an attribute or a relation as subject, and with how
+              many (person, relation) pairs they begin.
+    With losses of 0 this is the entropy.
+    """
+    n_attribute, n_relation, n_pairs = counts
+    attribute_entropy = n_attribute * math.log2(task.values)
+    relation_entropy = n_relation * math.log2(task.people)
+    attribute_share = known_share(two[0], attribute_entropy)
+    relation_share = known_share(two[1], relation_entropy)
+    if scheme == 'big hash':
+        return (one_hop_bits(task, *one, how) + attribute_entropy * attribute_share
+                + relation_entropy * relation_share)
+
+    # a question is right if both of its facts are known
+    n_attribute_facts = task.people * task.attributes
+    n_relation_facts = task.people * task.relations
+    if scheme == 'double':
+        n_relation_facts += n_pairs
+    loss_of_a_name = two[1] / n_relation if n_relation else math.inf
+    facts = (n_attribute_facts * math.log2(task.values) * math.sqrt(attribute_share)
+             + n_relation_facts * math.log2(task.people) * math.sqrt(relation_share))
+    return facts + name_bits(task, loss_of_a_name, how)
+
+
+def stored_bits(task, mode, loss, count):
+    """{scheme: stored bits}, from what evaluate returns. With an empty loss: {scheme: entropy}."""
+    one = (loss.get('attribute1', 0), loss.get('relation1', 0))
+    if max(task.hops) == 1:
+        stored = {'one hop': one_hop_bits(task, *one)}
+        if task.relations:
+            stored['names enumerate'] = one_hop_bits(task, *one, 'enumerate')
+            stored['names independent'] = one_hop_bits(task, *one, 'independent')
+        return stored
+
+    if mode == 'cot':
+        # Each link is a question of one hop. The loss of a chain's link, for each person:
+        per_person = {}
+        for kind in ('attribute2', 'relation2', 'bridge'):
+            per_person[kind] = task.people * loss.get(kind, 0) / max(1, count[kind])
+        attribute_loss = task.attributes * per_person['attribute2']
+        relation_loss = task.relations * (per_person['relation2'] + per_person['bridge']) / 2
+        return {'chain': one_hop_bits(task, max(one[0], attribute_loss),
+                                      max(one[1], relation_loss))}
+
+    two = (loss.get('attribute2', 0), loss.get('relation2', 0))
+    counts = (count.get('attribute2', 0), count.get('relation2', 0), count.get('pair2', 0))
+    stored = {}
+    for scheme in ('optimal', 'double', 'big hash'):
+        stored[scheme] = two_hop_bits(task, scheme, one, two, counts)
+    return stored
+
+
+# -----------------------------------------------------------------------------
+# questions
+
+@dataclass
+class Questions:
+    """All questions about the people of one model."""
+    task: Profiles
+    mode: str               # 'cot' or 'direct'
+    batch: Batch            # every question: one hop, person by person, then two hops
+    group: int              # so many questions in a row are about one person and drawn together
+    units: torch.Tensor     # (U, group) rows of the batch: the trained ones, group by group
+
+
+def all_questions(task):
+    """Every question, (N, 3): person, relation (-1 in one hop), subject.
+
+    First those of one hop, person by person. Then, for two hops, the others.
+    """
+    people = range(task.people)
+    subjects = range(task.attributes + task.relations)
+    parts = []
+    for relations in ([-1], range(task.relations))[:max(task.hops)]:
+        grid = np.meshgrid(people, relations, subjects, indexing='ij')
+        parts.append(np.stack(grid, axis=-1).reshape(-1, 3))
+    return np.concatenate(parts)
+
+
+def make_questions(job, args):
+    """The questions of one model."""
+    task = Profiles(job['people'], args.attributes, args.relations, range(1, job['hops'] + 1),
+                    facts=args.seed)
+    questions = all_questions(task)
+    hops = np.where(questions[:, 1] < 0, 1, 2)
+    batch = write_batch(task, np.random.default_rng(0), questions, hops, job['mode'])
+    group = args.attributes + args.relations if job['hops'] == 1 else 1
+    is_trained = batch.instance[:, 3] == 0
+    units = is_trained.nonzero().view(-1, group)                            # (U, group)
+    return Questions(task, job['mode'], batch, group, units)
+
+
+class Epochs:
+    """Questions in a random order, a new one every epoch. Any step's batch can be asked for, so a
+    resumed run goes on where it stopped."""
+
+    def __init__(self, units, size, seed):
+        self.units = units   # (U, group): groups of questions that are drawn together
+        self.size = size     # groups in a batch
+        self.seed = seed
+        self.orders = {}     # epoch -> its order
+
+    def order(self, epoch):
+        if epoch not in self.orders:
+            generator = torch.Generator().manual_seed((self.seed * 10**5 + epoch) % 2**63)
+            self.orders[epoch] = torch.randperm(len(self.units), generator=generator)
+        return self.orders[epoch]
+
+    def batch(self, step):
+        """The rows of this step: the next `size` groups of epoch 0, epoch 1, ... in a row."""
+        place = torch.arange(step * self.size, (step + 1) * self.size)
+        epoch = place // len(self.units)
+        within = place % len(self.units)
+        rows = []
+        for e in epoch.unique().tolist():
+            rows.append(self.units[self.order(e)[within[epoch == e]]])
+
+        # later batches need no earlier epochs
+        last = int(epoch[-1])
+        self.orders = {last: self.orders[last]}
+        return torch.cat(rows).flatten()
+
+
+# -----------------------------------------------------------------------------
+# one model
+
+def question_losses(model, tokens, mask, group, run):
+    """For every loss token of questions (N, T), in reading order: its cross-entropy in nats, and
+    whether it is the most likely token.
+
+    Every `group` questions are about one person, whose name is then worked through only once.
+    """
+    mask = mask[:, 1:]
+    targets = tokens[:, 1:][mask]
+    shared = (3, group) if group > 1 else None
+    with run.autocast:
+        logits = model(tokens[:, :-1], mask, shared=shared)
+    losses = F.cross_entropy(logits.float(), targets, reduction='none')
+    return losses, logits.argmax(dim=-1) == targets
+
+
+@torch.no_grad()
+def evaluate(model, questions, run):
+    """Losses and accuracies on all questions. Three dicts:
+
+    loss      bits, summed by kind: attribute1, relation1 (one hop); attribute2, relation2 (answers
+              of trained two-hop questions); bridge (the bridge persons before them)
+    count     how many questions there are of each kind, and of (person, relation) pairs
+    accuracy  share with every token right, by hops and by why a question is held out
+    """
+    task = questions.task
+    batch = questions.batch
+    bits, is_right = token_losses(model, questions, run)                    # (N, T - 1) each
+
+    # the loss of the answer, and of the bridge person before it
+    _, relation, subject, label = batch.instance.T
+    one_hop = relation < 0
+    answer_bits = bits.sum(dim=1)
+    bridge_bits = bits[:, :0].sum(dim=1)
+    if questions.mode == 'cot':
+        # the chain: three tokens of a name, the subject again (which says nothing), the answer
+        start = batch.prompt_len - 1
+        bridge_bits = bits[:, start:start + 3].sum(dim=1)
+        answer_bits = torch.where(one_hop, answer_bits, bits[:, start + 4:].sum(dim=1))
+
+    trained_two = (relation >= 0) & (label == 0)
+    is_name = subject >= task.attributes
+    kinds = {
+        'attribute1': one_hop & ~is_name,
+        'relation1': one_hop & is_name,
+        'attribute2': trained_two & ~is_name,
+        'relation2': trained_two & is_name,
+        'bridge': trained_two,
+    }
+    loss = {}
+    count = {}
+    for kind, rows in kinds.items():
+        kind_bits = bridge_bits if kind == 'bridge' else answer_bits
+        loss[kind] = kind_bits[rows].sum().item()
+        count[kind] = int(rows.sum())
+    count['pair2'] = len(batch.instance[trained_two][:, :2].unique(dim=0))
+
+    groups = {'acc_1': one_hop}
+    for i, name in enumerate(task.labels):
+        groups[f'acc_2_{name}'] = ~one_hop & (label == i)
+    accuracy = {}
+    for name, rows in groups.items():
+        if rows.any():
+            accuracy[name] = is_right.all(dim=1)[rows].double().mean().item()
+    return loss, count, accuracy
+
+
+def token_losses(model, questions, run):
+    """For every question and every target: the loss in bits (0 where there is none), and whether
+    the token is right (True where there is none). (N, T - 1), (N, T - 1)"""
+    batch = questions.batch
+    model.eval()
+    bits = torch.zeros(batch.tokens[:, 1:].shape, dtype=torch.float64)
+    is_right = torch.ones(bits.shape, dtype=torch.bool)
+    part_len = 4096 // questions.group * questions.group
+    for first in range(0, len(bits), part_len):
+        rows = slice(first, first + part_len)
+        part = batch[rows].to(run.device)
+        losses, hits = question_losses(model, part.tokens, part.loss_mask, questions.group, run)
+        has_loss = batch.loss_mask[rows][:, 1:]
+        bits[rows][has_loss] = losses.double().cpu() / math.log(2)
+        is_right[rows][has_loss] = hits.cpu()
+    return bits, is_right
+
+
+def quantized(model, bits):
+    """A copy with every matrix rounded to 2^bits - 1 levels around zero (1 bit: to a sign), with
+    one scale for each row."""
+    model = copy.deepcopy(model)
+    for p in model.parameters():
+        if p.dim() != 2:
+            continue
+        if bits == 1:
+            scale = p.abs().mean(dim=1, keepdim=True).clamp(min=1e-30)
+            p.data = torch.where(p < 0, -scale, scale)
+        else:
+            largest = 2 ** (bits - 1) - 1
+            scale = (p.abs().amax(dim=1, keepdim=True) / max(1, largest)).clamp(min=1e-30)
+            p.data = (p / scale).round().clamp(-largest, largest) * scale
+    return model.requires_grad_(False)
+
+
+def get_lr(step, rate, warmup, max_iters):
+    """Linear warm-up, then a cosine to zero."""
+    ramp = (step + 1) / (warmup + 1)
+    cosine = 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (max_iters - warmup))
+    return rate * min(ramp, cosine)
+
+
+def train(job, questions, args, run):
+    """Train one model, from scratch or from its checkpoint.
+
+    Returns the model, a dict of params, exposures, lr and curve [(step, loss)], and when the
+    training began (after a resume: as if there had been no break).
+    Raises RunEnded if it diverges, and if a signal stops it.
+    """
+    task = questions.task
+    torch.manual_seed(args.seed)
+    model = GPT(GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head,
+                          job['n_embd'], args.n_loop, pos='rope')).to(run.device)
+    rate = RATE * math.sqrt(16 / job['n_embd'])
+    optimizer = model.configure_optimizer(rate, 0.0, betas=(0.9, 0.98))
+
+    # a checkpoint holds the settings of its own model, so that probe.py can make its task
+    checkpoint = f'ckpt-{job["name"]}.pt'
+    settings = run.settings | job | dict(task='profiles') | task.settings()
+    state = run.resume(checkpoint, model, optimizer, job['name'], settings=settings)
+    step = state['step']
+    curve = state.get('curve', [])
+    began = time.time() - state.get('seconds', 0)
+
+    n_units = len(questions.units)
+    size = max(1, round(n_units * job['exposures'] / args.max_iters))  # groups of questions a step
+    warmup = min(100, args.max_iters // 3)
+    epochs = Epochs(questions.units, size, args.seed)
+    tokens = questions.batch.tokens.to(run.device)
+    loss_mask = questions.batch.loss_mask.to(run.device)
+    bar = run.progress_bar(job['name'], step, args.max_iters)
+    model.train()
+    while step < args.max_iters:
+        # the batch, without the padding that none of its rows needs
+        rows = epochs.batch(step)
+        length = int(loss_mask[rows].any(dim=0).nonzero().max()) + 1
+        batch_tokens = tokens[rows, :length]
+        batch_mask = loss_mask[rows, :length]
+
+        # forward, backward, update
+        losses, _ = question_losses(model, batch_tokens, batch_mask, questions.group, run)
+        loss = losses.mean()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group['lr'] = get_lr(step, rate, warmup, args.max_iters)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        bar.update()
+
+        # log and save; each process of a sweep stops for its own signal
+        due = step % max(1, args.max_iters // 20) == 0 or step == args.max_iters
+        if due or run.signal:
+            check_finite(job, step, model, loss, run)
+            if due:
+                curve.append((step, loss.item()))
+            run.save(checkpoint, model, optimizer, step, job['mode'], settings=settings,
+                     curve=curve, seconds=time.time() - began)
+        if run.signal:
+            raise common.RunEnded(
+                f'stopped by a signal at step {step} of {job["name"]}, saved; --resume goes on '
+                'from there', exit_code=128 + run.signal, any_rank=True)
+    bar.close()
+    record = dict(params=model.num_params(), exposures=size * args.max_iters / n_units, lr=rate,
+                  curve=curve)
+    return model, record, began
+
+
+def check_finite(job, step, model, loss, run):
+    """Raise RunEnded if the loss or a weight is not finite."""
+    try:
+        common.check_finite(step, model, loss=loss)
+    except common.RunEnded as error:
+        path = run.out_dir / f'ckpt-{job["name"]}.pt'
+        raise common.RunEnded(f'{job["name"]}: {error}; {path} holds the last good weights, if any '
+                              'were saved', any_rank=True) from None
+
+
+def train_and_measure(job, args, run):
+    """Train one model of the grid. Returns its record, a dict of plain values."""
+    questions = make_questions(job, args)
+    task = questions.task
+    model, record, began = train(job, questions, args, run)
+
+    loss, count, accuracy = evaluate(model, questions, run)
+    record = job | record | dict(
+        loss=loss,
+        count=count,
+        stored=stored_bits(task, job['mode'], loss, count),
+        entropy=stored_bits(task, job['mode'], {}, count))
+    for bits in (8, 4):
+        record[f'int{bits}'] = stored_when_rounded(model, questions, bits, run)
+    return record | accuracy | dict(chance=task.chance(job['hops']),
+                                    seconds=time.time() - began)
+
+
+def stored_when_rounded(model, questions, bits, run):
+    """{scheme: stored bits} of the model with rounded matrices.
+
+    Rounding leaves a model too sure of itself, so the best of a few temperatures counts. The gain
+    of the last norm acts as a temperature.
+    """
+    rounded = quantized(model, bits)
+    results = []
+    for temperature in (1, 1.5, 2, 3, 4, 6, 8):
+        rounded.ln_f.weight.data = model.ln_f.weight.data / temperature
+        loss, count, _ = evaluate(rounded, questions, run)
+        results.append(stored_bits(questions.task, questions.mode, loss, count))
+    return max(results, key=lambda stored: sum(stored.values()))
+
+
+# -----------------------------------------------------------------------------
+# many models
+
+def run_jobs(jobs, args, run, records):
+    """Train and measure every job. Under torchrun each process takes its share, small and large.
+
+    Returns the records in the order of the jobs. They are also printed, logged and appended to
+    `records`.
+    """
+    small_first = sorted(range(len(jobs)), key=lambda i: jobs[i]['people'] * jobs[i]['n_embd'] ** 2)
+    done = {}  # index of a job -> its record
+    for i in small_first[run.rank::run.world]:
+        done[i] = train_and_measure(jobs[i], args, run)
         if run.world == 1:
-            tell(done[i])
+            report(done[i], run, records)
+
     if run.world > 1:
-        dist.all_gather_object(shares := [None] * run.world, done)
-        done = {i: record for share in shares for i, record in share.items()}
-        for i in turns if run.master else ():
-            tell(done[i])
+        shares = [None] * run.world
+        dist.all_gather_object(shares, done)
+        for share in shares:
+            done |= share
+        for i in small_first:
+            report(done[i], run, records)
     return [done[i] for i in range(len(jobs))]
 
-def find_smallest(args, hops, mode, exposures, run, caught, tell):
-    """The smallest model that gets LEARNED of its training questions right: four steps at a time, then between. None if none does, or the first tried."""
-    ladder = [make_job(args, hops, mode, args.sizes[0] * STEP**i, args.people[0], exposures) for i in range(30)]
-    ladder = list({job['name']: job for job in ladder}.values())  # small widths are further apart than a step
-    low, high, found = -1, len(ladder), {}
+
+def report(record, run, records):
+    """Print and log the record of a model, and keep it."""
+    params = record['params']
+    stored = []
+    for name, bits in record['stored'].items():
+        if not name.startswith('names'):
+            stored.append(f'{name} {bits / params:.3f} of {record["entropy"][name] / params:.3f}')
+    first, first_bits = next(iter(record['stored'].items()))
+    rounded = []
+    for bits in (8, 4):
+        share = record[f'int{bits}'][first] / max(1, first_bits)
+        rounded.append(f'int{bits} keeps {share:.3f}')
+    accuracy = []
+    for name, value in record.items():
+        if name.startswith('acc'):
+            accuracy.append(f'{name[6:] or "one hop"} {value:.3f}')
+    run.print(f'{params:9,} parameters, {record["people"]:,} people, {record["hops"]}-hop '
+              f'{record["mode"]}, {record["exposures"]:,.0f} exposures | bits a parameter: '
+              f'{", ".join(stored + rounded)} | right: {", ".join(accuracy)}, chance '
+              f'{record["chance"]:.3f} | {record["seconds"]:.0f} s')
+    run.log(arm='model', **record)
+    records.append(record)
+
+
+def find_smallest(args, hops, mode, exposures, run, records):
+    """The record of the smallest model that gets LEARNED of its training questions right.
+
+    From the first size upwards, four sizes at a time. Then by bisection, with as many models at
+    once as there are processes. None if no model learns, or if the very first one does.
+    """
+    ladder = {}  # small widths are further apart than a step, so sizes can coincide
+    for i in range(30):
+        job = make_job(args, hops, mode, args.sizes[0] * STEP**i, args.people[0], exposures)
+        ladder[job['name']] = job
+    ladder = list(ladder.values())
+
+    low = -1            # the largest that is known to fail
+    high = len(ladder)  # the smallest that is known to learn
+    results = {}
     while high - low > 1:
-        gap = max(1, min(4 if high == len(ladder) else (high - low) // (run.world + 1), high - low - 1))
-        ask = range(low + gap, min(high, low + gap * run.world + 1), gap)
-        for i, record in zip(ask, run_jobs([ladder[i] for i in ask], args, run, caught, tell), strict=True):
-            found[i] = record
-            if record['acc_2_trained' if hops == 2 else 'acc_1'] >= LEARNED:
+        stride = 4
+        if high < len(ladder):
+            stride = (high - low) // (run.world + 1)
+        stride = max(1, min(stride, high - low - 1))
+        indices = range(low + stride, min(high, low + stride * run.world + 1), stride)
+        new_records = run_jobs([ladder[i] for i in indices], args, run, records)
+        for i, record in zip(indices, new_records, strict=True):
+            results[i] = record
+            accuracy = record['acc_2_trained' if hops == 2 else 'acc_1']
+            if accuracy >= LEARNED:
                 high = min(high, i)
             elif i < high:
                 low = i
-    return found.get(high) if high else None
+    return results.get(high) if high > 0 else None
 
-# ----------------------------------------------------------------------------- the result
+
+def find_both_smallest(args, run, records):
+    """The smallest model for the facts alone, and the smallest one for two-hop questions, after as
+    many questions. Raises RunEnded if the sizes to try do not hold both."""
+    task = Profiles(args.people[0], args.attributes, args.relations)
+    questions = all_questions(task)
+    n_trained = (task.label(questions) == 0).sum()
+    n_one_hop = (questions[:, 1] < 0).sum()
+    exposures = round(args.exposures * n_trained / n_one_hop)
+    mode = 'cot' if args.cot else 'direct'
+    one = find_smallest(args, 1, 'direct', exposures, run, records)
+    two = find_smallest(args, 2, mode, args.exposures, run, records)
+    return one, two
+
+
+# -----------------------------------------------------------------------------
+# the result
 
 def fit(records, scheme):
-    """Stored bits against parameters: slope through the origin, R^2; spread (sd / mean) of bits per parameter over models that have not learned all."""
-    x, y = np.array([(r['params'], r['stored'][scheme]) for r in records], dtype=float).T
-    slope, rates = x @ y / (x @ x), (y / x)[[r.get('acc_2_trained', r['acc_1']) < LEARNED for r in records]]
-    return dict(slope=float(slope), r2=float(1 - ((y - slope * x)**2).sum() / ((y - y.mean())**2).sum()) if y.std() else None,
-                spread=float(rates.std(ddof=1) / rates.mean()) if len(rates) > 1 and rates.any() else None)
+    """Stored bits against parameters under this scheme.
 
-def tell(record, records, out_dir):
-    """Add it to the records, the table on the screen and the log."""
-    r, P = record, record['params']
-    stored = ', '.join(f'{name} {bits / P:.3f} of {r["entropy"][name] / P:.3f}' for name, bits in r['stored'].items() if not name.startswith('names'))
-    kept = ', '.join(f'int{b} keeps {r[f"int{b}"][name] / max(1, bits):.3f}' for name, bits in list(r['stored'].items())[:1] for b in (8, 4))
-    right = ', '.join(f'{name[6:] or "one hop"} {value:.3f}' for name, value in r.items() if name.startswith('acc'))
-    tqdm.write(f'{P:9,} parameters, {r["people"]:,} people, {r["hops"]}-hop {r["mode"]}, {r["exposures"]:,.0f} exposures | bits a parameter: {stored}; {kept} '
-               f'| right: {right}, chance {r["chance"]:.3f} | {r["seconds"]:.0f} s')
-    common.log(out_dir, arm='model', **record)
-    records.append(record)
+    slope   of the line through the origin, bits a parameter
+    r2      how much of the variance that line explains; None if the bits are all equal
+    spread  standard deviation / mean of the bits a parameter, over the models that have not
+            learned everything; None with fewer than two of them
+    """
+    x = np.array([record['params'] for record in records], dtype=float)
+    y = np.array([record['stored'][scheme] for record in records], dtype=float)
+    slope = x @ y / (x @ x)
+    r2 = None
+    if y.std():
+        r2 = float(1 - ((y - slope * x) ** 2).sum() / ((y - y.mean()) ** 2).sum())
 
-def plot(records, path, title):
-    """Stored bits against parameters, with what there was to store, the fits and 2 bits a parameter; bits a parameter against people."""
-    left, right = (figure := Figure(figsize=(11, 4.4), layout='constrained')).subplots(1, 2)
-    x = [r['params'] for r in records]
-    for colour, scheme in zip(('tab:blue', 'tab:orange', 'tab:green'), records[0]['stored'], strict=False):
-        slope = fit(records, scheme)['slope']
-        left.plot(x, [r['stored'][scheme] for r in records], 'o', color=colour, label=f'stored, {scheme}: {slope:.2f} bits a parameter')
-        left.plot(x, [r['entropy'][scheme] for r in records], '_', color=colour, ms=14, label=None if right.lines else 'to be stored')
-        left.axline((0, 0), slope=slope, color=colour, linewidth=1)
-        for width in sorted({r['n_embd'] for r in records}):
-            line = sorted((r['people'], r['stored'][scheme] / r['params'], r['params']) for r in records if r['n_embd'] == width)
-            right.plot([n for n, *_ in line], [bits for _, bits, _ in line], 'o-', color=colour, ms=4)
-            right.annotate(f'{line[-1][2]:,}', line[-1][:2], xytext=(4, 2), textcoords='offset points', fontsize=7, color=colour)
-    left.axline((0, 0), slope=2, color='black', linestyle=':', label='2 bits a parameter')
-    left.set(xlabel='parameters', ylabel='bits', title=title, xlim=(0, None), ylim=(0, None))
-    right.set(xlabel='people', ylabel='bits a parameter', title='a right scheme is flat', xscale='log', xmargin=0.15, ylim=(0, 1.1 * right.get_ylim()[1]))
-    left.legend(fontsize=8)
-    common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
+    is_full = [record.get('acc_2_trained', record['acc_1']) < LEARNED for record in records]
+    rates = (y / x)[is_full]
+    spread = None
+    if len(rates) > 1 and rates.any():
+        spread = float(rates.std(ddof=1) / rates.mean())
+    return dict(slope=float(slope), r2=r2, spread=spread)
 
-def plot_smallest(records, path, title):
-    """Share of questions right against parameters: training questions of either hop count, two-hop questions held out."""
-    axis = (figure := Figure(figsize=(6, 4.2), layout='constrained')).subplots()
-    for key, style in zip(('acc_1', *(f'acc_2_{label}' for label in Profiles.labels)), ('C0o-', 'C1s-', 'C1^:', 'C1v:', 'C1d:'), strict=True):
-        if line := sorted((r['params'], r[key]) for r in records if key in r and r['hops'] == int(key[4])):
-            axis.plot(*zip(*line, strict=True), style, ms=4, label=f'two hops, {key[6:]}' if key[6:] else 'one hop')
-    axis.hlines((LEARNED, records[-1]['chance']), *axis.get_xlim(), color='black', linestyle=':', linewidth=1, label=f'{LEARNED}; chance')
-    axis.set(xlabel='parameters', ylabel='share right', title=title, xscale='log', ylim=(-0.03, 1.03))
-    axis.legend(fontsize=8)
-    common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
+
+def result_of_smallest(one, two):
+    """The values of the last line of --smallest."""
+    if one is None or two is None:
+        raise common.RunEnded(f'no size tried was just enough for {LEARNED}: begin with others, or '
+                              'train longer')
+    final = dict(
+        people=two['people'],
+        smallest=two['params'],
+        smallest_1=one['params'],
+        ratio=two['params'] / one['params'],
+        best_1=one['stored']['one hop'] / one['params'])
+    for name, value in two.items():
+        if name.startswith(('acc', 'chance')):
+            final[name] = value
+    return final
+
+
+def result_of_grid(records, fits, hops):
+    """The values of the last line of a grid: those of the flattest scheme."""
+    scheme = flattest(fits, hops)
+    has_spread = hops == 2 and fits[scheme]['spread']
+    final = dict(
+        scheme=scheme.replace(' ', '-') if has_spread else None,
+        **fits[scheme],
+        best=max(record['stored'][scheme] / record['params'] for record in records))
+    for bits in (8, 4):
+        rounded = [record | {'stored': record[f'int{bits}']} for record in records]
+        slope = fit(rounded, scheme)['slope']
+        final[f'int{bits}'] = slope / max(1e-9, fits[scheme]['slope'])
+    return final
+
+
+def flattest(fits, hops):
+    """The scheme whose bits a parameter vary least."""
+    if hops == 1:
+        return 'one hop'
+    return min(fits, key=lambda scheme: fits[scheme]['spread'] or math.inf)
+
+
+def print_fits(fits, hops, run):
+    """One line for each scheme, the flattest last."""
+    best = flattest(fits, hops)
+    for scheme in sorted(fits, key=lambda scheme: scheme == best):
+        values = []
+        for name, value in fits[scheme].items():
+            if value is not None:
+                values.append(f'{name} {value:.3f}')
+        run.print(f'{scheme}: {", ".join(values)}')
+
+
+# -----------------------------------------------------------------------------
+# everything in order
 
 def main(argv=None):
-    begin, args = time.time(), parse_args(argv)
-    two, mode, records = args.hops == 2, 'cot' if args.cot else 'direct', []
-    defaults = dict(attributes=20, relations=4, n_head=1, exposures=300) if two else dict(attributes=8, relations=0, n_head=4, exposures=1000)
-    vars(args).update({name: value for name, value in defaults.items() if getattr(args, name) is None})
-    args.out_dir = args.out_dir or f'out/capacity-{args.hops}' + '-cot' * args.cot + '-smallest' * args.smallest
-    try:
-        require(two or not (args.cot or args.smallest), 'a chain, or the smallest model, is for questions of two hops: add --hops 2')
-        large = max(args.sizes or [1]) > 10**9 or max(args.exposures, args.max_iters) > 10**7 or max(args.n_layer, args.n_head, args.n_loop) > 100
-        require(not large, 'at most: --sizes 10^9, --exposures and --steps 10^7, --n_layer, --n_head and --n_loop 100')
+    """Train and measure all models. Returns the values of the last line."""
+    args = parse_args(argv)
+    jobs = fill_in(args)
+    with common.Run('capacity', args, trains=True) as run:
+        if run.resumes and run.master:
+            common.cut_log(run.out_dir, 'model', 0)  # finished models are measured again
+        run.print(f'{args.max_iters} steps a model, files in {args.out_dir}')
+
+        # train and measure; processes exchange results alone, and may wait for one another for days
+        records = []
+        run.join_group(timeout=timedelta(days=7))
+        try:
+            if args.smallest:
+                one, two = find_both_smallest(args, run, records)
+            else:
+                run_jobs(jobs, args, run, records)
+        finally:
+            if run.world > 1:
+                dist.destroy_process_group()
+        if not run.master:
+            return None
+
+        # what was found
+        final = dict(hops=args.hops)
+        if args.hops == 2:
+            final |= dict(cot=int(args.cot), n_loop=args.n_loop)
+        fits = {}
         if args.smallest:
-            args.people = args.people or [100]
-            task = Profiles(args.people[0], args.attributes, args.relations)
-            args.sizes = args.sizes or [round(one_hop(task, 0, 0, 'independent') / 2.5)]
-            require(len(args.people) == len(args.sizes) == 1, '--smallest takes one number of --people, and one of --sizes to begin with')
-        args.sizes, jobs, n = args.sizes or [10000, 20000, 40000], [], 2.0
-        for size in args.sizes:
-            for _ in range(50):  # the n whose facts are fill * size bits; a relation costs log2 n
-                n = max(2.0, args.fill * size / max(1, args.attributes * 7 + args.relations * math.log2(n)))
-            jobs += [make_job(args, args.hops, mode, size, people, args.exposures) for people in args.people or [round(n)]]
-        jobs = list({job['name']: job for job in jobs}.values())  # sizes that come to the same width are one model
-    except ValueError as error:
-        common.die(str(error))
-    run = common.setup(args)
-    args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
-    if run.master:
-        common.open_run(args.out_dir, {'script': 'capacity'} | {k: v for k, v in vars(args).items() if k not in ('out_dir', 'resume')}, args.resume)
-        common.cut_log(args.out_dir, lambda r: False)  # what is finished is measured again, from its checkpoint
-        print(f'{args.max_iters} steps a model, files in {args.out_dir}', flush=True)
-    caught = common.catch_signals()
-    if run.world > 1:
-        dist.init_process_group('gloo', timeout=timedelta(days=7))  # nobody passes before the folder is there; for results alone
-        os.environ['RANK'] = '0'  # from here on every process has models, and errors, of its own to tell of
-    report = functools.partial(tell, records=records, out_dir=args.out_dir)
-    if args.smallest:
-        label, relation = task.label(asked := all_questions(task)), asked[:, 1]
-        as_many = round(args.exposures * (label == 0).sum() / (relation < 0).sum())  # questions in all, whatever the hops
-        found = [find_smallest(args, *arm, run, caught, report) for arm in ((1, 'direct', as_many), (2, mode, args.exposures))]
-    else:
-        run_jobs(jobs, args, run, caught, report)
-    if run.world > 1:
-        dist.destroy_process_group()
-    if not run.master:
-        return
-    fits = {} if args.smallest else {scheme: fit(records, scheme) for scheme in records[0]['stored']}
-    final = dict(hops=args.hops) | (dict(cot=int(args.cot), n_loop=args.n_loop) if two else {})
-    if args.smallest:
-        one, best = found if None not in found else common.die(f'no size tried was just enough for {LEARNED}: begin with others, or train longer', code=1)
-        final |= dict(people=best['people'], smallest=best['params'], smallest_1=one['params'], ratio=best['params'] / one['params'],
-                      best_1=one['stored']['one hop'] / one['params'], **{name: value for name, value in best.items() if name.startswith(('acc', 'chance'))})
-    else:
-        flat = min(fits, key=lambda s: fits[s]['spread'] or math.inf) if two else 'one hop'
-        for scheme, f in sorted(fits.items(), key=lambda item: item[0] == flat):  # the flattest last
-            print(f'{scheme}: ' + ', '.join(f'{key} {value:.3f}' for key, value in f.items() if value is not None))
-        final |= dict(scheme=flat.replace(' ', '-') if two and f['spread'] else None, **f, best=max(r['stored'][flat] / r['params'] for r in records))
-        final |= {f'int{b}': fit([r | {'stored': r[f'int{b}']} for r in records], flat)['slope'] / max(1e-9, fits[flat]['slope']) for b in (8, 4)}
-    final |= dict(n_models=len(records), exposures=round(records[-1]['exposures']), steps=args.max_iters, seed=args.seed, seconds=time.time() - begin)
-    common.log(args.out_dir, arm='final', **final)
-    common.write_atomic(Path(args.out_dir) / 'results.json', lambda tmp: tmp.write_text(json.dumps(dict(final=final, fits=fits, models=records)) + '\n'))
-    (plot_smallest if args.smallest else plot)(records, Path(args.out_dir) / 'plot.png', f'{args.hops} hop{"s" * two}{", chain" * args.cot}')
-    print(common.final_line(**final))
+            final |= result_of_smallest(one, two)
+        else:
+            fits = {scheme: fit(records, scheme) for scheme in records[0]['stored']}
+            print_fits(fits, args.hops, run)
+            final |= result_of_grid(records, fits, args.hops)
+        final |= dict(n_models=len(records), exposures=round(records[-1]['exposures']),
+                      steps=args.max_iters, seed=args.seed, seconds=run.seconds())
+
+        # the last line, the log's last record, the figure
+        run.log(arm='final', **final)
+        text = json.dumps(dict(final=final, fits=fits, models=records)) + '\n'
+        common.write_atomic(run.out_dir / 'results.json', lambda path: path.write_text(text))
+        plots.draw_run(run.out_dir)
+        run.print(common.final_line(**final))
+        return final
+
 
 if __name__ == '__main__':
-    main()
+    with one_line_errors():
+        main()
