@@ -12,6 +12,7 @@ rows of results/logs together.
 """
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +66,10 @@ class LoggedRun:
         raise ValueError(f'the log of {self.folder} holds no evaluation yet')
 
     def chance(self, hops):
-        """Chance at this hop count. Old logs know it for the largest one only."""
+        """Chance at this hop count. Old logs know it for the largest one only, and only when the
+        run is finished; else it is NaN, of which nothing is drawn."""
         by_hops = self.config.get('chance', {})
-        return by_hops.get(str(hops), self.final.get('chance'))
+        return by_hops.get(str(hops), self.final.get('chance', math.nan))
 
 
 def read_run(folder):

@@ -1,0 +1,140 @@
+"""Figures: each is drawn from the folders of runs alone, and shows what is logged there."""
+
+import json
+import shutil
+
+import pytest
+from conftest import ROOT, call
+
+import plots
+
+
+LOGS = ROOT / 'results' / 'logs'
+ROWS = {  # a row of each script, small to draw
+    'train_cot': 'train_cot/cycle-20',
+    'train_rl': 'train_rl/mix-1',
+    'train_maze': 'train_maze/default',
+    'search': 'search/tot',
+    'capacity': 'capacity/1',
+    'probe': 'probe/default',
+}
+
+
+def copy_run(row, folder, seed=1337):
+    """The logged files of a run, copied to another folder."""
+    shutil.copytree(LOGS / row / f'seed{seed}', folder)
+    return folder
+
+
+def legend_labels(axis):
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def lines_by_label(axis):
+    return {line.get_label(): line for line in axis.lines}
+
+
+@pytest.mark.parametrize('script', ROWS)
+def test_the_figure_of_a_run_needs_its_folder_alone(script, tmp_path):
+    folder = copy_run(ROWS[script], tmp_path / 'run')
+    plots.draw_run(folder)
+    assert (folder / 'plot.png').read_bytes().startswith(b'\x89PNG')
+    assert not list(folder.glob('*.tmp'))
+
+
+@pytest.mark.parametrize('script', ROWS)
+def test_several_runs_are_drawn_into_one_figure(script, tmp_path):
+    folders = [LOGS / ROWS[script] / f'seed{seed}' for seed in (1337, 1338)]
+    code, out, err = call(plots, [*map(str, folders), '--out', str(tmp_path / 'both.png')])
+    assert code == 0, err
+    assert out.strip() == str(tmp_path / 'both.png')
+    assert (tmp_path / 'both.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_curves_of_train_cot_are_the_logged_accuracies():
+    run = plots.read_run(LOGS / 'train_cot/cycle-20/seed1337')
+    figure = plots.draw([run])
+    lines = lines_by_label(figure.axes[0])
+    for arm, label in (('cot', 'chain of thought'), ('direct', 'direct')):
+        records = run.evaluations(arm)
+        assert len(records) > 5
+        assert list(lines[label].get_xdata()) == [record['step'] for record in records]
+        accuracy = [record['eval']['4']['acc'] for record in records]
+        assert list(lines[label].get_ydata()) == accuracy
+    assert 'chance' in legend_labels(figure.axes[0])
+
+
+def test_the_curves_of_train_rl_are_drawn_against_sampled_chains():
+    run = plots.read_run(LOGS / 'train_rl/loo/seed1337')
+    lines = lines_by_label(plots.draw([run]).axes[0])
+    records = run.evaluations('rl')
+    for k in (1, 2, 3, 4):
+        line = lines['1 hop' if k == 1 else f'{k} hops']
+        assert list(line.get_xdata()) == [record['samples'] for record in records]
+        assert list(line.get_ydata()) == [record['eval'][str(k)]['acc'] for record in records]
+
+
+def test_the_points_of_capacity_are_the_stored_bits_of_its_models():
+    run = plots.read_run(LOGS / 'capacity/1/seed1337')
+    axis = plots.draw([run]).axes[0]
+    records = [record for record in run.log if record['arm'] == 'model']
+    (points,) = [line for line in axis.lines if line.get_label().startswith('stored')]
+    assert list(points.get_xdata()) == [record['params'] for record in records]
+    assert list(points.get_ydata()) == [record['stored']['one hop'] for record in records]
+    assert f'{run.final["slope"]:.2f} bits' in points.get_label()
+
+
+def test_a_maze_is_drawn_with_every_wall_and_no_other():
+    """2 x 2 cells in a ring with one wall between the two lower ones."""
+    figure, axis = plots.new_figure(2, 2)
+    right, down = 8, 4
+    left, up = 2, 1
+    maze = dict(
+        cells=[[0, 0], [0, 1], [1, 0], [1, 1]],
+        open_bits=[right + down, left + down, up, up],
+        true=[[1, 0], [0, 0], [0, 1], [1, 1]],
+        path=[[1, 0], [1, 1]],
+        shortest=False)
+    plots.draw_maze(axis, maze, 2)
+    walls = {tuple(sorted(zip(*map(list, line.get_data()), strict=True)))
+             for line in axis.lines if line.get_color() == 'black'}
+    inner = ((1, 1), (1, 2))
+    outer = {((0, 0), (1, 0)), ((1, 0), (2, 0)), ((0, 2), (1, 2)), ((1, 2), (2, 2)),
+             ((0, 0), (0, 1)), ((0, 1), (0, 2)), ((2, 0), (2, 1)), ((2, 1), (2, 2))}
+    assert walls == outer | {inner}
+    (path,) = [line for line in axis.lines if line.get_color() == 'tab:red']
+    assert list(path.get_xdata()) == [0.5, 1.5] and list(path.get_ydata()) == [1.5, 1.5]
+
+
+def test_an_unfinished_run_can_be_drawn(tmp_path):
+    """A log without its last record, and with half a line at its end."""
+    for script in ('train_cot', 'train_rl', 'train_maze'):
+        folder = copy_run(ROWS[script], tmp_path / script)
+        lines = (folder / 'log.jsonl').read_text().splitlines()
+        unfinished = '\n'.join([*lines[:-1], lines[-1][:20]])
+        (folder / 'log.jsonl').write_text(unfinished)
+        plots.draw_run(folder)
+        assert (folder / 'plot.png').exists()
+
+
+def test_runs_of_two_scripts_are_refused(tmp_path):
+    folders = [str(LOGS / ROWS[script] / 'seed1337') for script in ('train_cot', 'train_rl')]
+    code, out, err = call(plots, [*folders, '--out', str(tmp_path / 'x.png')])
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert not (tmp_path / 'x.png').exists()
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps({'args': {}}))
+    for folder in (tmp_path, tmp_path / 'nowhere'):
+        code, out, err = call(plots, [str(folder)])
+        assert (code, out, err.count('\n')) == (2, '', 1)
+
+
+@pytest.mark.slow
+def test_every_figure_of_the_documents_is_made_from_the_logs(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, 'DOCS', tmp_path)
+    code, _, err = call(plots, ['--docs'])
+    assert code == 0, err
+    committed = {path.name for path in (ROOT / 'docs' / 'figures').glob('*.png')}
+    assert {path.name for path in tmp_path.iterdir()} == committed
