@@ -3,6 +3,7 @@
     Run              one run of a script: device, processes, folder, checkpoints, signals
     add_run_args     the flags that every script takes
     parse_args       a script's arguments; with --eval_only those of the checkpoint
+    load_model       a trained model and its task, for use from Python
     load_checkpoint  a trained model, and everything else that a checkpoint holds
     read_log, final_line, write_atomic and other small things about the folder
 
@@ -32,10 +33,14 @@ import torch.distributed.nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
-from data import at_least, make_task, require
+from countdown import Countdown
+from data import CVPR, Cycle, Multiply, Star, at_least, make_task, require
+from maze import Maze
 from model import GPT, GPTConfig
+from profiles import Profiles
 
 
+ALL_TASKS = (Cycle, CVPR, Multiply, Star, Countdown, Profiles, Maze)  # for load_model
 NOT_SETTINGS = ('out_dir', 'resume', 'eval_only')  # arguments that do not change a result
 RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'results.json', 'examples.json', 'plot.png')  # + config.json
 
@@ -394,6 +399,20 @@ def load_checkpoint(path, device='cpu'):
         raise ValueError(f'{path} is not a checkpoint of this repo, or was cut short: name another,'
                          ' or delete it and start over') from error
     return model, state
+
+
+def load_model(path, device='cpu'):
+    """(model, task) of any checkpoint of this repository, to go on with from Python.
+
+        model, task = load_model('out/train_cot-cycle-both/ckpt.pt')
+
+    Raises ValueError as load_checkpoint does.
+    """
+    model, state = load_checkpoint(path, device)
+    if state['args'].get('test_grid'):  # mazes: the model has room for these sizes, too
+        sizes = {*state['args']['grid'], *state['args']['test_grid']}
+        state['args']['grid'] = sorted(sizes)
+    return model.eval(), task_of_checkpoint(path, state, ALL_TASKS)
 
 
 def task_of_checkpoint(path, state, tasks):

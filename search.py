@@ -1,399 +1,910 @@
 """What does search buy a tiny model?
 
-Tree of Thoughts (Yao et al. 2023, 2305.10601) took GPT-4 from 4% to 74% on the Game of 24 by searching. Here a model of 0.6 million
-parameters, trained from scratch by train_cot.py and never on target 24, plays two roles in one sequence: its *verdict* says whether
-the target can still be made from some numbers, its *policy* writes a step. Uninformed search alone beats GPT-4's 4%, so what counts
-is the margin over search without a model, at equal nodes expanded and at equal states looked at.
+Tree of Thoughts (Yao et al. 2023, 2305.10601) took GPT-4 from 4% to 74% on the Game of 24 by
+searching. Here a model of 0.6 million parameters searches. train_cot.py trained it from scratch on
+the task `countdown`, on other targets than 24. It plays two parts. Its *verdict* says whether the
+target can still be made from some numbers. Its *policy* writes a step.
 
-1. best-of-k: k sampled chains, no search, chosen by the oracle (pass@k, unbiased as in Chen et al. 2021; a method on countdown, whose
-   rules tell what is right, a ceiling on any other task), majority, log-probability, or verdict (log-odds summed over the states).
-2. beam (ToT's breadth-first search): of all states one move from the b best, the b best by verdict. any-of-b: one of the last b gives
-   the target, ToT's measure; top-1: the best of them does. dfs (ToT's other search): best child first, back where it ends, until solved
-   or --budget is spent; pruned: a verdict below --prune is an end. --propose all: every legal move, the code does the arithmetic;
-   --propose model: moves that the model samples, results included, of which the code discards the wrong ones.
-3. Controls, same puzzles and moves, no model: random rollouts, dfs in random order (unlimited: exhaustive search), and beam and dfs on the
-   Stream of Search's 'mult' heuristic (2404.03683), beam on random values: means over ten orders. At equal cost: the random order with
-   one budget for every puzzle, such that it expands as many nodes, or looks at as many states, on average as the beam.
-4. --jacobi: how many parallel rounds does a chain take (Santilli et al. 2023)? A meter of its sequential depth.
-Costs, means over puzzles: *expansions*, nodes whose moves were listed or sampled; *states* looked at, every child valued or checked
-(random order looks only at what it visits); *calls*, forward passes one after the other; *tokens* in them, and *flops*.
-Departure: numbers stay integers from 0 to 199, as in the Stream of Search; 16 of the 1,362 puzzles need fractions and count as failed.
+1. best-of-k, without search: sample k chains and choose one. Choose it by majority, by its
+   log-probability, or by the sum of the verdicts on its states. The oracle finds a right chain if
+   there is one (pass@k, unbiased as in Chen et al. 2021). The rules of the game say what is right,
+   so on countdown the oracle is a method. On other tasks it is a ceiling.
+2. beam, ToT's breadth-first search: of all states one move away, keep the b with the best verdict.
+   any-of-b: one of the last b states makes the target (ToT's measure). top-1: the best one does.
+3. dfs, ToT's depth-first search: best child first, and back where a branch ends, until the puzzle
+   is solved or --budget nodes are expanded. Pruned: drop states whose verdict is below --prune.
+4. Moves: --propose all lists every legal move, and the code does the arithmetic. --propose model
+   samples moves from the model, results included, and the code drops those that are wrong.
+5. Controls without a model, on the same puzzles: random rollouts, beam on random values, dfs in
+   random order (without a budget it is exhaustive search), and beam and dfs on the 'mult' heuristic
+   of Stream of Search (Gandhi et al. 2024, 2404.03683). All but the rollouts are means of ten runs.
 
-    python search.py                                                          # everything, on all Game-of-24 puzzles
-    python search.py --puzzles results/tot-100.txt                            # the hundred on which GPT-4 was measured
-    python search.py --ckpt out/train_cot-cycle-both/ckpt.pt --k 64           # best-of-k on another task
+Uninformed search alone beats GPT-4's 4%. So what counts is the margin over search without a model
+at equal cost: random order, with the budget at which it expands as many nodes (or looks at as many
+states) as the beam, on average over the puzzles.
+
+Departure: numbers stay integers from 0 to 199, as in Stream of Search. 16 of the 1,362 puzzles need
+fractions and count as failed.
+
+    python search.py                                    # everything, on all Game-of-24 puzzles
+    python search.py --puzzles results/tot-100.txt      # the hundred on which GPT-4 was measured
+    python search.py --ckpt out/train_cot-cycle-both/ckpt.pt --k 64   # best-of-k on another task
     torchrun --standalone --nproc_per_node=2 search.py --device cuda
 
-The last line:  final method=beam b=5 ... target=24 n_test=1362 ... any_of_b=... top1=... expansions=... flops=...
+The last line:  final method=beam b=5 ... target=24 n_test=1362 ... any_of_b=... top1=... flops=...
+Results: docs/search.md
 """
 
 import math
-import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import common
-from data import OPTIONS, Parser, add_run_args, at_least, distinct, legal_moves, make_task, require, sample_batch, ways
+import plots
+from countdown import (
+    Countdown,
+    all_puzzles,
+    count_solutions,
+    first_of_each,
+    legal_moves,
+    read_puzzles,
+)
+from data import (
+    CVPR,
+    Cycle,
+    Multiply,
+    Parser,
+    Star,
+    Task,
+    at_least,
+    one_line_errors,
+    positive_float,
+    require,
+    sample_batch,
+)
+from model import GPT, last_position
+from profiles import Profiles
 
-DEFAULT, ALL, MODEL = 'out/train_cot-countdown-cot/ckpt.pt', 'all legal moves', "the model's moves"
-COSTS = ('expansions', 'states', 'calls', 'tokens', 'flops')  # columns of a cost tensor (P, 5)
-GPT4 = {'IO': (1, 0.073), 'CoT': (3, 0.04), 'CoT best-of-100': (300, 0.49), 'ToT b=1': (3, 0.45), 'ToT b=5': (11, 0.74)}  # expansions as counted here
+
+TASKS = (Cycle, CVPR, Multiply, Star, Countdown, Profiles)
+DEFAULT_CKPT = 'out/train_cot-countdown-cot/ckpt.pt'
+MOVES = {'all': 'all legal moves', 'model': "the model's moves"}
+
+# What a search costs: the columns of every tensor of costs (P, 5), a row for each puzzle. The table
+# of results shows the means over puzzles.
+#     expansions   nodes whose moves were listed or sampled
+#     states       states looked at: every child that was valued or checked
+#     calls        forward passes, one after the other
+#     tokens       tokens in these passes
+#     flops        their floating-point operations
+COSTS = ('expansions', 'states', 'calls', 'tokens', 'flops')
+
+
+# -----------------------------------------------------------------------------
+# arguments
 
 def parse_args(argv):
-    parser = Parser(prog='search.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
-    parser.add_argument('--ckpt', help=f'checkpoint of train_cot.py or train_rl.py (default: {DEFAULT})')
-    parser.add_argument('--method', choices=('all', 'best_of_k', 'beam', 'dfs', 'baselines'), help='(default: all; other tasks than countdown: best_of_k)')
-    parser.add_argument('--jacobi', action='store_true', help='count rounds of Jacobi decoding instead (default: off)')
-    parser.add_argument('--puzzles', metavar='FILE', help='countdown: four integers from 1 to 13 a line (default: all solvable ones)')
-    parser.add_argument('--target', type=at_least(0), default=24, help='countdown: a number that the model was not trained on (default: %(default)s)')
-    parser.add_argument('--b', type=at_least(1), default=5, help='beam width (default: %(default)s)')
-    parser.add_argument('--propose', choices=('all', 'model'), default='all', help='moves of beam and dfs: all legal ones, or sampled (default: %(default)s)')
-    parser.add_argument('--samples', type=at_least(1), default=16, help='moves sampled from a state with --propose model (default: %(default)s)')
-    parser.add_argument('--prune', type=at_least(0, float), default=0.01, help='dfs drops states with a smaller probability of yes (default: %(default)s)')
-    parser.add_argument('--budget', type=at_least(1), default=100, help='dfs: nodes expanded at most (default: %(default)s)')
-    parser.add_argument('--k', type=at_least(1), default=100, help='best-of-k, any task: chains sampled (default: %(default)s)')
-    parser.add_argument('--temperature', type=at_least(0, float, above=True), default=1.0, help='of everything sampled (default: %(default)s)')
-    parser.add_argument('--n_test', type=at_least(1), default=500, help='other tasks than countdown, and --jacobi: held-out instances (default: %(default)s)')
-    add_run_args(parser, 'out/search-<task>-<method>', train=False)
+    parser = Parser(__doc__)
+    parser.add_argument('--ckpt', default=DEFAULT_CKPT,
+        help='checkpoint of train_cot.py or train_rl.py')
+    parser.add_argument('--method', choices=('all', 'best_of_k', 'beam', 'dfs', 'baselines'),
+        help='(default: all; other tasks than countdown: best_of_k)')
+
+    add = parser.add_argument_group('puzzles (countdown)').add_argument
+    add('--puzzles', metavar='FILE',
+        help='four integers from 1 to 13 a line (default: all solvable ones)')
+    add('--target', type=at_least(0), default=24, help='one that the model was not trained on')
+
+    add = parser.add_argument_group('search (countdown)').add_argument
+    add('--b', type=at_least(1), default=5, help='beam width')
+    add('--propose', choices=('all', 'model'), default='all',
+        help='moves of beam and dfs: all legal ones, or sampled from the model')
+    add('--samples', type=at_least(1), default=16,
+        help='moves sampled in a state with --propose model')
+    add('--prune', type=at_least(0, float), default=0.01,
+        help='dfs drops states with a smaller probability of yes')
+    add('--budget', type=at_least(1), default=100, help='dfs: nodes expanded at most')
+
+    add = parser.add_argument_group('sampling (any task)').add_argument
+    add('--k', type=at_least(1), default=100, help='best-of-k: chains sampled')
+    add('--temperature', type=positive_float, default=1.0, help='of everything sampled')
+    add('--n_test', type=at_least(1), default=500,
+        help='other tasks than countdown: held-out instances')
+    common.add_run_args(parser, 'out/search-<task>-<method>', trains=False)
     return parser.parse_args(argv)
 
-def read_puzzles(path, n):
-    """The puzzles of a file, n integers from 1 to 13 a line, (P, n) sorted; raises ValueError naming the first line that is something else."""
-    lines = [line.split() for line in Path(path).read_text(encoding='utf-8', errors='replace').rstrip().splitlines()]
-    for number, words in enumerate(lines, 1):
-        good = len(words) == n and all(word.isascii() and word.isdigit() and 1 <= int(word) <= 13 for word in words)
-        require(good, f'{path}, line {number}: expected {n} integers from 1 to 13, got {" ".join(words)[:40]!r}')
-    require(lines, f'{path} holds no puzzle')
-    return torch.tensor([sorted(map(int, words)) for words in lines])
 
-def all_puzzles(n, target):
-    """Every multiset of n numbers from 1 to 13 (of n > 4: of a fixed 200) that makes the target, with fractions or without, (P, n);
-    first those with the fewest sequences of moves that do it, last those that need fractions. Raises ValueError where there is none."""
-    x = torch.combinations(torch.arange(1, 14), n, with_replacement=True)
-    x = x if n <= 4 else x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:200]]
-    t = torch.full((len(x),), target)
-    count, solvable = ways(x, t), ways(x.double(), t) > 0
-    require(solvable.any(), f'no {n} numbers from 1 to 13 make {target}')
-    return x[solvable][torch.where(count > 0, count, 10**9)[solvable].argsort(stable=True)]
+def fill_in(args, task, mode):
+    """Choose the method and the folder where they were left out. mode: the checkpoint's, 'cot' or
+    'direct'. Raises ValueError for what makes no sense with this checkpoint."""
+    is_countdown = isinstance(task, Countdown)
+    if args.method is None:
+        args.method = 'all' if is_countdown else 'best_of_k'
+    if args.out_dir is None:
+        args.out_dir = f'out/search-{task.name}'
+        if args.method != 'all':
+            args.out_dir += f'-{args.method}'
 
-def pay(cost, who, calls=0, **prices):
-    """Add the prices (numbers, or (N,)) of N rows to their puzzles who (N,); but a call serves all rows of a puzzle, and counts once."""
-    cost[who.unique(), COSTS.index('calls')] += calls
-    for name, price in prices.items():
-        cost[:, COSTS.index(name)].index_add_(0, who, torch.as_tensor(price, device=who.device).expand(len(who)))
+    if not is_countdown:
+        require(args.method == 'best_of_k' and not args.puzzles,
+                f'{args.ckpt} is of {task.name}, which has no states to search: '
+                '--method best_of_k, and no --puzzles')
+        return
+    trained_on = set(task.targets) - set(task.holdout_targets)
+    require(args.target not in trained_on,
+            f'{args.ckpt} was trained on target {args.target}, held out: {task.holdout_targets}')
+    require(mode == 'cot', f'{args.ckpt} writes no steps; train with --mode cot')
+    require(args.target <= task.largest and args.prune <= 1,
+            f'--target is at most {task.largest}, --prune at most 1')
 
-def verdict(on, x, who, cost):
-    """Log-odds of 'yes' for states x (N, m) of puzzles who (N,); a state that several share is computed once, and paid for by each.
-    on: the flags, and model, task, run, mode and generator (see main)."""
-    states, back = torch.unique(x, dim=0, return_inverse=True)
-    prompt = on.task.prompt(states.new_full((len(states),), on.target), states)
-    n = prompt.size(1)
-    last = (torch.arange(n, device=x.device) == n - 1).expand_as(prompt)
-    with on.run.autocast:
-        logits = torch.cat([on.model(p, wanted) for p, wanted in zip(prompt.split(4096), last.split(4096), strict=True)]).float()
-    pay(cost, who, calls=1, tokens=n, flops=on.model.flops(n, 1, n))
-    return (logits[:, on.task.yes] - logits[:, on.task.no])[back]
 
-def write_steps(on, x, samples):
-    """Steps sampled in states x (N, m), each told that its verdict is yes: the numbers then left (N * samples, m - 1), which steps
-    are legal and right (N * samples,), their log-probabilities (N * samples,)."""
-    yes = x.new_full((len(x), 1), on.task.yes)
-    prompt = torch.cat((on.task.prompt(yes[:, 0] * 0 + on.target, x), yes), dim=1)
-    with on.run.autocast:
-        parts = [on.model.generate(p, 5, on.temperature, generator=on.generator, samples=samples, return_logp=True)
-                 for p in prompt.split(max(1, 8192 // samples))]
-    step, logp = map(torch.cat, zip(*parts, strict=True))
-    return *on.task.play(x.repeat_interleave(samples, 0), step[:, -5:]), logp.sum(1)
+def load_puzzles(args, task):
+    """The puzzles of --puzzles, or all that can be solved: (P, n)."""
+    if not args.puzzles:
+        return all_puzzles(task.numbers, args.target)
+    try:
+        return read_puzzles(args.puzzles, task.numbers)
+    except OSError as error:
+        raise ValueError(f'cannot read --puzzles {args.puzzles}: {error.strerror}') from error
 
-def expand(on, x, who, cost):
-    """The states one move from states x (N, m): child (N, M, m - 1), and ok (N, M), which of them are legal and the first of their kind."""
-    pay(cost, who, expansions=1)
-    if on.propose == 'all':
-        child, ok, _ = legal_moves(x)
+
+# -----------------------------------------------------------------------------
+# what every search needs
+#
+# All puzzles are searched at once. Their states stand in one tensor (N, m), m numbers each, and
+# `owner` (N,) says to which puzzle each state belongs.
+
+@dataclass
+class Solver:
+    """A model, and how to ask it."""
+    model: GPT
+    task: Task
+    run: common.Run
+    generator: torch.Generator  # of everything random
+    temperature: float = 1.0
+    target: int = 24            # countdown
+    samples: int = 16           # countdown: moves sampled in a state
+
+
+def add_cost(cost, owner, calls=0, **amounts):
+    """Charge the puzzles for N states. cost (P, 5) is changed; owner (N,).
+
+    amounts: {cost: what each state costs, a number or (N,)}. But a forward pass serves all states
+    of a puzzle, so `calls` counts once for each puzzle.
+    """
+    cost[owner.unique(), COSTS.index('calls')] += calls
+    for name, amount in amounts.items():
+        amount = torch.as_tensor(amount, device=owner.device).expand(len(owner))
+        cost[:, COSTS.index(name)].index_add_(0, owner, amount)
+
+
+def log_odds(solver, states):
+    """The model's verdict on states (N, m): log-odds of 'yes', (N,). Equal states are computed
+    once."""
+    task = solver.task
+    unique, inverse = torch.unique(states, dim=0, return_inverse=True)
+    target = unique.new_full((len(unique),), solver.target)
+    prompt = task.write_prompt(target, unique)
+
+    parts = []
+    with solver.run.autocast:
+        for part in prompt.split(4096):
+            parts.append(solver.model(part, last_position(part)))
+    logits = torch.cat(parts).float()
+    return (logits[:, task.yes] - logits[:, task.no])[inverse]
+
+
+def write_steps(solver, states, samples):
+    """Let the model write `samples` steps in each state (N, m), after the verdict 'yes'.
+
+    Returns child (N * samples, m - 1), the numbers left after each step, legal (N * samples,) bool,
+    whether the step is allowed and its result right, and its log-probability (N * samples,).
+    """
+    task = solver.task
+    target = states.new_full((len(states),), solver.target)
+    yes = states.new_full((len(states), 1), task.yes)
+    prompt = torch.cat((task.write_prompt(target, states), yes), dim=1)
+
+    steps = []
+    logps = []
+    with solver.run.autocast:
+        for part in prompt.split(max(1, 8192 // samples)):
+            output, logp = solver.model.generate(
+                part, 5, solver.temperature, generator=solver.generator, samples=samples,
+                return_logp=True)
+            steps.append(output[:, -5:])
+            logps.append(logp)
+    states = states.repeat_interleave(samples, dim=0)
+    child, legal = task.apply_step(states, torch.cat(steps))
+    return child, legal, torch.cat(logps).sum(dim=1)
+
+
+def expand(solver, states, owner, moves, cost):
+    """The states one move away from states (N, m).
+
+    Returns child (N, M, m - 1) and legal (N, M) bool: allowed, and the first with these numbers.
+    moves: 'all' lists every legal move, 'model' samples moves.
+    """
+    add_cost(cost, owner, expansions=1)
+    if moves == 'all':
+        child, legal, _ = legal_moves(states)
     else:
-        child, ok, _ = (y.unflatten(0, (len(x), on.samples)) for y in write_steps(on, x, on.samples))
-        pay(cost, who, calls=5, tokens=(n := on.task.numbers + 2 + 4 * on.samples), flops=on.model.flops(n, 1 + 4 * on.samples, on.task.block_size))
-    return child, distinct(child, ok)
+        child, legal, _ = write_steps(solver, states, solver.samples)
+        child = child.unflatten(0, (len(states), solver.samples))
+        legal = legal.unflatten(0, (len(states), solver.samples))
+        # a prompt with its verdict, and four tokens more for each sample
+        new_tokens = 4 * solver.samples
+        tokens = solver.task.numbers + 2 + new_tokens
+        flops = solver.model.flops(tokens, 1 + new_tokens, solver.task.block_size)
+        add_cost(cost, owner, calls=5, tokens=tokens, flops=flops)
+    return child, first_of_each(child, legal)
 
-def mult(on, x, who, cost):
-    """The Stream of Search's heuristic, negated: distances of the numbers to the nearest factor of the target, 1 not counted, summed."""
-    factors = torch.tensor([f for f in range(2, on.target + 1) if on.target % f == 0] or [0], device=x.device)
-    return -(x[:, :, None] - factors).abs().amin(2).sum(1) + chance(on, x, who, cost)  # ties at random
 
-def chance(on, x, who, cost):
-    return torch.rand(len(x), generator=on.generator, device=x.device)
+# -----------------------------------------------------------------------------
+# value functions: which states (N, m) look best? (N,), the higher the better
+#
+# They get `owner` and `cost` as well, and charge for what they compute.
 
-def beam(on, puzzles, b, value):
-    """Breadth-first search over puzzles (P, n), all at once. Returns solved (P, b) bool by rank of the last state, and cost (P, 5)."""
-    cost, x, who = puzzles.new_zeros(len(puzzles), 5), puzzles, torch.arange(len(puzzles), device=puzzles.device)
-    rank, solved = torch.zeros_like(who), torch.zeros(len(puzzles), b, dtype=torch.bool, device=who.device)
-    while x.size(1) > 2:
-        child, ok = expand(on, x, who, cost)
-        flat = torch.unique(torch.cat((who[:, None, None].expand(-1, ok.size(1), 1), child), dim=2)[ok], dim=0)  # parents may share a child
-        who, x = flat[:, 0].contiguous(), flat[:, 1:]  # sorted by puzzle
-        pay(cost, who, states=1)
-        order = value(on, x, who, cost).argsort(descending=True, stable=True)
-        order = order[who[order].argsort(stable=True)]  # by puzzle again, and of each the best first: who is who[order]
-        rank = torch.arange(len(who), device=who.device) - torch.searchsorted(who, who)
-        who, x, rank = who[rank < b], x[order][rank < b], rank[rank < b]
-    child, ok = expand(on, x, who, cost)
-    pay(cost, who, states=ok.sum(1))
-    solved[who, rank] = ((child[:, :, 0] == on.target) & ok).any(1)  # one number is left: the rules of the game judge it
+def verdict(solver, states, owner, cost):
+    """The model's log-odds of 'yes'. Each state is paid for, also if another one is equal."""
+    n = 1 + solver.task.numbers  # tokens of the prompt
+    add_cost(cost, owner, calls=1, tokens=n, flops=solver.model.flops(n, 1, n))
+    return log_odds(solver, states)
+
+
+def mult_value(solver, states, owner, cost):
+    """Stream of Search's 'mult', negated: the sum of the numbers' distances to the nearest factor
+    of the target other than 1. A random number below 1 breaks ties."""
+    factors = [f for f in range(2, solver.target + 1) if solver.target % f == 0]
+    factors = torch.tensor(factors or [0], device=states.device)
+    distance = (states[:, :, None] - factors).abs().amin(dim=2)  # (N, m)
+    return -distance.sum(dim=1) + random_value(solver, states, owner, cost)
+
+
+def random_value(solver, states, owner, cost):
+    return torch.rand(len(states), generator=solver.generator, device=states.device)
+
+
+# -----------------------------------------------------------------------------
+# tree search
+
+def beam_search(solver, puzzles, width, value, moves='all'):
+    """Tree of Thoughts' breadth-first search, on all puzzles (P, n) at once.
+
+    At every depth: list the moves of all states on the beam, value the children, and keep the best
+    `width` of each puzzle. Returns solved (P, width) bool, by the rank of the last state, and cost
+    (P, 5).
+    """
+    P, n = puzzles.shape
+    device = puzzles.device
+    cost = puzzles.new_zeros(P, len(COSTS))
+    states = puzzles                                   # (N, m) the beams of all puzzles
+    owner = torch.arange(P, device=device)             # (N,) the puzzle of each state
+    rank = torch.zeros_like(owner)                     # (N,) its place on the beam of its puzzle
+
+    for _ in range(n - 2):
+        # One row (puzzle, numbers) for each legal child. Two states of a beam can have the same
+        # child. unique() keeps one of each, and sorts the rows by puzzle.
+        child, legal = expand(solver, states, owner, moves, cost)
+        parent = owner[:, None, None].expand(-1, legal.size(1), 1)
+        rows = torch.cat((parent, child), dim=2)[legal].unique(dim=0)
+        owner = rows[:, 0].contiguous()
+        states = rows[:, 1:]
+        add_cost(cost, owner, states=1)
+
+        # The best first within each puzzle: sort by value, then (stably) by puzzle. `owner` was
+        # sorted before, so it stays as it is.
+        best_first = value(solver, states, owner, cost).argsort(descending=True, stable=True)
+        best_first = best_first[owner[best_first].argsort(stable=True)]
+        states = states[best_first]
+        first_of_puzzle = torch.searchsorted(owner, owner)
+        rank = torch.arange(len(owner), device=device) - first_of_puzzle
+
+        keep = rank < width
+        states = states[keep]
+        owner = owner[keep]
+        rank = rank[keep]
+
+    # Two numbers are left. The rules of the game say which states can make the target.
+    child, legal = expand(solver, states, owner, moves, cost)
+    add_cost(cost, owner, states=legal.sum(dim=1))
+    solved = torch.zeros(P, width, dtype=torch.bool, device=device)
+    solved[owner, rank] = makes_target(solver, child, legal)
     return solved, cost
 
-def dfs(on, puzzles, budget, value, prune=-math.inf):
-    """Depth-first search over puzzles (P, n), all at once, best child first (value None: in random order), until a puzzle is solved, has
-    expanded `budget` nodes, or nothing is open; children valued below prune are dropped. Returns solved (P, 1) bool, cost (P, 5)."""
-    # The deepest open states go first, so all that are open at one depth are siblings: one family a depth is all there is to remember.
-    cost, solved, n = puzzles.new_zeros(len(puzzles), 5), torch.zeros_like(puzzles[:, 0], dtype=torch.bool), puzzles.size(1)
-    family, score = {n: puzzles[:, None]}, {n: torch.zeros_like(puzzles[:, :1], dtype=torch.float)}  # by numbers left; closed: score -inf
+
+def makes_target(solver, child, legal):
+    """Is one of the legal children (N, M, 1) the target? (N,) bool"""
+    return ((child[:, :, 0] == solver.target) & legal).any(dim=1)
+
+
+def depth_first_search(solver, puzzles, budget, value, moves='all', prune=-math.inf):
+    """Tree of Thoughts' depth-first search, on all puzzles (P, n) at once.
+
+    Each puzzle goes on from its deepest open state to that state's best child, and back where a
+    branch ends. It stops when it is solved, has expanded `budget` states or has no open state left.
+    Children valued below `prune` are dropped. value None: children in random order.
+    Returns solved (P, 1) bool and cost (P, 5).
+    """
+    # The deepest state always goes first, so the open states of one depth are siblings. One family
+    # a depth is all there is to remember. By m, the numbers left: the siblings (P, M, m), and their
+    # values (P, M), -inf for those that are closed.
+    P, n = puzzles.shape
+    device = puzzles.device
+    cost = puzzles.new_zeros(P, len(COSTS))
+    solved = torch.zeros(P, dtype=torch.bool, device=device)
+    siblings = {n: puzzles[:, None]}
+    values = {n: torch.zeros(P, 1, device=device)}
     for m in range(n - 1, 1, -1):
-        width = 2 * m * (m + 1) if on.propose == 'all' else on.samples
-        family[m], score[m] = puzzles.new_zeros(len(puzzles), width, m), torch.full((len(puzzles), width), -math.inf, device=puzzles.device)
-    while True:  # every puzzle expands its best open state at its deepest open depth, those at one depth as one batch
-        depth = torch.zeros_like(cost[:, 0])
-        for m in range(n, 1, -1):
-            depth[(score[m] > -math.inf).any(1)] = m
-        depth[solved | (cost[:, 0] >= budget)] = 0
+        M = 2 * m * (m + 1) if moves == 'all' else solver.samples
+        siblings[m] = puzzles.new_zeros(P, M, m)
+        values[m] = torch.full((P, M), -math.inf, device=device)
+
+    while True:
+        done = solved | (cost[:, COSTS.index('expansions')] >= budget)
+        depth = deepest_open(values).masked_fill(done, 0)
         if not depth.any():
             return solved[:, None], cost
-        for m in depth[depth > 0].unique().tolist():
-            who = (depth == m).nonzero()[:, 0]
-            pick = score[m][who].argmax(1)
-            score[m][who, pick] = -math.inf
-            child, ok = expand(on, family[m][who, pick], who, cost)
-            seen = ok.sum(1) if m == 2 or value else 0  # in random order a state is looked at when it is visited, else when it is valued
-            pay(cost, who, states=seen + int(value is None and m < n))
+
+        for m in depth[depth > 0].unique().tolist():  # one batch for all puzzles at this depth
+            # expand the best open state, and close it
+            owner = (depth == m).nonzero()[:, 0]
+            best = values[m][owner].argmax(dim=1)
+            values[m][owner, best] = -math.inf
+            states = siblings[m][owner, best]
+            child, legal = expand(solver, states, owner, moves, cost)
+
+            # Children are looked at when they are valued, or checked at the last move. In random
+            # order a state is looked at only when it is visited.
+            if m == 2 or value is not None:
+                add_cost(cost, owner, states=legal.sum(dim=1))
+            if value is None and m < n:
+                add_cost(cost, owner, states=1)
+
             if m == 2:
-                solved[who] = ((child[:, :, 0] == on.target) & ok).any(1)
-                continue
-            family[m - 1][who], v = child, torch.full(ok.shape, -math.inf, device=puzzles.device)
-            v[ok] = (value or chance)(on, child[ok], who[ok.nonzero()[:, 0]], cost)
-            score[m - 1][who] = v.masked_fill(v < prune, -math.inf)
+                solved[owner] = makes_target(solver, child, legal)
+            else:
+                siblings[m - 1][owner] = child
+                values[m - 1][owner] = value_children(
+                    solver, child, legal, owner, value or random_value, prune, cost)
 
-def sample_chains(on, puzzles, k, policy):
-    """k chains for each puzzle (P, n), no search: from the model's policy, or of random legal moves. Returns right (P, k) bool, answer (P, k)
-    int64 (which solution; -1: a step was wrong), scores {rule: (P, k)}, and costs (P, 5): once, however many the chains, and for all k."""
-    once, cost, x = puzzles.new_zeros(len(puzzles), 5), puzzles.new_zeros(len(puzzles), 5), puzzles.repeat_interleave(k, 0)
-    rows = torch.arange(len(x), device=x.device)  # of the chains that are still legal
-    logp, judged = torch.zeros(2, len(x), device=x.device)
-    answer, right = torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.bool)
-    while (m := x.size(1)) > 1:
-        pay(cost, who := rows // k, expansions=1, states=1)
-        if policy:
-            first = m == puzzles.size(1)  # then one prompt serves k chains
-            child, legal, lp = write_steps(on, puzzles, k) if first else write_steps(on, x, 1)
-            pay(once, who, calls=5)  # the chains go side by side, and share their first prompt
-            n = on.task.numbers + 2
-            pay(once if first else cost, who.unique() if first else who, tokens=n, flops=on.model.flops(n, 1, n))
-            pay(cost, who, tokens=4, flops=on.model.flops(4, 4, n + 4))
-            logp[rows] += lp
-            judged[rows] += 0 if first else verdict(on, x, who, torch.zeros_like(cost))  # the policy's own pass gives it
+
+def deepest_open(values):
+    """How many numbers are left in each puzzle's deepest open state? (P,), 0 if none is open."""
+    depth = torch.zeros(len(values[2]), dtype=torch.long, device=values[2].device)
+    for m in sorted(values, reverse=True):
+        is_open = (values[m] > -math.inf).any(dim=1)
+        depth[is_open] = m
+    return depth
+
+
+def value_children(solver, child, legal, owner, value, prune, cost):
+    """The values of children (N, M, m), (N, M): -inf for those not legal or valued below prune."""
+    parent = legal.nonzero()[:, 0]
+    values = torch.full(legal.shape, -math.inf, device=child.device)
+    values[legal] = value(solver, child[legal], owner[parent], cost)
+    return values.masked_fill(values < prune, -math.inf)
+
+
+# -----------------------------------------------------------------------------
+# best-of-k: sample k chains, then choose one
+
+@dataclass
+class Chains:
+    """k chains for each of P questions."""
+    correct: torch.Tensor       # (P, k) bool
+    answer: torch.Tensor        # (P, k) int64: equal where two answers are; -1 for a wrong step
+    shared_cost: torch.Tensor   # (P, 5): once, however many chains there are
+    chain_cost: torch.Tensor    # (P, 5): of all k chains
+    scores: dict = field(default_factory=dict)  # {rule: (P, k)}: rules to choose a chain by
+
+
+def sample_chains(solver, puzzles, k):
+    """k chains of steps that the model writes, for each puzzle (P, n).
+
+    A chain ends at its first wrong step. Scores: 'log-prob', of all its steps, and 'verdict', the
+    sum of the log-odds of 'yes' over its states.
+    """
+    P, n = puzzles.shape
+    device = puzzles.device
+    shared_cost = puzzles.new_zeros(P, len(COSTS))
+    chain_cost = puzzles.new_zeros(P, len(COSTS))
+    answer = torch.zeros(P * k, dtype=torch.long, device=device)
+    logp = torch.zeros(P * k, device=device)
+    verdicts = torch.zeros(P * k, device=device)
+    states = puzzles.repeat_interleave(k, dim=0)       # (N, m), of the chains without a wrong step
+    chain = torch.arange(P * k, device=device)         # (N,) which chains these are
+
+    for m in range(n, 1, -1):
+        owner = chain // k
+        if m == n:  # one prompt serves the k chains of a puzzle
+            child, legal, step_logp = write_steps(solver, puzzles, k)
         else:
-            children, ok, _ = legal_moves(x)
-            move = torch.rand(ok.shape, generator=on.generator, device=x.device).masked_fill(~distinct(children, ok), -1).argmax(1)
-            child, legal = children[torch.arange(len(x), device=x.device), move], torch.ones_like(rows, dtype=torch.bool)
-        answer[rows] = answer[rows] * 1000003 + (child * 211 ** torch.arange(m - 1, device=x.device)).sum(1)
-        answer[rows[~legal]] = -1
-        rows, x = rows[legal], child[legal]
-    right[rows], answer[rows] = x[:, 0] == on.target, answer[rows].abs()
-    right, answer, logp, judged = (y.view(len(puzzles), k) for y in (right, answer, logp, judged))
-    return right, answer, {'log-prob': logp, 'verdict': judged} if policy else {}, once, cost
+            child, legal, step_logp = write_steps(solver, states, 1)
+            verdicts[chain] += log_odds(solver, states)  # free: the same pass of the model has it
+        logp[chain] += step_logp
+        charge_steps(solver, owner, m == n, shared_cost, chain_cost)
 
-def sample_answers(on):
-    """The same for on.n_test held-out instances of another task, at its largest hop count; an expansion is a chain."""
-    hops, k, pieces = max(on.task.hops), on.k, []
-    batch = sample_batch(on.task, on.n_test, on.seed, hops * 10**6, 'test', on.mode, hops)[on.run.rank::on.run.world].to(on.run.device)
-    P, L, B = batch.prompt_len, batch.tokens.size(1) - batch.prompt_len, len(batch.hops)
-    for rows in torch.arange(B, device=batch.tokens.device).split(max(1, 20000 // k)):
-        rows = batch[rows.repeat_interleave(k)]
-        with on.run.autocast:
-            out, logp = on.model.generate(rows.tokens[::k, :P], L, on.temperature, generator=on.generator, samples=k, return_logp=True)
-        answer = (out.gather(1, rows.answer) * 1000003 ** torch.arange(rows.answer.size(1), device=out.device)).sum(1) & (2**62 - 1)  # a hash
-        pieces.append((on.task.right(rows, out).gather(1, rows.answer).all(1), answer, logp.sum(1)))
-    right, answer, logp = (torch.cat(x).view(B, k) for x in zip(*pieces, strict=True))
-    n, flops = k * (L - 1), on.model.flops
-    once, cost = torch.tensor([[0, 0, L, P, flops(P, 1, P)], [k, k, 0, n, flops(n, n, P + L)]], device=right.device)[:, None].expand(-1, B, -1)
-    return right, answer, {'log-prob': logp}, once, cost
+        answer[chain] = extend_answer(answer[chain], child)
+        answer[chain[~legal]] = -1
+        chain = chain[legal]
+        states = child[legal]
 
-def pass_at_k(right, k):
-    """The probability that one of k answers is right, unbiased from n >= k: 1 - C(n - c, k) / C(n, k), c of right (P, n) being so. (P,)"""
-    n, c, j = right.size(1), right.sum(1, keepdim=True), torch.arange(k, device=right.device)
-    return 1 - ((n - c - j).clamp(min=0) / (n - j)).prod(1)
+    correct = torch.zeros(P * k, dtype=torch.bool, device=device)
+    correct[chain] = states[:, 0] == solver.target
+    answer[chain] = answer[chain].abs()
+    return Chains(
+        correct=correct.view(P, k),
+        answer=answer.view(P, k),
+        shared_cost=shared_cost,
+        chain_cost=chain_cost,
+        scores={'log-prob': logp.view(P, k), 'verdict': verdicts.view(P, k)})
 
-def choose(right, answer, scores):
-    """(k, rule, accuracy (P,)) of choosing among k of n answers (P, n), k = 1, 2, 4, ... n: mean over n // k blocks (oracle: all subsets)."""
-    for k in sorted({right.size(1)} | {2**i for i in range(right.size(1).bit_length())}):
-        right_k, answer_k, *scores_k = (y[:, :y.size(1) // k * k].unflatten(1, (-1, k)) for y in (right, answer, *scores.values()))
-        votes = (answer_k[..., :, None] == answer_k[..., None, :]).sum(-1)
-        yield k, 'oracle', pass_at_k(right, k)
-        for rule, s in zip(('majority', *scores), (votes, *scores_k), strict=True):
-            yield k, rule, right_k.gather(2, s.masked_fill(answer_k == -1, -1e9).argmax(2, keepdim=True)).float().mean((1, 2))
 
-def gather(on, x, total):
-    """Results (p, ...) of the puzzles of every process, in the order of the puzzles: (total, ...) float64 on the CPU."""
-    full = torch.zeros(total, *x.shape[1:], dtype=torch.float64)
-    full[on.run.rank::on.run.world] = x.cpu().double()
-    if on.run.world > 1:
-        dist.all_reduce(full)
-    return full
-
-def at_equal_cost(solved, spent, mean):
-    """The share that would be solved if every run had the same budget, such that `mean` is spent on average; solved, spent: without one."""
-    budget = next((b for b in spent.unique() if spent.clamp(max=b).mean() >= mean), math.inf)
-    return (solved * (spent <= budget)).mean().item()
-
-def measure(on, puzzles):
-    """Every method asked for, one after the other: series, setting, who did the arithmetic, orders, solved, cost. puzzles None: another task."""
-    def beams(series, arithmetic, value, orders=1):
-        for b in sorted({1, (on.b + 1) // 2, on.b}):
-            yield f'beam, {series}', f'b={b}', arithmetic, orders, *beam(on, puzzles.repeat_interleave(orders, 0), b, value)
-    def depths(series, arithmetic, value, budgets, prune=-math.inf, orders=1):
-        for n in budgets:
-            yield f'dfs, {series}', f'{n} expansions', arithmetic, orders, *dfs(on, puzzles.repeat_interleave(orders, 0), n, value, prune)
-    def chains(series, arithmetic, right, answer, scores, once, cost):
-        for k, rule, solved in choose(right, answer, scores):
-            yield f'{series}, {rule}', f'k={k}', arithmetic, 1, solved[:, None], once + cost * k / right.size(1)
-    if puzzles is None:
-        return (yield from chains('best-of-k', 'model', *sample_answers(on)))
-    budgets = (1 + (puzzles.size(1) - 2) * on.b, on.budget)  # as many as the beam; more
-    for propose in ('all', 'model') if on.method == 'all' else (on.propose,):
-        on.propose = propose
-        name, arithmetic = (ALL, 'code') if on.propose == 'all' else (MODEL, 'model')
-        yield from beams(name, arithmetic, verdict) if on.method in ('all', 'beam') else ()
-        for prune in sorted({0.0, on.prune}) if on.method in ('all', 'dfs') else ():
-            yield from depths(name + ', pruned' * (prune > 0), arithmetic, verdict, budgets, torch.tensor(prune).logit().item())  # as log-odds
-    if on.method in ('all', 'best_of_k'):
-        yield from chains('best-of-k', 'model', *sample_chains(on, puzzles, on.k, True))
-    if on.method in ('all', 'baselines'):
-        on.propose = 'all'
-        yield from chains('random rollouts', 'code', *sample_chains(on, puzzles, on.k, False))
-        yield from beams('random values', 'code', chance, 10)
-        yield from beams("'mult' heuristic", 'code', mult, 10)
-        yield from depths("'mult' heuristic", 'code', mult, budgets, orders=10)
-        yield from depths('random order', 'code', None, (*budgets, math.inf), orders=10)
-
-def plot(rows, path, title, game):
-    """Accuracy against forward FLOPs and against nodes expanded (other tasks: k); what uses no model is a line across the first panel."""
-    left, right = (figure := Figure(figsize=(12, 5.4), layout='constrained')).subplots(1, 2, sharey=True)
-    colours = iter(('tab:blue', 'tab:purple', 'violet', 'tab:cyan', 'navy', 'slateblue') * game + ('tab:orange', 'tab:brown', 'tab:olive', 'tab:red'))
-    for series in dict.fromkeys(series for series, _ in rows if series != 'random rollouts, majority'):
-        points = sorted((r['expansions'], r['flops'], r['solved'], setting) for (s, setting), r in rows.items() if s == series)
-        nodes, work, solved, settings = zip(*points, strict=True)
-        style = dict(color=next(colours) if work[0] else '0.6' if 'random' in series else 'black', linestyle='--' if 'dfs' in series else '-')
-        right.plot(nodes, solved, **style, marker='o' if 'beam' in series else '.', ms=5, label=series)
-        if work[0]:
-            left.plot(work, solved, **style, marker='o' if 'beam' in series else '.', ms=5)
-        elif 'rollouts' not in series:
-            left.axhline(solved[i := 0 if 'dfs' in series else -1], **style, linewidth=1)
-            left.text(0.01, solved[i], f'{series}, {settings[i]}', fontsize=7, va='bottom', transform=left.get_yaxis_transform())
-    for name, (x, y) in GPT4.items() if ', target 24,' in title else ():
-        right.plot(x, y, color='tab:green', marker='*', ms=11, linestyle='none', label='GPT-4 (Yao et al. 2023), on 100 puzzles' if name == 'IO' else None)
-        right.annotate(name, (x, y), xytext=(6, -4), textcoords='offset points', fontsize=8, color='tab:green')
-    left.set(xscale='log', xlabel='forward FLOPs a question', ylabel='share solved (beam: any of b)', title=title, ylim=(0, 1.03))
-    right.set(xscale='log', xlabel='nodes expanded a puzzle' if game else 'chains sampled, k')
-    figure.legend(*right.get_legend_handles_labels(), loc='outside lower center', ncols=4, fontsize=8)
-    common.write_atomic(path, lambda tmp: figure.savefig(tmp, dpi=110, format='png'))
-
-def search(on, puzzles):
-    """All rows, the table, the figure; returns what the last line says. puzzles None: best-of-k on another task than countdown."""
-    rows, sets, game, name = {}, {'': slice(None)}, puzzles is not None, ALL if on.propose == 'all' else MODEL
-    if game:
-        total, solvable = len(puzzles), int((ways(puzzles, torch.full((len(puzzles),), on.target)) > 0).sum())
-        final, head = dict(target=on.target, n_test=total, solvable=solvable), f'{total:,} puzzles, target {on.target}, integers solve {solvable:,}'
-        sets |= {} if on.puzzles else {'_hard': slice(100)}  # those with the fewest solutions
-        puzzles = puzzles[on.run.rank::on.run.world].to(on.run.device)
+def charge_steps(solver, owner, is_first, shared_cost, chain_cost):
+    """The cost of one step of each chain. The chains run side by side, so calls are shared. They
+    share their first prompt, too."""
+    flops = solver.model.flops
+    add_cost(shared_cost, owner, calls=5)
+    n = solver.task.numbers + 2  # the prompt and 'yes'
+    if is_first:
+        add_cost(shared_cost, owner.unique(), tokens=n, flops=flops(n, 1, n))
     else:
-        total, head = on.n_test, f'{on.n_test:,} held-out instances of {on.task.name}; oracle: one of k is right, a ceiling'
-        final = dict(task=on.task.name, hops=max(on.task.hops), n_test=total, chance=on.task.chance(max(on.task.hops)))
-    if on.run.master:
-        print(f'{head}\n{"method":48} arithmetic' + ''.join(f'{s[1:] or "solved":>7}  top-1' for s in sets)
-              + '  expansions  states  calls  tokens  MFLOP', flush=True)
-    for series, setting, arithmetic, orders, solved, cost in tqdm(measure(on, puzzles), disable=None if on.run.master else True, leave=False):
-        any_and_first = torch.stack((solved.amax(1), solved[:, 0]), dim=1)  # (p * orders, 2)
-        solved, cost = (gather(on, x.unflatten(0, (len(x) // orders, orders)), total) for x in (any_and_first, cost))
-        r = {x + s: solved[of, :, i].mean().item() for s, of in sets.items() for i, x in enumerate(('solved', 'top1')[:1 + ('beam' in series)])}
-        rows[series, setting] = r = r | dict(zip(COSTS, cost.mean((0, 1)).tolist(), strict=True))
-        if on.run.master:
-            cells = ''.join(f'{r[x]:7.3f}' if x in r else '      -' for s in sets for x in (f'solved{s}', f'top1{s}'))
-            tqdm.write(f'{series:32}{setting:17}{arithmetic:10}{cells}{r["expansions"]:12.1f}{r["states"]:8.1f}{r["calls"]:7.1f}{r["tokens"]:8.0f}'
-                       f'{r["flops"] / 1e6:7.0f}')
-            common.log(on.out_dir, arm='row', series=series, setting=setting, arithmetic=arithmetic, **r)
-    if not on.run.master:
-        return {}
-    plot(rows, Path(on.out_dir) / 'plot.png', head, game)
-    series = {'best_of_k': 'best-of-k, oracle', 'dfs': f'dfs, {name}', 'baselines': 'dfs, random order'}.get(on.method, f'beam, {name}')
-    r = [r for (s, _), r in rows.items() if s.startswith(series)][-1]
-    by_beam = {'b': on.b, 'propose': 'all' if name == ALL else 'model', 'b1': rows[series, 'b=1']['solved']} if series[:4] == 'beam' else {}
-    r = r if game else {x: y for x, y in r.items() if x != 'solved'}  # where nobody may look at the answer the oracle solves nothing
-    final = {'method': 'beam' if by_beam else on.method} | by_beam | final | {x.replace('solved', 'any_of_b') if by_beam else x: y for x, y in r.items()}
-    if on.method == 'all':  # the controls at the price of the beam; the last cost measured is that of the unlimited random order
-        final |= {f'random_{x}': at_equal_cost(solved[..., 0], cost[..., COSTS.index(x)], r[x]) for x in ('expansions', 'states')}
-        k = next((k for (s, k), x in rows.items() if s == 'best-of-k, oracle' and x['flops'] >= r['flops']), f'k={on.k}')
-        final |= dict(mult=rows["beam, 'mult' heuristic", f'b={on.b}']['solved'], same_flops_k=k[2:], same_flops=rows['best-of-k, oracle', k]['solved'])
-    if on.method in ('all', 'best_of_k'):
-        final |= {'k': on.k} | {s.split(', ')[1].replace('-', '_'): x['solved'] for (s, k), x in rows.items() if 'best' in s and k == f'k={on.k}'}
+        add_cost(chain_cost, owner, tokens=n, flops=flops(n, 1, n))
+    add_cost(chain_cost, owner, expansions=1, states=1, tokens=4, flops=flops(4, 4, n + 4))
+
+
+def random_rollouts(solver, puzzles, k):
+    """k chains of random legal moves for each puzzle (P, n), without a model."""
+    P, n = puzzles.shape
+    states = puzzles.repeat_interleave(k, dim=0)       # (P * k, m)
+    row = torch.arange(P * k, device=puzzles.device)
+    answer = torch.zeros_like(row)
+    chain_cost = puzzles.new_zeros(P, len(COSTS))
+    for _ in range(n - 1):
+        add_cost(chain_cost, row // k, expansions=1, states=1)
+        child, legal, _ = legal_moves(states)
+        noise = torch.rand(legal.shape, generator=solver.generator, device=states.device)
+        move = noise.masked_fill(~first_of_each(child, legal), -1).argmax(dim=1)
+        states = child[row, move]
+        answer = extend_answer(answer, states)
+    correct = states[:, 0] == solver.target
+    return Chains(
+        correct=correct.view(P, k),
+        answer=answer.abs().view(P, k),
+        shared_cost=torch.zeros_like(chain_cost),
+        chain_cost=chain_cost)
+
+
+def extend_answer(answer, states):
+    """A solution is its sequence of states. answer (N,) is a hash of those so far; states (N, m)
+    come next."""
+    power = torch.arange(states.size(1), device=states.device)
+    return answer * 1000003 + (states * 211 ** power).sum(dim=1)
+
+
+def sample_answers(solver, mode, k, n_test, seed):
+    """k chains for each of n_test held-out instances of a task, at its largest hop count.
+
+    The instances are dealt to the processes. Here an expansion, and a state, is a chain.
+    """
+    hops = max(solver.task.hops)
+    batch = sample_batch(solver.task, n_test, seed, hops * 10**6, 'test', mode, hops)
+    batch = batch[solver.run.rank::solver.run.world].to(solver.run.device)
+    P = batch.prompt_len
+    L = batch.tokens.size(1) - P
+
+    correct = []
+    answers = []
+    logps = []
+    # in parts of about 20,000 chains
+    for rows in torch.arange(len(batch), device=solver.run.device).split(max(1, 20000 // k)):
+        part = batch[rows.repeat_interleave(k)]
+        with solver.run.autocast:
+            output, logp = solver.model.generate(
+                part.tokens[::k, :P], L, solver.temperature, generator=solver.generator, samples=k,
+                return_logp=True)
+        is_correct = solver.task.correct(part, output).gather(1, part.answer)   # (rows * k, A)
+        correct.append(is_correct.all(dim=1))
+        answers.append(hash_answer(output.gather(1, part.answer)))
+        logps.append(logp.sum(dim=1))
+
+    shared_cost, chain_cost = costs_of_answers(solver.model, k, P, L)
+    return Chains(
+        correct=torch.cat(correct).view(-1, k),
+        answer=torch.cat(answers).view(-1, k),
+        shared_cost=shared_cost.to(solver.run.device).expand(len(batch), -1),
+        chain_cost=chain_cost.to(solver.run.device).expand(len(batch), -1),
+        scores={'log-prob': torch.cat(logps).view(-1, k)})
+
+
+def hash_answer(tokens):
+    """One number for each answer (N, A), (N,): never -1."""
+    power = torch.arange(tokens.size(1), device=tokens.device)
+    return (tokens * 1000003 ** power).sum(dim=1) & (2**62 - 1)
+
+
+def costs_of_answers(model, k, P, L):
+    """What k chains of L tokens cost behind one prompt of P: shared_cost and chain_cost, (5,).
+
+    The first of the L calls reads the prompt. Each chain reads L - 1 tokens more.
+    """
+    n = k * (L - 1)
+    shared_cost = torch.tensor([0, 0, L, P, model.flops(P, 1, P)])
+    chain_cost = torch.tensor([k, k, 0, n, model.flops(n, n, P + L)])
+    return shared_cost, chain_cost
+
+
+def pass_at_k(correct, k):
+    """The probability that one of k answers is correct, unbiased from n >= k of them, (P,).
+
+    1 - C(n - c, k) / C(n, k), where c of a row's n answers are correct (Chen et al. 2021,
+    2107.03374). correct (P, n) bool.
+    """
+    n = correct.size(1)
+    c = correct.sum(dim=1, keepdim=True)
+    j = torch.arange(k, device=correct.device)
+    return 1 - ((n - c - j).clamp(min=0) / (n - j)).prod(dim=1)
+
+
+def choose(chains):
+    """Choose one of k = 1, 2, 4, ... n chains. Yields (k, rule, accuracy (P,)).
+
+    The oracle's accuracy is pass@k. That of the other rules is the mean over n // k blocks of k.
+    """
+    n = chains.correct.size(1)
+    powers_of_two = {2**i for i in range(n.bit_length())}
+    for k in sorted({n} | powers_of_two):
+        yield k, 'oracle', pass_at_k(chains.correct, k)
+
+        correct = blocks_of(chains.correct, k)
+        answer = blocks_of(chains.answer, k)
+        votes = (answer[..., :, None] == answer[..., None, :]).sum(dim=-1)
+        scores = {'majority': votes}
+        for rule, score in chains.scores.items():
+            scores[rule] = blocks_of(score, k)
+
+        # the best score of each block; a chain with a wrong step only if there is no other
+        for rule, score in scores.items():
+            chosen = score.masked_fill(answer == -1, -1e9).argmax(dim=2, keepdim=True)
+            yield k, rule, correct.gather(2, chosen).float().mean(dim=(1, 2))
+
+
+def blocks_of(x, k):
+    """(P, n) -> (P, n // k, k). What does not fill a block is left out."""
+    n_blocks = x.size(1) // k
+    return x[:, :n_blocks * k].unflatten(1, (n_blocks, k))
+
+
+# -----------------------------------------------------------------------------
+# the table of methods
+
+@dataclass
+class Method:
+    """One method on countdown. run_method says with which widths, budgets and k it runs."""
+    group: str               # the --method that runs it
+    series: str              # its name in the table and the log
+    search: str              # 'beam', 'dfs', 'pruned dfs' or 'chains'
+    value: Callable | None   # orders the states of beam and dfs; None: random order
+    moves: str               # 'all' legal moves, or those that the 'model' samples
+    runs: int                # of each puzzle: several where ties or orders are random
+
+    @property
+    def arithmetic(self):
+        return 'code' if self.moves == 'all' else 'model'
+
+
+METHODS = (
+    #      group        series                            search        value         moves    runs
+    Method('beam',      'beam, all legal moves',          'beam',       verdict,      'all',   1),
+    Method('dfs',       'dfs, all legal moves',           'dfs',        verdict,      'all',   1),
+    Method('dfs',       'dfs, all legal moves, pruned',   'pruned dfs', verdict,      'all',   1),
+    Method('beam',      "beam, the model's moves",        'beam',       verdict,      'model', 1),
+    Method('dfs',       "dfs, the model's moves",         'dfs',        verdict,      'model', 1),
+    Method('dfs',       "dfs, the model's moves, pruned", 'pruned dfs', verdict,      'model', 1),
+    Method('best_of_k', 'best-of-k',                      'chains',     None,         'model', 1),
+    # without a model
+    Method('baselines', 'random rollouts',                'chains',     None,         'all',   1),
+    Method('baselines', 'beam, random values',            'beam',       random_value, 'all',   10),
+    Method('baselines', "beam, 'mult' heuristic",         'beam',       mult_value,   'all',   10),
+    Method('baselines', "dfs, 'mult' heuristic",          'dfs',        mult_value,   'all',   10),
+    Method('baselines', 'dfs, random order',              'dfs',        None,         'all',   10),
+)
+
+
+def wanted_methods(args):
+    """The rows of METHODS that --method, --propose and --prune ask for."""
+    wanted = []
+    for method in METHODS:
+        in_group = args.method in ('all', method.group)
+        if args.method in ('beam', 'dfs'):
+            in_group = in_group and method.moves == args.propose
+        if method.search == 'pruned dfs' and args.prune == 0:
+            in_group = False
+        if in_group:
+            wanted.append(method)
+    return wanted
+
+
+def run_method(solver, method, puzzles, args):
+    """Run a method on puzzles (p, n), each method.runs times in a row.
+
+    Yields (series, setting, solved, cost) for each width, budget, or k and rule: solved
+    (p * runs, width) for a beam, else (p * runs, 1), and cost (p * runs, 5).
+    """
+    puzzles = puzzles.repeat_interleave(method.runs, dim=0)
+    if method.search == 'beam':
+        for width in sorted({1, (args.b + 1) // 2, args.b}):
+            solved, cost = beam_search(solver, puzzles, width, method.value, method.moves)
+            yield method.series, f'b={width}', solved, cost
+
+    elif method.search in ('dfs', 'pruned dfs'):
+        nodes_of_beam = 1 + (puzzles.size(1) - 2) * args.b
+        budgets = [nodes_of_beam, args.budget]
+        if method.value is None:
+            budgets.append(math.inf)  # exhaustive search
+        prune = -math.inf
+        if method.search == 'pruned dfs':
+            prune = torch.tensor(args.prune).logit().item()  # a probability, as log-odds
+        for budget in budgets:
+            solved, cost = depth_first_search(
+                solver, puzzles, budget, method.value, method.moves, prune)
+            yield method.series, f'{budget} expansions', solved, cost
+
+    elif method.moves == 'model':
+        yield from run_best_of_k(method.series, sample_chains(solver, puzzles, args.k))
+    else:
+        yield from run_best_of_k(method.series, random_rollouts(solver, puzzles, args.k))
+
+
+def run_best_of_k(series, chains):
+    """As run_method, for each k and each rule that chooses."""
+    n = chains.correct.size(1)
+    for k, rule, accuracy in choose(chains):
+        cost = chains.shared_cost + chains.chain_cost * k / n
+        yield f'{series}, {rule}', f'k={k}', accuracy[:, None], cost
+
+
+# -----------------------------------------------------------------------------
+# the table of results
+
+LEGEND = """\
+solved: the share that a method solves (beam: by one of its last b states; top-1: by the best one)
+arithmetic: who works out the results of moves
+a question costs on average: expansions, nodes whose moves were listed or sampled; states looked at;
+calls, forward passes one after the other; tokens in them; MFLOP, their million operations"""
+
+
+class Table:
+    """What was measured: a row for each setting of each method, printed and logged as they come.
+
+    n_questions: over all processes.
+    subsets: {suffix: slice of the questions} to measure the share solved on. '' is all of them.
+    rows: {(series, setting): {measure: mean over questions}}.
+    """
+
+    def __init__(self, run, n_questions, subsets):
+        self.run = run
+        self.n_questions = n_questions
+        self.subsets = subsets
+        self.rows = {}
+
+    def print_head(self, title):
+        head = f'{"method":48} arithmetic'
+        for suffix in self.subsets:
+            head += f'{suffix[1:] or "solved":>7}  top-1'
+        self.run.print(title)
+        self.run.print(LEGEND)
+        if '_hard' in self.subsets:
+            self.run.print('hard: solved, of the hundred puzzles with the fewest solutions')
+        self.run.print(f'{head}  expansions  states  calls  tokens  MFLOP')
+
+    def add(self, series, setting, arithmetic, runs, solved, cost):
+        """Add a row. solved (p * runs, K) and cost (p * runs, 5) are of this process's p questions.
+
+        Returns those of all questions: solved (P, runs) by any of K, and cost (P, runs, 5).
+        """
+        any_and_first = torch.stack((solved.amax(dim=1), solved[:, 0]), dim=1)  # (p * runs, 2)
+        p = len(solved) // runs
+        solved = gather(self.run, any_and_first.unflatten(0, (p, runs)), self.n_questions)
+        cost = gather(self.run, cost.unflatten(0, (p, runs)), self.n_questions)
+
+        measures = {}
+        for suffix, subset in self.subsets.items():
+            measures[f'solved{suffix}'] = solved[subset, :, 0].mean().item()
+            if 'beam' in series:
+                measures[f'top1{suffix}'] = solved[subset, :, 1].mean().item()
+        measures |= zip(COSTS, cost.mean(dim=(0, 1)).tolist(), strict=True)
+
+        self.rows[series, setting] = measures
+        self.print_row(series, setting, arithmetic, measures)
+        self.run.log(arm='row', series=series, setting=setting, arithmetic=arithmetic, **measures)
+        return solved[..., 0], cost
+
+    def print_row(self, series, setting, arithmetic, measures):
+        shares = ''
+        for suffix in self.subsets:
+            for name in (f'solved{suffix}', f'top1{suffix}'):
+                shares += f'{measures[name]:7.3f}' if name in measures else '      -'
+        self.run.print(f'{series:32}{setting:17}{arithmetic:10}{shares}'
+                       f'{measures["expansions"]:12.1f}{measures["states"]:8.1f}'
+                       f'{measures["calls"]:7.1f}{measures["tokens"]:8.0f}'
+                       f'{measures["flops"] / 1e6:7.0f}')
+
+    def last_of(self, series):
+        """The row of the last setting of a series."""
+        return [row for (name, _), row in self.rows.items() if name == series][-1]
+
+    def scores_at(self, k):
+        """k, and what best-of-k solves with so many chains, by the rule that chooses."""
+        scores = {'k': k}
+        for (series, setting), row in self.rows.items():
+            if series.startswith('best-of-k') and setting == f'k={k}':
+                rule = series.split(', ')[1]
+                scores[rule.replace('-', '_')] = row['solved']
+        return scores
+
+
+def gather(run, x, total):
+    """The rows of all processes in their order, (total, ...) float64 on the CPU.
+
+    x (p, ...): row i of this process is row rank + i * world of all.
+    """
+    rows = torch.zeros(total, *x.shape[1:], dtype=torch.float64)
+    rows[run.rank::run.world] = x.cpu().double()
+    if run.world > 1:
+        dist.all_reduce(rows)
+    return rows
+
+
+# -----------------------------------------------------------------------------
+# everything in order
+
+def search_puzzles(solver, puzzles, args):
+    """All methods that were asked for, on countdown. Returns what the last line says."""
+    run = solver.run
+    n_puzzles = len(puzzles)
+    targets = torch.full((n_puzzles,), args.target)
+    solvable = int((count_solutions(puzzles, targets) > 0).sum())
+    subsets = {'': slice(None)}
+    if not args.puzzles:
+        subsets['_hard'] = slice(100)  # all_puzzles puts those with the fewest solutions first
+    table = Table(run, n_puzzles, subsets)
+    table.print_head(
+        f'{n_puzzles:,} puzzles, target {args.target}, integers solve {solvable:,}')
+
+    my_puzzles = puzzles[run.rank::run.world].to(run.device)
+    methods = wanted_methods(args)
+    bar = run.progress_bar('methods', 0, len(methods))
+    for method in methods:
+        for series, setting, my_solved, my_cost in run_method(solver, method, my_puzzles, args):
+            solved, cost = table.add(series, setting, method.arithmetic, method.runs, my_solved,
+                                     my_cost)
+        bar.update()
+    bar.close()
+
+    # the last line: the method's best row, and with --method all the others at equal cost
+    series = main_series(args)
+    row = table.last_of(series)
+    puzzle_set = dict(target=args.target, n_test=n_puzzles, solvable=solvable)
+    if series.startswith('beam'):
+        first = dict(method='beam', b=args.b, propose=args.propose,
+                     b1=table.rows[series, 'b=1']['solved'])
+        renamed = {name.replace('solved', 'any_of_b'): value for name, value in row.items()}
+        final = first | puzzle_set | renamed
+    else:
+        final = dict(method=args.method) | puzzle_set | row
+    if args.method == 'all':
+        # solved and cost are those of the last row: random order without a limit
+        final |= equal_costs(table, row, solved, cost, args)
+    if args.method in ('all', 'best_of_k'):
+        final |= table.scores_at(args.k)
     return final
 
-def jacobi(on):
-    """In how many parallel rounds is a greedy chain final? By hop count; returns what the last line says."""
-    for k in on.task.hops:
-        batch = sample_batch(on.task, on.n_test, on.seed, k * 10**6, 'test', on.mode, k)[on.run.rank::on.run.world].to(on.run.device)
-        prompt, L = batch.tokens[:, :batch.prompt_len], batch.tokens.size(1) - batch.prompt_len
-        with on.run.autocast:
-            (out, rounds), greedy = on.model.generate(prompt, L, jacobi=True), on.model.generate(prompt, L)
-        asked = batch.loss_mask[:, batch.prompt_len:]  # behind a 'no' of countdown nothing is asked for
-        rounds, n, equal = (gather(on, x, on.n_test) for x in ((rounds * asked).amax(1), asked.sum(1), (out == greedy)[:, -L:].logical_or(~asked).all(1)))
-        r = dict(hops=k, tokens=n.mean().item(), rounds=rounds.mean().item(), most=int(rounds.max()), equal=equal.mean().item())
-        if on.run.master:
-            print(f'k={k}: {r["tokens"]:.2f} tokens, final after {r["rounds"]:.2f} rounds on average, {r["most"]} at most; equal to greedy: {r["equal"]:.3f}')
-            common.log(on.out_dir, arm='row', **r)
-    return dict(method='jacobi', task=on.task.name, **r, n_test=on.n_test)
+
+def main_series(args):
+    """The series that stands in the last line."""
+    moves = MOVES[args.propose]
+    if args.method == 'best_of_k':
+        return 'best-of-k, oracle'
+    if args.method == 'dfs':
+        return f'dfs, {moves}, pruned' if args.prune > 0 else f'dfs, {moves}'
+    if args.method == 'baselines':
+        return 'dfs, random order'
+    return f'beam, {moves}'
+
+
+def equal_costs(table, beam, solved, cost, args):
+    """What other methods solve at the cost of the beam. beam: its row of the table.
+
+    solved (P, runs) and cost (P, runs, 5): of random order without a limit.
+    """
+    final = {}
+    for name in ('expansions', 'states'):
+        spent = cost[..., COSTS.index(name)]
+        final[f'random_{name}'] = solved_at_equal_cost(solved, spent, beam[name])
+    final['mult'] = table.rows["beam, 'mult' heuristic", f'b={args.b}']['solved']
+
+    # best-of-k: the smallest k that takes as many FLOPs as the beam
+    same_flops = f'k={args.k}'
+    for (series, setting), row in table.rows.items():
+        if series == 'best-of-k, oracle' and row['flops'] >= beam['flops']:
+            same_flops = setting
+            break
+    final['same_flops_k'] = same_flops.removeprefix('k=')
+    final['same_flops'] = table.rows['best-of-k, oracle', same_flops]['solved']
+    return final
+
+
+def solved_at_equal_cost(solved, spent, mean):
+    """The share that would be solved if all runs had the same budget, at which they spend `mean`
+    on average. solved and spent: what each run did without a budget."""
+    for budget in spent.unique():
+        if spent.clamp(max=budget).mean() >= mean:
+            return (solved * (spent <= budget)).mean().item()
+    return solved.mean().item()
+
+
+def best_of_k(solver, mode, args):
+    """Best-of-k on another task than countdown. Returns what the last line says."""
+    task = solver.task
+    hops = max(task.hops)
+    table = Table(solver.run, args.n_test, {'': slice(None)})
+    table.print_head(f'{args.n_test:,} held-out instances of {task.name}, {hops} hops; '
+                     'oracle: one of k is right, a ceiling')
+
+    chains = sample_answers(solver, mode, args.k, args.n_test, args.seed)
+    for series, setting, solved, cost in run_best_of_k('best-of-k', chains):
+        table.add(series, setting, 'model', 1, solved, cost)
+
+    final = dict(method='best_of_k', task=task.name, hops=hops, n_test=args.n_test,
+                 chance=task.chance(hops))
+    costs = dict(table.last_of('best-of-k, oracle'))
+    del costs['solved']  # the oracle looks at the answer, so it solves nothing
+    return final | costs | table.scores_at(args.k)
+
 
 @torch.no_grad()
 def main(argv=None):
-    begin, args = time.time(), parse_args(argv)
-    if args.ckpt is None and not Path(DEFAULT).exists():
-        common.die(f'there is no checkpoint {DEFAULT} yet; this makes it: python train_cot.py --task countdown')
-    args.ckpt = args.ckpt or DEFAULT
-    run = common.setup(args)
-    model, state = common.load_checkpoint(args.ckpt, run.device)
-    mode, puzzles = state['args'].get('arm', 'cot'), None
-    try:
-        require(state['args'].get('task') in OPTIONS, f'{args.ckpt} is of {state["args"]["script"]}.py, whose task has no search')
-        task = make_task(type(args)(**{name: None for names in OPTIONS.values() for name in names} | state['args']))
-        game = task.name == 'countdown'
-        args.method = 'jacobi' if args.jacobi else args.method or ('all' if game else 'best_of_k')
-        if not game and (args.method not in ('best_of_k', 'jacobi') or args.puzzles):
-            raise ValueError(f'{args.ckpt} is of {task.name}, which has no states to search: --method best_of_k or --jacobi, and no --puzzles')
-        if game and not args.jacobi:
-            trained = args.target in set(task.targets) - set(task.holdout_targets)
-            if trained or mode == 'direct' or args.target > task.largest or args.prune > 1:
-                raise ValueError(f'{args.ckpt} was trained on target {args.target}, held out: {task.holdout_targets}' if trained else
-                                 f'{args.ckpt} writes no steps; train with --mode cot' if mode == 'direct' else f'at most: --target {task.largest}, --prune 1')
-            puzzles = read_puzzles(args.puzzles, task.numbers) if args.puzzles else all_puzzles(task.numbers, args.target)
-    except (KeyError, ValueError, OSError) as error:
-        common.die(str(error))
-    args.out_dir = args.out_dir or f'out/search-{task.name}' + f'-{args.method}' * (args.method != 'all')
-    args.device, args.dtype, args.processes = run.device.type, 'bfloat16' if run.bf16 else 'float32', run.world
-    if run.master:
-        common.open_run(args.out_dir, {'script': 'search', **{k: v for k, v in vars(args).items() if k != 'out_dir'}}, False, params=model.num_params())
-    common.catch_signals(exit_now=True)
-    if run.world > 1:
-        dist.init_process_group('gloo')  # for results alone
-    args.model, args.task, args.run, args.mode = model.eval(), task, run, mode
-    args.generator = torch.Generator(run.device).manual_seed(args.seed + 10**6 * run.rank)
-    final = jacobi(args) if args.jacobi else search(args, puzzles)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    if run.master:
-        final |= dict(params=model.num_params(), model_seed=state['args'].get('seed'), seed=args.seed, seconds=time.time() - begin)
-        common.log(args.out_dir, arm='final', **final)
-        print(common.final_line(**final | {x: round(final[x]) for x in ('tokens', 'flops') if 'flops' in final}))
+    """Search with a trained model. Returns the values of the last line."""
+    args = parse_args(argv)
+    require(args.ckpt != DEFAULT_CKPT or Path(DEFAULT_CKPT).exists(),
+            f'there is no checkpoint {DEFAULT_CKPT} yet; this makes it: '
+            'python train_cot.py --task countdown')
+    model, state = common.load_checkpoint(args.ckpt)
+    task = common.task_of_checkpoint(args.ckpt, state, TASKS)
+    fill_in(args, task, state['mode'])
+    puzzles = load_puzzles(args, task) if isinstance(task, Countdown) else None
+
+    with common.Run('search', args, params=model.num_params()) as run:
+        run.join_group()  # for the results; each process searches for itself
+        generator = torch.Generator(run.device).manual_seed(args.seed + 10**6 * run.rank)
+        solver = Solver(model.to(run.device).eval(), task, run, generator, args.temperature,
+                        args.target, args.samples)
+        if puzzles is None:
+            final = best_of_k(solver, state['mode'], args)
+        else:
+            final = search_puzzles(solver, puzzles, args)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if not run.master:
+            return None
+
+        # the log's last record, the last line, the figure
+        final |= dict(params=model.num_params(), model_seed=state['args'].get('seed'),
+                      seed=args.seed, seconds=run.seconds())
+        run.log(arm='final', **final)
+        for name in ('tokens', 'flops'):
+            final[name] = round(final[name])
+        run.print(common.final_line(**final))
+        plots.draw_run(run.out_dir)
+        return final
+
 
 if __name__ == '__main__':
-    main()
+    with one_line_errors():
+        main()

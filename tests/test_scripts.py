@@ -8,14 +8,16 @@ import statistics
 import subprocess
 import sys
 
-import jacobi
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT, call, final_values, run_script
 
 import bench
 import capacity
 import countdown
 import data
+import jacobi
 import maze
 import plots
 import probe
@@ -43,6 +45,7 @@ SCRIPTS = {
 }
 TRAINERS = ('train_cot.py', 'train_rl.py', 'train_maze.py')
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
+DOCUMENTS = [ROOT / 'README.md', ROOT / 'results' / 'README.md', *sorted(ROOT.glob('docs/*.md'))]
 
 
 # -----------------------------------------------------------------------------
@@ -248,16 +251,25 @@ def test_bench_reaches_its_bars():
 
 
 # -----------------------------------------------------------------------------
-# README
+# README and docs/
 
-def readme_commands():
+def code_lines(text):
+    """The lines of code blocks, and what stands in backticks, one a line."""
+    return text.replace('`', '\n').split('\n')
+
+
+def documented_commands(text):
     """(script, arguments) of each command in a code block or in backticks, and of each row of a
     result table: its head names the script, its rows the arguments."""
-    text = README.replace('`', '\n')
-    pattern = r'(?:^|&& |nproc_per_node=\d )(?:python )?(\w+\.py)((?: [^\n#&]*)?)$'
-    commands = re.findall(pattern, text, re.MULTILINE)
+    pattern = r'(?:.*&& |torchrun .*nproc_per_node=\w+ )?(?:python )?(\w+\.py)((?: [^#&]*)?)'
+    commands = []
+    for line in code_lines(text):
+        match = re.fullmatch(pattern, line.split(' #')[0].strip())
+        if match and not match[2].startswith((' and', ' is', ' takes')):
+            commands.append((match[1], match[2]))
+
     name = None
-    for line in README.split('\n'):
+    for line in text.split('\n'):
         head = re.search(r'command: `python (\w+\.py)', line)
         if head:
             name = head[1]
@@ -266,26 +278,66 @@ def readme_commands():
     return commands
 
 
-def test_readme_commands_are_ones_that_the_scripts_take():
-    commands = readme_commands()
-    assert len(commands) > 20
-    for name, arguments in commands:
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+def test_documented_commands_are_ones_that_the_scripts_take(path):
+    for name, arguments in documented_commands(path.read_text(encoding='utf-8')):
         argv = arguments.split()
         assert name in SCRIPTS, name
         if '--help' in argv or not argv or not hasattr(SCRIPTS[name], 'parse_args'):
             continue
-        if '--eval_only' in argv:
+        if '--eval_only' in argv or '--init_from' in argv:
             continue  # reads the checkpoint
         args = SCRIPTS[name].parse_args(argv)
-        if name in TRAINERS and not getattr(args, 'init_from', None):
+        if name in TRAINERS:
             SCRIPTS[name].fill_in(args)
 
 
-def test_readme_points_at_files_that_are_there():
-    links = re.findall(r'\]\((?!http|#)([^)\s#]+)', README)
-    links += re.findall(r'src="(?!http)([^"]+)"', README)
-    assert len(links) > 5
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def test_the_documents_hold_many_commands():
+    """So that the test above cannot pass by finding none."""
+    counts = {}
+    for path in DOCUMENTS:
+        counts[path.name] = len(documented_commands(path.read_text(encoding='utf-8')))
+    for name in ('train_cot.md', 'train_rl.md', 'train_maze.md', 'capacity.md', 'probe.md'):
+        assert counts[name] >= 7, counts
+    assert counts['search.md'] >= 5 and counts['README.md'] >= 2, counts
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+def test_links_point_at_files_that_are_there(path):
+    text = path.read_text(encoding='utf-8')
+    links = re.findall(r'\]\((?!http|#)([^)\s#]+)', text)
+    links += re.findall(r'src="(?!http)([^"]+)"', text)
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_script_has_its_page():
+    for name, module in SCRIPTS.items():
+        for page in re.findall(r'docs/\w+\.md', module.__doc__):
+            assert (ROOT / page).exists(), (name, page)
+    for name in (*TRAINERS, 'search.py', 'jacobi.py', 'capacity.py', 'probe.py', 'bench.py'):
+        assert 'Results: docs/' in SCRIPTS[name].__doc__, name
+
+
+def python_blocks():
+    return re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+
+
+def test_the_task_of_the_readme_is_a_task():
+    """Its code runs as it stands there, and its chains agree with its oracle."""
+    names = dict(np=np, torch=torch, Task=data.Task)
+    exec(python_blocks()[0], names)
+    task = names['Sum']()
+    batch = data.sample_batch(task, 50, 0, 0)
+    for tokens in batch.tokens.tolist():
+        assert task.oracle(tokens[:batch.prompt_len]) == tokens[batch.prompt_len:]
+    assert task.valid(batch, batch.tokens[:, batch.prompt_len:]).all()
+
+
+def test_the_python_lines_of_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(train_cot, ['--hops', '4', '--steps', '2', '--n_test', '8', '--device', 'cpu'])
+    assert code == 0, err
+    exec(python_blocks()[1], {})
 
 
 # -----------------------------------------------------------------------------
@@ -316,11 +368,12 @@ def is_mean_and_sd(values, mean, sd, n):
 
 
 def table_rows():
-    """(link, line) of each row of a result table that links to its logs."""
-    for line in README.split('\n'):
-        link = re.search(r'\[log\]\((results/logs/[\w/-]+)\)', line)
-        if link and line.startswith('|'):
-            yield link[1], line
+    """(link, line) of each row of a result table in docs/ that links to its logs."""
+    for path in DOCUMENTS:
+        for line in path.read_text(encoding='utf-8').split('\n'):
+            link = re.search(r'\[log\]\(\.\./(results/logs/[\w/-]+)\)', line)
+            if link and line.startswith('|'):
+                yield link[1], line
 
 
 def test_every_mean_of_a_table_is_that_of_its_logs():
@@ -351,8 +404,10 @@ def test_the_chains_that_discovery_took_are_those_of_the_logs():
 
 def test_the_search_table_is_what_the_logs_say():
     """Each `mean ± sd (n)`, from the rows of the two logs that the table's head links to."""
-    head, *lines = README[README.index('| method ([log]'):].split('\n\n')[0].split('\n')
-    on_tot, on_all = [read_logs(link) for link in re.findall(r'\((results/[\w/-]+)\)', head)]
+    page = (ROOT / 'docs' / 'search.md').read_text(encoding='utf-8')
+    head, *lines = page[page.index('| method ([log]'):].split('\n\n')[0].split('\n')
+    links = re.findall(r'\(\.\./(results/[\w/-]+)\)', head)
+    on_tot, on_all = [read_logs(link) for link in links]
     columns = ((on_tot, 'solved'), (on_tot, 'top1'), (on_tot, 'expansions'), (on_tot, 'states'),
                (on_tot, 'flops'), (on_all, 'solved'), (on_all, 'solved_hard'))
     n_rows = 0

@@ -1,0 +1,117 @@
+"""How sequential is a chain of thought?
+
+Greedy decoding takes L forward passes for a chain of L tokens, one after the other. Does it have
+to? Jacobi decoding (Santilli et al. 2023, 2305.10427) writes all tokens at once, in rounds:
+
+1. Guess all L tokens. The first guess is zeros.
+2. A round: one forward pass reads the prompt and the guess, and predicts every token again. That is
+   the next guess.
+3. Stop when a round changes nothing. What is left is the greedy chain, up to rounding.
+
+Token i is final after round i at the latest, because then all tokens before it are final. It is
+final earlier if it does not wait for the tokens before it. So the round in which a whole chain is
+final measures how many of its steps must follow each other: L if each token waits for the one
+before it, 1 if none does. Only tokens that carry loss count.
+
+    python jacobi.py --ckpt out/train_cot-cycle-both/ckpt.pt
+    python jacobi.py --ckpt out/train_cot-multiply-both/ckpt.pt --n_test 2000
+    torchrun --standalone --nproc_per_node=2 jacobi.py --ckpt out/train_cot-cycle-both/ckpt.pt
+
+The last line:  final method=jacobi task=cycle hops=4 tokens=4.000 rounds=3.9xx most=4 ...
+Results: docs/jacobi.md
+"""
+
+import torch
+import torch.distributed as dist
+
+import common
+from countdown import Countdown
+from data import CVPR, Cycle, Multiply, Parser, Star, at_least, one_line_errors, sample_batch
+from profiles import Profiles
+
+
+TASKS = (Cycle, CVPR, Multiply, Star, Countdown, Profiles)
+
+
+def parse_args(argv):
+    parser = Parser(__doc__)
+    parser.add_argument('--ckpt', required=True, help='checkpoint of train_cot.py or train_rl.py')
+    parser.add_argument('--n_test', type=at_least(1), default=500,
+        help='held-out instances a hop count')
+    common.add_run_args(parser, 'out/jacobi-<task>', trains=False)
+    return parser.parse_args(argv)
+
+
+def count_rounds(model, task, mode, hops, run, args):
+    """Jacobi decoding on n_test held-out instances of one hop count. Returns
+        tokens   of a chain that carry loss, on average
+        rounds   until all of them are final, on average
+        most     the most rounds that a chain took
+        equal    share of chains that equal those of token-by-token decoding
+    """
+    batch = sample_batch(task, args.n_test, args.seed, hops * 10**6, 'test', mode, hops)
+    batch = batch[run.rank::run.world].to(run.device)
+    P = batch.prompt_len
+    L = batch.tokens.size(1) - P
+    prompt = batch.tokens[:, :P]
+    has_loss = batch.loss_mask[:, P:]                                # (p, L)
+    with run.autocast:
+        output, rounds = model.generate_jacobi(prompt, L)
+        greedy = model.generate(prompt, L)
+
+    last_round = (rounds * has_loss).amax(dim=1)                     # (p,)
+    same = (output == greedy)[:, P:] | ~has_loss                     # (p, L)
+    tokens = gather(run, has_loss.sum(dim=1), args.n_test)
+    rounds = gather(run, last_round, args.n_test)
+    equal = gather(run, same.all(dim=1), args.n_test)
+    return dict(tokens=tokens.mean().item(), rounds=rounds.mean().item(), most=int(rounds.max()),
+                equal=equal.mean().item())
+
+
+def gather(run, x, total):
+    """The values of all processes in their order, (total,) float64 on the CPU.
+
+    x (p,): value i of this process is value rank + i * world of all.
+    """
+    values = torch.zeros(total, dtype=torch.float64)
+    values[run.rank::run.world] = x.cpu().double()
+    if run.world > 1:
+        dist.all_reduce(values)
+    return values
+
+
+@torch.no_grad()
+def main(argv=None):
+    """Count rounds, by hop count. Returns the values of the last line."""
+    args = parse_args(argv)
+    model, state = common.load_checkpoint(args.ckpt)
+    task = common.task_of_checkpoint(args.ckpt, state, TASKS)
+    if args.out_dir is None:
+        args.out_dir = f'out/jacobi-{task.name}'
+
+    with common.Run('jacobi', args, params=model.num_params()) as run:
+        run.join_group()  # for the results; each process decodes for itself
+        model.to(run.device).eval()
+        for hops in task.hops:
+            measures = count_rounds(model, task, state['mode'], hops, run, args)
+            run.print(f'k={hops}: {measures["tokens"]:.2f} tokens, final after '
+                      f'{measures["rounds"]:.2f} rounds on average, {measures["most"]} at most; '
+                      f'equal to greedy: {measures["equal"]:.3f}')
+            run.log(arm='row', hops=hops, **measures)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if not run.master:
+            return None
+
+        # the last line: the largest hop count
+        final = dict(method='jacobi', task=task.name, hops=hops, **measures, n_test=args.n_test,
+                     params=model.num_params(), model_seed=state['args'].get('seed'),
+                     seed=args.seed, seconds=run.seconds())
+        run.log(arm='final', **final)
+        run.print(common.final_line(**final))
+        return final
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
