@@ -299,7 +299,7 @@ def test_the_documents_hold_many_commands():
         counts[path.name] = len(documented_commands(path.read_text(encoding='utf-8')))
     for name in ('train_cot.md', 'train_rl.md', 'train_maze.md', 'capacity.md', 'probe.md'):
         assert counts[name] >= 7, counts
-    assert counts['search.md'] >= 5 and counts['README.md'] >= 2, counts
+    assert counts['search.md'] >= 5 and counts['README.md'] >= 1, counts
 
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
