@@ -1,161 +1,333 @@
 """How fast is it, and is the work that the loss does not need really skipped?
 
-One run measures, for a named configuration, on this machine, at this moment:
-1. the machine's own matrix-multiply peak, the yardstick for everything else;
-2. a training step (forward, backward, clip, AdamW): tokens per second, the share of that peak, and the same step computing
-   logits at every position, for 1, 2 and 4 layers, with the largest difference between the two gradients;
-3. generation: 32 new tokens after a prompt of 64, with and without the key/value cache;
-4. reinforcement learning, the default of train_rl.py: sampling 8 chains for each of 128 questions, against the gradient step on them,
-   each prompt worked through once (`shared`) or eight times;
-5. batches per second of every task, and how much of a training step drawing one takes.
-What is compared is timed in turns, A B A B ..., and the ratio is the median over turns, so that a noisy machine does not matter.
+A run times a named configuration on this machine:
 
-    python bench.py                        # the default run of train_cot.py
+1. The machine's matrix-multiply peak, the yardstick for everything else.
+2. A training step (forward, backward, clip, AdamW), for 1, 2 and 4 layers: tokens per second, the
+   share of the peak, and the same step with logits at every position. The two steps must have the
+   same gradients: the largest difference is printed.
+3. Generation of 32 tokens after a prompt of 64, with and without the key/value cache.
+4. Reinforcement learning as in train_rl.py: sample 8 chains for each of 128 questions, then take a
+   gradient step on them. The step computes a prompt once for its 8 chains, or 8 times.
+5. Batches of every task per second, and the time to draw a batch as a share of a training step.
+
+What is compared runs in turns, A B A B ..., and a ratio is the median over turns. So noise from
+other programs does little harm.
+
+    python bench.py                                     # the default run of train_cot.py
     python bench.py --config star-50 --device cuda
 
-The last line:  final config=cycle-20 device=cpu skip_1=... tokens_per_s=... peak_share=... skip_2=... cache_1=... data_share=...
+The last line:  final config=cycle-20 device=cpu skip_1=2.8.. tokens_per_s=... data_share=0.0..
+Results: docs/speed.md
 """
 
 import statistics
 import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 import common
-from data import CVPR, TASKS, Countdown, Cycle, Maze, Multiply, Parser, Profiles, Star, at_least, sample_batch
+from countdown import Countdown
+from data import (
+    CVPR,
+    Cycle,
+    Multiply,
+    Parser,
+    Star,
+    at_least,
+    one_line_errors,
+    sample_batch,
+)
+from maze import Maze
 from model import GPT, GPTConfig
+from profiles import Profiles
 
+
+# task, size of the model, batch size
 CONFIGS = {
-    'cycle-20': (Cycle(), dict(n_layer=1, n_head=1, n_embd=64), 512),  # the defaults of train_cot.py
+    # the default run of train_cot.py
+    'cycle-20': (Cycle(), dict(n_layer=1, n_head=1, n_embd=64), 512),
     'cvpr-100': (CVPR(nodes=100, hops=(30,)), dict(n_layer=1, n_head=1, n_embd=64), 64),
     'multiply-4': (Multiply(digits=4), dict(n_layer=2, n_head=4, n_embd=128), 64),
-    'star-50': (Star(star=(5, 5), nodes=50), dict(n_layer=6, n_head=6, n_embd=384), 256),  # Bachmann & Nagarajan's size
+    # the model of Bachmann & Nagarajan (2024)
+    'star-50': (Star(star=(5, 5), nodes=50), dict(n_layer=6, n_head=6, n_embd=384), 256),
 }
 
-def turns(repeats, device, *functions):
-    """Seconds of each function in each of `repeats` turns, one call apiece after a warm-up: a list of tuples."""
-    synchronize = {'cuda': torch.cuda.synchronize, 'mps': torch.mps.synchronize}.get(device.type, lambda: None)
+# whose batches are timed
+TASKS = (
+    Cycle(),
+    CVPR(nodes=100, hops=(30,)),
+    Multiply(),
+    Star(star=(5, 5), nodes=50),
+    Countdown(),
+    Profiles(),
+    Maze(format='grid'),
+)
 
-    def once(f):
-        synchronize()
-        begin = time.perf_counter()
-        f()
-        synchronize()
-        return time.perf_counter() - begin
-    for f in functions:
-        for _ in range(min(3, repeats)):
-            f()
-    return [tuple(once(f) for f in functions) for _ in range(repeats)]
 
-def median(rows, i):
-    return statistics.median(row[i] for row in rows)
+# -----------------------------------------------------------------------------
+# timing
 
-def ratio(rows, slow=1, fast=0):
-    """Median over turns of how many times longer the one took than the other."""
-    return statistics.median(row[slow] / row[fast] for row in rows)
+def time_in_turns(n_turns, device, *functions):
+    """Seconds of each function in each turn: one list of n_turns numbers for each function.
 
-def skipping(model, x, mask, **options):
-    return model(x, mask, **options)
+    The functions are called one after the other in each turn, after a short warm-up.
+    """
+    for function in functions:
+        for _ in range(min(3, n_turns)):
+            function()
 
-def everything(model, x, mask):
-    """Logits everywhere, most of which are thrown away."""
-    return model(x)[mask]
+    seconds = [[] for _ in functions]
+    for _ in range(n_turns):
+        for function, of_function in zip(functions, seconds, strict=True):
+            wait_for(device)
+            began = time.perf_counter()
+            function()
+            wait_for(device)
+            of_function.append(time.perf_counter() - began)
+    return seconds
 
-def train_step(model, optimizer, tokens, loss_mask, run, forward=skipping, **options):
-    """One step as in the training scripts."""
+
+def wait_for(device):
+    """Wait until the device has done all of its work. A CPU always has."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+    elif device.type == 'mps':
+        torch.mps.synchronize()
+
+
+def ratio(slow, fast):
+    """How many times as long one function took as another: the median over turns."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+# -----------------------------------------------------------------------------
+# a training step
+
+def logits_where_needed(model, idx, mask, shared=None):
+    return model(idx, mask, shared=shared)
+
+
+def logits_everywhere(model, idx, mask):
+    """Computes all logits, and throws most of them away."""
+    return model(idx)[mask]
+
+
+def train_step(model, optimizer, tokens, loss_mask, autocast, compute_logits=logits_where_needed):
+    """One step as the training scripts take it."""
     mask = loss_mask[:, 1:]
-    with run.autocast:
-        logits = forward(model, tokens[:, :-1], mask, **options)
+    with autocast:
+        logits = compute_logits(model, tokens[:, :-1], mask)
     loss = F.cross_entropy(logits.float(), tokens[:, 1:][mask])
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
+
 def gradient_gap(model, batch):
-    """Largest difference between any two gradients with and without skipping, relative to the largest gradient (float32)."""
-    x, mask, found = batch.tokens[:, :-1], batch.loss_mask[:, 1:], []
-    for logits in (model(x, mask), model(x)[mask]):
-        found.append(torch.autograd.grad(F.cross_entropy(logits, batch.tokens[:, 1:][mask]), list(model.parameters())))
-    largest = max(g.abs().max() for g in found[1])
-    return (max((a - b).abs().max() for a, b in zip(*found, strict=True)) / largest).item()
+    """The largest difference between the gradients with logits where needed and everywhere, as a
+    share of the largest gradient. In float32."""
+    idx = batch.tokens[:, :-1]
+    mask = batch.loss_mask[:, 1:]
+    target = batch.tokens[:, 1:][mask]
 
-def main(argv=None):
-    parser = Parser(prog='bench.py', description=__doc__.split('\n')[0], epilog=__doc__[__doc__.index('    python'):__doc__.index('The last')])
-    parser.add_argument('--config', choices=CONFIGS, default='cycle-20', help='task, model and batch size (default: %(default)s)')
-    parser.add_argument('--repeats', type=at_least(1), default=30, help='turns of every comparison (default: %(default)s)')
-    parser.add_argument('--device', default='auto', help='auto (cuda, then mps, then cpu), or a name (default: %(default)s)')
-    parser.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='auto: bfloat16 autocast on cuda (default: %(default)s)')
-    parser.add_argument('--seed', type=at_least(0), default=1337, help='(default: %(default)s)')
-    args = parser.parse_args(argv)
-    run = common.setup(args)
-    device, (task, shape, batch_size) = run.device, CONFIGS[args.config]
-    batch = sample_batch(task, batch_size, args.seed, 0).to(device)
-    tokens = batch.tokens[:, :-1].numel()
-    final = {'config': args.config, 'device': device.type}
-    print(f'{args.config}: batch {tuple(batch.tokens.shape)}, {batch.loss_mask.float().mean():.0%} of its tokens carry loss; {shape}; '
-          f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}')
+    gradients = []
+    for compute_logits in (logits_where_needed, logits_everywhere):
+        loss = F.cross_entropy(compute_logits(model, idx, mask), target)
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
 
+    largest_gap = max((a - b).abs().max() for a, b in zip(*gradients, strict=True))
+    largest = max(gradient.abs().max() for gradient in gradients[1])
+    return (largest_gap / largest).item()
+
+
+# -----------------------------------------------------------------------------
+# the measurements. Each prints its table; the last four return values for the last line.
+
+def measure_peak(device, bfloat16):
+    """Floating-point operations per second of a large matrix product."""
     n = 8192 if device.type == 'cuda' else 1024
-    a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if run.bf16 else torch.float32)
-    peak = 2 * n**3 / min(t for (t,) in turns(10, device, lambda: a @ a))
+    a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+    (seconds,) = time_in_turns(10, device, lambda: a @ a)
+    peak = 2 * n**3 / min(seconds)
     print(f'\nmatrix-multiply peak, {n} x {n}: {peak / 1e9:,.0f} GFLOP/s')
+    return peak
 
-    print('\ntraining step              with skipping      everything   everything / skipping   gradient gap   GFLOP   share of peak')
-    step_time = None
-    for n_layer in sorted({1, 2, 4, shape['n_layer']}):
+
+def measure_training(args, batch, device, autocast, peak):
+    """A training step with logits where needed, against logits everywhere.
+
+    Returns ({name: value}, seconds of a step of the configuration's own model).
+    """
+    task, size, _ = CONFIGS[args.config]
+    n_tokens = batch.tokens[:, :-1].numel()
+    n_logits = int(batch.loss_mask.sum())
+    n_keys = batch.tokens.size(1) - 1
+    print('\ntraining step              with skipping      everything   everything / skipping   '
+          'gradient gap   GFLOP   share of peak')
+
+    final = {}
+    seconds_of_step = None
+    for n_layer in sorted({1, 2, 4, size['n_layer']}):
         torch.manual_seed(args.seed)
-        model = GPT(GPTConfig(len(task.vocab), task.block_size, **{**shape, 'n_layer': n_layer})).to(device)
+        model = make_model(len(task.vocab), task.block_size, size, n_layer, device)
         gap = gradient_gap(model, batch)
         optimizer = model.configure_optimizer(1e-3, 0.01)
-        flops = 3 * model.flops(tokens, int(batch.loss_mask.sum()), batch.tokens.size(1) - 1)  # the backward pass is two more
-        rows = turns(args.repeats, device, *(
-            lambda f=f, m=model, o=optimizer: train_step(m, o, batch.tokens, batch.loss_mask, run, f) for f in (skipping, everything)))
-        ours, full = median(rows, 0), median(rows, 1)
-        print(f'{n_layer} layer{"s" * (n_layer > 1):1} {tokens / ours:22,.0f} tok/s {tokens / full:10,.0f} tok/s {ratio(rows):21.2f} x {gap:17.1e} '
-              f'{flops / 1e9:7.2f} {flops / ours / peak:13.1%}')
-        final[f'skip_{n_layer}'] = ratio(rows)
-        if n_layer == shape['n_layer']:
-            step_time = ours
-            final.update(tokens_per_s=tokens / ours, peak_share=flops / ours / peak, gradient_gap=f'{gap:.1e}')
+        step = partial(train_step, model, optimizer, batch.tokens, batch.loss_mask, autocast)
+        skipping, everything = time_in_turns(
+            args.repeats, device,
+            partial(step, compute_logits=logits_where_needed),
+            partial(step, compute_logits=logits_everywhere))
 
+        flops = 3 * model.flops(n_tokens, n_logits, n_keys)  # backward costs two forward passes
+        median = statistics.median(skipping)
+        speed = n_tokens / median
+        speed_of_everything = n_tokens / statistics.median(everything)
+        peak_share = flops / median / peak
+        print(f'{layers(n_layer)} {speed:22,.0f} tok/s {speed_of_everything:10,.0f} tok/s '
+              f'{ratio(everything, skipping):21.2f} x {gap:17.1e} {flops / 1e9:7.2f} '
+              f'{peak_share:13.1%}')
+
+        final[f'skip_{n_layer}'] = ratio(everything, skipping)
+        if n_layer == size['n_layer']:
+            seconds_of_step = median
+            final['tokens_per_s'] = speed
+            final['peak_share'] = peak_share
+            final['gradient_gap'] = f'{gap:.1e}'
+    return final, seconds_of_step
+
+
+def measure_generation(args, device):
+    """32 new tokens after prompts of 64, with and without the cache. Returns {name: value}."""
+    task, size, _ = CONFIGS[args.config]
     print('\ngeneration, 64 + 32 tokens, batch 128    cached       uncached   uncached / cached')
     prompt = torch.randint(len(task.vocab), (128, 64), device=device)
-    for n_layer in sorted({1, 2, 4, shape['n_layer']}):
-        model = GPT(GPTConfig(len(task.vocab), 96, **{**shape, 'n_layer': n_layer})).to(device)
-        rows = turns(max(1, args.repeats // 3), device, *(lambda c=c, m=model: m.generate(prompt, 32, use_cache=c) for c in (True, False)))
-        print(f'{n_layer} layer{"s" * (n_layer > 1):1} {128 * 32 / median(rows, 0):32,.0f} tok/s {128 * 32 / median(rows, 1):8,.0f} tok/s '
-              f'{ratio(rows):13.2f} x')
-        final[f'cache_{n_layer}'] = ratio(rows)
+    n_new = 128 * 32
 
-    print('\nreinforcement learning, 128 x 8 chains   sampling   gradient step   sampling / gradient   prompts repeated / shared')
-    asked = sample_batch(Cycle(nodes=10, hops=(1, 2, 3, 4)), 128, args.seed, 0).to(device)
-    mask, start = asked.loss_mask.repeat_interleave(8, 0), asked.prompt_len
+    final = {}
+    for n_layer in sorted({1, 2, 4, size['n_layer']}):
+        model = make_model(len(task.vocab), 64 + 32, size, n_layer, device)
+        cached, uncached = time_in_turns(
+            max(1, args.repeats // 3), device,
+            partial(model.generate, prompt, 32, use_cache=True),
+            partial(model.generate, prompt, 32, use_cache=False))
+        print(f'{layers(n_layer)} {n_new / statistics.median(cached):32,.0f} tok/s '
+              f'{n_new / statistics.median(uncached):8,.0f} tok/s '
+              f'{ratio(uncached, cached):13.2f} x')
+        final[f'cache_{n_layer}'] = ratio(uncached, cached)
+    return final
+
+
+def measure_reinforcement(args, device, autocast):
+    """Sampling chains against the gradient step on them, with the default sizes of train_rl.py.
+
+    Returns {name: value}.
+    """
+    print('\nreinforcement learning, 128 x 8 chains   sampling   gradient step   '
+          'sampling / gradient   prompts repeated / shared')
+    task = Cycle(nodes=10, hops=(1, 2, 3, 4))
+    _, size, _ = CONFIGS['cycle-20']
+    batch = sample_batch(task, 128, args.seed, 0).to(device)
+    prompts = batch.tokens[:, :batch.prompt_len]
+    loss_mask = batch.loss_mask.repeat_interleave(8, dim=0)
+
+    final = {}
     for n_layer in (1, 2):
-        model = GPT(GPTConfig(15, asked.tokens.size(1), **{**CONFIGS['cycle-20'][1], 'n_layer': n_layer})).to(device)
+        model = make_model(len(task.vocab), task.block_size, size, n_layer, device)
         optimizer = model.configure_optimizer(1e-3, 0.01)
+        sample = partial(sample_chains, model, prompts, autocast)
+        step = partial(train_step, model, optimizer, sample(), loss_mask, autocast)
+        share_prompts = partial(logits_where_needed, shared=(batch.prompt_len, 8))
+        sampling, shared, repeated = time_in_turns(
+            args.repeats, device,
+            sample,
+            partial(step, compute_logits=share_prompts),
+            partial(step, compute_logits=logits_where_needed))
 
-        def sample(m=model):
-            with run.autocast:
-                return m.generate(asked.tokens[:, :start], 4, 1.0, samples=8)
-        chains = sample()
-        rows = turns(args.repeats, device, sample, *(
-            lambda s=shared, m=model, o=optimizer, c=chains: train_step(m, o, c, mask, run, shared=s) for shared in ((start, 8), None)))
-        by_part = ratio(rows, 0, 1), ratio(rows, 2, 1)
-        print(f'{n_layer} layer{"s" * (n_layer > 1):1} {median(rows, 0) * 1e3:38.1f} ms {median(rows, 1) * 1e3:12.1f} ms {by_part[0]:20.2f} x '
-              f'{by_part[1]:25.2f} x')
-        final[f'sampling_{n_layer}'], final[f'shared_{n_layer}'] = by_part
+        print(f'{layers(n_layer)} {statistics.median(sampling) * 1e3:38.1f} ms '
+              f'{statistics.median(shared) * 1e3:12.1f} ms {ratio(sampling, shared):20.2f} x '
+              f'{ratio(repeated, shared):25.2f} x')
+        final[f'sampling_{n_layer}'] = ratio(sampling, shared)
+        final[f'shared_{n_layer}'] = ratio(repeated, shared)
+    return final
 
-    print(f'\ndata, batches of {batch_size} a second (and the share of the training step above that drawing one takes)')
-    tasks = {'cycle': Cycle(), 'cvpr': CVPR(nodes=100, hops=(30,)), 'multiply': Multiply(), 'star': Star(star=(5, 5), nodes=50),
-             'countdown': Countdown(), 'profiles': Profiles(), 'maze': Maze(format='grid')}
-    assert tasks.keys() == TASKS.keys()
-    rows = turns(args.repeats, torch.device('cpu'), *(lambda t=t: sample_batch(t, batch_size, args.seed, 1) for t in (*tasks.values(), task)))
-    for i, name in enumerate(tasks):
-        print(f'  {name:10} {1 / median(rows, i):8,.0f}')
-    print(f'  this one   {1 / median(rows, len(tasks)):8,.0f}   {median(rows, len(tasks)) / step_time:.1%}')
-    print(common.final_line(**final, data_share=median(rows, len(tasks)) / step_time))
+
+def sample_chains(model, prompts, autocast):
+    """8 chains of 4 tokens for each prompt."""
+    with autocast:
+        return model.generate(prompts, 4, temperature=1.0, samples=8)
+
+
+def measure_data(args, seconds_of_step):
+    """Batches of each task per second. Returns {name: value}."""
+    task, _, batch_size = CONFIGS[args.config]
+    print(f'\ndata, batches of {batch_size} a second (and the time to draw one, as a share of the '
+          'training step above)')
+    samplers = [partial(sample_batch, each, batch_size, args.seed, 1) for each in (*TASKS, task)]
+    *of_tasks, of_config = time_in_turns(args.repeats, torch.device('cpu'), *samplers)
+
+    for each, seconds in zip(TASKS, of_tasks, strict=True):
+        print(f'  {each.name:10} {1 / statistics.median(seconds):8,.0f}')
+    median = statistics.median(of_config)
+    print(f'  this one   {1 / median:8,.0f}   {median / seconds_of_step:.1%}')
+    return {'data_share': median / seconds_of_step}
+
+
+def make_model(vocab_size, block_size, size, n_layer, device):
+    """A model of this size, but with n_layer layers."""
+    return GPT(GPTConfig(vocab_size, block_size, **size | {'n_layer': n_layer})).to(device)
+
+
+def layers(n_layer):
+    """The head of a row: '1 layer ', '2 layers'."""
+    return '1 layer ' if n_layer == 1 else f'{n_layer} layers'
+
+
+# -----------------------------------------------------------------------------
+# command line
+
+def parse_args(argv):
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add('--config', choices=CONFIGS, default='cycle-20', help='task, model and batch size')
+    add('--repeats', type=at_least(1), default=30, help='turns of every comparison')
+    add('--device', default='auto', help='auto (cuda, then mps, then cpu) or a name')
+    add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
+        help='auto: bfloat16 autocast on cuda, else float32')
+    add('--seed', type=at_least(0), default=1337, help='decides weights and data')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    device = common.find_device(args.device)
+    bfloat16 = common.uses_bfloat16(args.dtype, device)
+    autocast = common.autocast(bfloat16, device)
+    torch.set_float32_matmul_precision('high')  # TF32 on cuda
+
+    task, size, batch_size = CONFIGS[args.config]
+    batch = sample_batch(task, batch_size, args.seed, 0).to(device)
+    loss_share = batch.loss_mask.float().mean()
+    print(f'{args.config}: batch {tuple(batch.tokens.shape)}, {loss_share:.0%} of its tokens carry '
+          f'loss; {size}; {device}, {torch.get_num_threads()} threads, torch {torch.__version__}')
+
+    peak = measure_peak(device, bfloat16)
+    training, seconds_of_step = measure_training(args, batch, device, autocast, peak)
+    final = {
+        'config': args.config,
+        'device': device.type,
+        **training,
+        **measure_generation(args, device),
+        **measure_reinforcement(args, device, autocast),
+        **measure_data(args, seconds_of_step),
+    }
+    print(common.final_line(**final))
+    return final
+
 
 if __name__ == '__main__':
-    main()
+    with one_line_errors():
+        main()

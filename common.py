@@ -234,10 +234,7 @@ class Run:
     def end_training(self, step, what='training'):
         """Leave the process group. Raises RunEnded if a signal stopped the training."""
         self.trains = False
-        if dist.is_initialized():
-            # Before any exit: this waits for gloo's threads. One of them could abort the
-            # interpreter while it shuts down.
-            dist.destroy_process_group()
+        self.leave_group()
         if self.stopped or self.signal:
             raise RunEnded(f'stopped by a signal at step {step} of {what}, saved in '
                            f'{self.last_checkpoint}; --resume goes on from there',
@@ -263,6 +260,15 @@ class Run:
             backend = 'cpu:gloo,cuda:nccl' if self.device.type == 'cuda' else 'gloo'
             dist.init_process_group(backend, **options)
 
+    def leave_group(self):
+        """Leave the process group, if there is one.
+
+        Before any exit: this waits for gloo's threads. One of them could abort the interpreter
+        while it shuts down.
+        """
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     def my_rows(self, batch):
         """This process's share of a global batch (or of any tensor with its rows)."""
         n = len(batch) // self.world
@@ -277,6 +283,17 @@ class Run:
         if self.world > 1:
             dist.all_reduce(values)
         return dict(zip(numbers, values.tolist(), strict=True))
+
+    def gather_rows(self, x, total):
+        """The rows of all processes in their order, (total, ...) float64 on the CPU.
+
+        x (p, ...): row i of this process is row rank + i * world of all.
+        """
+        rows = torch.zeros(total, *x.shape[1:], dtype=torch.float64)
+        rows[self.rank::self.world] = x.cpu().double()
+        if self.world > 1:
+            dist.all_reduce(rows)
+        return rows
 
     # -------------------------------------------------------------------------
     # screen and log

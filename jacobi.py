@@ -22,7 +22,6 @@ Results: docs/jacobi.md
 """
 
 import torch
-import torch.distributed as dist
 
 import common
 from countdown import Countdown
@@ -61,23 +60,11 @@ def count_rounds(model, task, mode, hops, run, args):
 
     last_round = (rounds * has_loss).amax(dim=1)                     # (p,)
     same = (output == greedy)[:, P:] | ~has_loss                     # (p, L)
-    tokens = gather(run, has_loss.sum(dim=1), args.n_test)
-    rounds = gather(run, last_round, args.n_test)
-    equal = gather(run, same.all(dim=1), args.n_test)
+    tokens = run.gather_rows(has_loss.sum(dim=1), args.n_test)
+    rounds = run.gather_rows(last_round, args.n_test)
+    equal = run.gather_rows(same.all(dim=1), args.n_test)
     return dict(tokens=tokens.mean().item(), rounds=rounds.mean().item(), most=int(rounds.max()),
                 equal=equal.mean().item())
-
-
-def gather(run, x, total):
-    """The values of all processes in their order, (total,) float64 on the CPU.
-
-    x (p,): value i of this process is value rank + i * world of all.
-    """
-    values = torch.zeros(total, dtype=torch.float64)
-    values[run.rank::run.world] = x.cpu().double()
-    if run.world > 1:
-        dist.all_reduce(values)
-    return values
 
 
 @torch.no_grad()
@@ -98,8 +85,7 @@ def main(argv=None):
                       f'{measures["rounds"]:.2f} rounds on average, {measures["most"]} at most; '
                       f'equal to greedy: {measures["equal"]:.3f}')
             run.log(arm='row', hops=hops, **measures)
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        run.leave_group()
         if not run.master:
             return None
 

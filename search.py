@@ -41,7 +41,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 import common
 import plots
@@ -710,8 +709,8 @@ class Table:
         """
         any_and_first = torch.stack((solved.amax(dim=1), solved[:, 0]), dim=1)  # (p * runs, 2)
         p = len(solved) // runs
-        solved = gather(self.run, any_and_first.unflatten(0, (p, runs)), self.n_questions)
-        cost = gather(self.run, cost.unflatten(0, (p, runs)), self.n_questions)
+        solved = self.run.gather_rows(any_and_first.unflatten(0, (p, runs)), self.n_questions)
+        cost = self.run.gather_rows(cost.unflatten(0, (p, runs)), self.n_questions)
 
         measures = {}
         for suffix, subset in self.subsets.items():
@@ -747,18 +746,6 @@ class Table:
                 rule = series.split(', ')[1]
                 scores[rule.replace('-', '_')] = row['solved']
         return scores
-
-
-def gather(run, x, total):
-    """The rows of all processes in their order, (total, ...) float64 on the CPU.
-
-    x (p, ...): row i of this process is row rank + i * world of all.
-    """
-    rows = torch.zeros(total, *x.shape[1:], dtype=torch.float64)
-    rows[run.rank::run.world] = x.cpu().double()
-    if run.world > 1:
-        dist.all_reduce(rows)
-    return rows
 
 
 # -----------------------------------------------------------------------------
@@ -889,8 +876,7 @@ def main(argv=None):
             final = best_of_k(solver, state['mode'], args)
         else:
             final = search_puzzles(solver, puzzles, args)
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        run.leave_group()
         if not run.master:
             return None
 

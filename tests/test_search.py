@@ -869,18 +869,18 @@ def test_mult_is_the_sum_of_distances_to_the_nearest_factor(target):
 
 def test_results_of_two_processes_come_back_in_the_order_of_the_puzzles(monkeypatch):
     """Five puzzles dealt to two. The other one's places are empty."""
-    monkeypatch.setattr(search.dist, 'all_reduce', lambda x: None)
+    monkeypatch.setattr(common.dist, 'all_reduce', lambda x: None)
     x = torch.arange(1, 11).view(5, 2)
     parts = []
     for rank in (0, 1):
         run = SimpleNamespace(rank=rank, world=2)
-        parts.append(search.gather(run, x[rank::2], 5))
+        parts.append(common.Run.gather_rows(run, x[rank::2], 5))
     assert parts[0].any(1).tolist() == [True, False, True, False, True]
     assert parts[1].any(1).tolist() == [False, True, False, True, False]
     assert torch.equal(parts[0] + parts[1], x.double()) and parts[0].dtype == torch.float64
 
     solved = torch.tensor([[True, False], [False, False]])
-    assert search.gather(RUN, solved, 2).tolist() == [[1, 0], [0, 0]]
+    assert common.Run.gather_rows(RUN, solved, 2).tolist() == [[1, 0], [0, 0]]
 
 
 # -----------------------------------------------------------------------------
