@@ -254,8 +254,8 @@ def test_bench_reaches_its_bars():
 # README and docs/
 
 def code_lines(text):
-    """The lines of code blocks, and what stands in backticks, one a line."""
-    return text.replace('`', '\n').split('\n')
+    """The lines of code blocks, continued ones joined, and what stands in backticks."""
+    return text.replace('\\\n', ' ').replace('`', '\n').split('\n')
 
 
 def documented_commands(text):
