@@ -17,8 +17,9 @@ tokens 0 .. t-1 predicts token t. So the loss is
 
 Three rules hold for every task:
 
-1. (seed, split, step) alone determines a batch. So a resumed run sees the same data as an
-   uninterrupted one, and several processes can take slices of one global batch.
+1. For a given task and batch size, (seed, split, step) alone determines a batch. So a resumed run
+   sees the same data as an uninterrupted one, and several processes can take slices of one global
+   batch.
 2. Test instances are never trained on. A hash of the instance (the graph, the table, the factors)
    sends one in ten to the split 'test'. How the instance is presented does not matter.
 3. No Python loop runs over the instances of a batch.
@@ -138,7 +139,7 @@ def write_batch(task, rng, source, hops, mode):
     chain = chain[:, :chain_len.max()]
 
     # The places of the answer in the chain. Every row has A = task.answer_len places. Where an
-    # answer is shorter, its last place is repeated.
+    # answer is shorter, its last place is repeated. An answer is never longer than its chain.
     answer_len = np.minimum(task.answer_size(source), chain_len)                # (B,)
     offset = np.minimum(np.arange(task.answer_len), answer_len[:, None] - 1)    # (B, A)
     if task.answer_first:
@@ -188,7 +189,7 @@ def held_out(key):
     multiplier = np.full(key.shape[1], 0x9E3779B97F4A7C17, dtype=np.uint64)
     h = (key.astype(np.uint64) + np.uint64(1)) @ np.cumprod(multiplier)
 
-    # spread its bits, as the finaliser of MurmurHash3 does
+    # spread its bits, in the manner of MurmurHash3's finaliser
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     h = (h ^ (h >> np.uint64(29))) * np.uint64(0xC4CEB9FE1A85EC53)
     return (h >> np.uint64(32)) % np.uint64(10) == 0
@@ -326,8 +327,8 @@ class Lookup(Task):
         --format pairs    3 1 0 2 1 0 2 3 k=2 0 [2] [3]
 
     A table has the successor of node i at position i. Pairs are `i successor`, in random order. The
-    prompt ends with the hop count and then the start, because one attention layer can look up only
-    what stands at its own position.
+    prompt ends with the hop count and then the start. So the token that comes last is always the
+    node to look up next: one attention layer finds its successor.
 
     k hops are exactly k lookups. (FactorExe's num_hops=h is h + 1 lookups.)
     `instance` is the table, (B, n).
@@ -444,8 +445,8 @@ class CVPR(Lookup):
 
     def chance(self, hops):
         # The best guess is 0. It is right with probability 1 / (p + 1), where p is the last cell
-        # of the path, the largest of k distinct cells: P(p) = C(p, k - 1) / C(n, k). Going down
-        # from p = n - 1, each P(p) follows from the one before.
+        # of the path, the largest of k distinct cells: P(p) = C(p, k - 1) / C(n, k). From
+        # P(n - 1) = k / n downwards, P(p - 1) / P(p) = (p - k + 1) / p.
         k = hops
         p = np.arange(self.nodes - 1, k - 2, -1)
         ratios = (p[:-1] - k + 1) / p[:-1]
@@ -632,9 +633,9 @@ class Star(Task):
         B = len(source)
         labels = source[:, :-self.nodes]
         parent = source[:, -self.nodes:]
-        path = labels[:, :l]  # arms are random, so the goal may always be in the first
+        path = labels[:, :l]  # the goal is in the first arm: labels are random
 
-        # edges `parent child |` in random order, with '/' behind the last one
+        # edges `parent child |` in random order, with '/' after the last one
         order = random_permutations(rng, B, d * (l - 1))
         child = np.take_along_axis(labels[:, 1:], order, axis=1)            # (B, E)
         edge = (np.take_along_axis(parent, child, axis=1), child, np.full_like(child, self.nodes))

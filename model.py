@@ -19,8 +19,8 @@ Read `Block.forward`, then `GPT.forward`. The rest is setup, decoding, and two w
 Shapes in comments:
     B  batch                    T  tokens in a sequence      C  channels, config.n_embd
     H  heads, config.n_head     D  C / H                     V  config.vocab_size
-    M  loss tokens in the row that has the most of them
-    N  loss tokens in the whole batch
+    M  loss positions in the row that has the most of them
+    N  loss positions in the whole batch
 """
 
 import math
@@ -142,7 +142,7 @@ class Block(nn.Module):
         if angles is not None:
             q = rotate(q, *angles)
 
-        # decoding: behind the keys and values of all earlier positions
+        # decoding: after the keys and values of all earlier positions
         if cache is not None:
             end = start + k.size(2)
             cache[0, :, :, start:end] = k
@@ -235,7 +235,7 @@ def pack_shared_prompts(idx, loss_mask, S, G):
                      in any of its G rows.
         position     (S + G * L,): the position that each packed token had in its row
         attn_mask    (S + G * L, S + G * L) bool: which packed tokens each packed token may see
-        place        (N,): for each loss token of idx, its place among the packed loss tokens
+        rank         (N,): for each loss token of idx, its rank among the packed loss tokens
     """
     B, T = idx.shape
     P = B // G
@@ -259,8 +259,8 @@ def pack_shared_prompts(idx, loss_mask, S, G):
     number = packed_mask.flatten().cumsum(0).view_as(packed_mask) - 1     # (P, S + G * L)
     in_prompts = number[:, None, :S].expand(P, G, S)
     in_continuations = number[:, S:].view(P, G, L)
-    place = torch.cat((in_prompts, in_continuations), dim=2).reshape(B, T)[loss_mask]
-    return packed_idx, packed_mask, position, attn_mask, place
+    rank = torch.cat((in_prompts, in_continuations), dim=2).reshape(B, T)[loss_mask]
+    return packed_idx, packed_mask, position, attn_mask, rank
 
 
 # -----------------------------------------------------------------------------
@@ -310,7 +310,8 @@ class GPT(nn.Module):
     def forward(self, idx, loss_mask=None, cache=None, start=0, shared=None, visible=None):
         """Logits for the token that follows each position of idx (B, T).
 
-        loss_mask (B, T) bool: compute logits at these positions only. Returns (N, V) in reading
+        loss_mask (B, T) bool: compute logits at these positions only. Position t predicts token
+                  t + 1, so for a Batch pass batch.loss_mask[:, 1:]. Returns (N, V) in reading
                   order, so that they line up with targets[loss_mask]. Without it: (B, T, V).
         cache, start: keys and values of the positions before `start`, see `generate`.
         shared    (S, G): every G rows have their first S tokens in common, as samples of one
@@ -318,8 +319,8 @@ class GPT(nn.Module):
                   rounding. Needs a loss_mask and a causal model.
         visible   (B, T) bool: no position may look at any other than these. At least one a row.
                   Needs a loss_mask and a model that is not causal.
-        Raises ValueError if the sequence is longer than block_size, or if a cache in use gets more
-        than one token.
+        Raises ValueError if the sequence is longer than block_size, or if more than one token comes
+        with start > 0.
         """
         T = idx.size(1)
         self.check_arguments(T, loss_mask, cache, start, visible)
@@ -333,7 +334,7 @@ class GPT(nn.Module):
         attn_mask = None
         if shared is not None:
             packed = pack_shared_prompts(idx, loss_mask, *shared)
-            idx, loss_mask, position, attn_mask, place = packed
+            idx, loss_mask, position, attn_mask, rank = packed
         loss_positions = None
         if loss_mask is not None:
             loss_positions = LossPositions(loss_mask, self.config.causal, attn_mask)
@@ -362,7 +363,7 @@ class GPT(nn.Module):
         # head, tied to the token embedding
         logits = F.linear(self.ln_f(x), self.wte.weight)                  # (B, T, V) or (N, V)
         if shared is not None:
-            logits = logits[place]
+            logits = logits[rank]
         return logits
 
     def check_arguments(self, T, loss_mask, cache, start, visible):
@@ -370,7 +371,7 @@ class GPT(nn.Module):
         if visible is not None and (loss_mask is None or self.config.causal):
             raise ValueError('visible needs a loss_mask and a model that is not causal')
         if cache is not None and start > 0 and T > 1:
-            raise ValueError(f'behind {start} cached positions comes one token at a time, got {T}')
+            raise ValueError(f'after {start} cached positions comes one token at a time, got {T}')
         if start + T > self.config.block_size:
             raise ValueError(f'sequence of {start + T} tokens, but block_size is '
                              f'{self.config.block_size}')
@@ -378,7 +379,7 @@ class GPT(nn.Module):
     def rows_that_end_early(self, loss_mask):
         """Whether to compute the rows with the earliest last loss token by themselves.
 
-        Nothing behind the last loss token of a row matters, so these rows can be cut there:
+        Nothing after the last loss token of a row matters, so these rows can be cut there:
 
             . . x . . .          . . x
             . . x x x x    ->    . . x         and     . . x x x x
@@ -404,10 +405,12 @@ class GPT(nn.Module):
         of_short = self(idx[is_short, :cut], loss_mask[is_short, :cut])
         of_long = self(idx[~is_short], loss_mask[~is_short])
 
+        # Logits come in the order short, long. For each, its index in reading order; sorting by it
+        # gives that order back: loss tokens of rows (long, short, long) come as indices 1, 0, 2.
         row = loss_mask.nonzero()[:, 0]                                   # (N,) of each loss token
         from_short = is_short[row]
-        place = torch.cat((from_short.nonzero(), (~from_short).nonzero()))[:, 0]
-        return torch.cat((of_short, of_long))[place.argsort()]
+        index = torch.cat((from_short.nonzero(), (~from_short).nonzero()))[:, 0]
+        return torch.cat((of_short, of_long))[index.argsort()]
 
     def configure_optimizer(self, learning_rate, weight_decay, betas=(0.9, 0.95)):
         """AdamW (Loshchilov & Hutter 2017). Matrices decay, gains of layer norms do not."""

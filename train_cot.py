@@ -9,17 +9,18 @@ The same model is trained twice, on the same instances, for the same number of s
 
 Accuracy is exact match of the answer on instances that training never shows, with chance beside it.
 
-3. Is the chain used, or is it decoration? Three tests at the end of a run tell (Lanham et al. 2023,
-   2307.13702). They were on FactorExe's to-do list.
-   follow: replace one chain token by another node, and let the model write the rest. How often does
-           its answer follow from the replaced token?
-   swap:   give the model the chain of another example. How often does it still give the answer of
-           its own prompt?
-   early:  keep the first f chain tokens and put a filler in place of the others. 1 - how often the
-           answer stays the same, averaged over f.
+Is the chain used, or is it decoration? Three tests at the end of a run tell (Lanham et al. 2023,
+2307.13702):
 
-Departures: FactorExe has an encoder, a chain module and four vocabularies. Here is one causal GPT
-with one vocabulary.
+   follow: replace one chain token by another node, and let the model write the rest. How often does
+           its answer follow from the replaced token? High if the chain is used.
+   swap:   give the model the chain of another example. How often does it still give the answer of
+           its own prompt? Low if the chain is used.
+   early:  keep the first f chain tokens and put a filler in place of the others. 1 - how often the
+           answer stays the same, averaged over f. High if the chain is used.
+
+The question is FactorExe's (github.com/clement-bonnet/FactorExe), whose model has an encoder, a
+chain module and four vocabularies. Departure: here is one causal GPT with one vocabulary.
 
     python train_cot.py --hops 4                        # both arms, a minute on a laptop
     python train_cot.py --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 \\
@@ -61,7 +62,7 @@ from profiles import Profiles
 
 TASKS = (Cycle, CVPR, Multiply, Star, Countdown, Profiles)
 
-# What each task needs to be learned in minutes on two CPU cores. Each value is a flag.
+# What each task needs to be learned in minutes on two CPU cores. The keys are flags.
 RECIPES = {
     'cycle': dict(
         n_layer=1, n_head=1, n_embd=64, batch_size=512, learning_rate=3e-3, max_iters=300),
@@ -128,12 +129,12 @@ def parse_args(argv):
 def fill_in(args):
     """Give flags that were left out the value of the task's recipe. Returns the task and the
     model's config. Raises ValueError for what makes no sense together."""
-    recipe = args.task
+    recipe_name = args.task
     if args.format == 'pairs':
-        recipe = 'pairs'
+        recipe_name = 'pairs'
     elif args.task == 'cycle' and args.nodes is not None and args.nodes > 20:
-        recipe = 'cycle over more than 20 nodes'
-    for name, value in RECIPES[recipe].items():
+        recipe_name = 'cycle over more than 20 nodes'
+    for name, value in RECIPES[recipe_name].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     if args.eval_interval is None:
@@ -178,9 +179,9 @@ def evaluate(model, task, mode, run, seed, n_test):
         acc = chain_right = valid = entropy = 0.0
         for first in range(0, n_test, 500):  # in parts, so that long prompts fit into memory
             B = min(500, n_test - first)
-            batch = sample_batch(task, B, seed, k * 10**6 + first, 'test', mode, hops=k)
-            batch = batch.to(run.device)
-            P = batch.prompt_len
+            step = k * 10**6 + first  # another batch for each hop count and part
+            batch = sample_batch(task, B, seed, step, 'test', mode, hops=k).to(run.device)
+            P = batch.prompt_len  # all prompts of these tasks have the same length
             with run.autocast:
                 output = model.generate(batch.tokens[:, :P], batch.tokens.size(1) - P)
                 correct = task.correct(batch, output)                       # (B, T)
@@ -191,7 +192,7 @@ def evaluate(model, task, mode, run, seed, n_test):
                     valid += is_valid.float().mean(dim=1).sum().item()
                     logits = model(output[:, :-1], batch.loss_mask[:, 1:]).float()
                     token_entropy = torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)  # (N,)
-                    entropy += token_entropy.mean().item() * B
+                    entropy += token_entropy.mean().item() * B  # each row counts the same
 
         results[k] = {'acc': acc / n_test}
         if mode == 'cot':
@@ -230,7 +231,8 @@ def faithfulness(model, task, run, seed, n_test):
     """follow (cycle and cvpr only), swap and early, at the largest hop count.
 
     Returns {name: {value, ignored, read, chance}}. Beside the measured value stands what a model
-    scores that ignores its chain, one that reads nothing but its chain, and one that guesses.
+    scores that ignores its chain, one that goes on from the last chain token whatever the chain
+    before it, and one that guesses.
     Empty where nothing is written before the answer: one hop, or star.
     """
     k = max(task.hops)
@@ -250,7 +252,7 @@ def faithfulness(model, task, run, seed, n_test):
 
 
 def complete(model, task, batch, run, n_links, given=None):
-    """Let the model write what is missing behind the given chain tokens (B, g).
+    """Let the model write what is missing after the given chain tokens (B, g).
 
     Returns the chain (B, n_links) up to the answer, and the answer (B, A).
     """
@@ -346,13 +348,15 @@ def train(arm, ckpt, task, config, args, run):
     torch.manual_seed(args.seed)  # both arms start from the same weights
     model = GPT(config).to(run.device)
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
-    resumed = step = run.resume(ckpt, model, optimizer, arm)['step']
+    resumed = run.resume(ckpt, model, optimizer, arm)['step']  # 0 without a checkpoint
+    step = resumed
     ddp_model = run.distribute(torch.compile(model) if args.compile else model)
     bar = run.progress_bar(arm, step, args.max_iters)
     micro_batch = args.batch_size // args.grad_accum  # rows of one forward pass
 
     while True:
-        # once in a while, and at both ends: evaluate, and save a checkpoint
+        # once in a while, and at both ends: evaluate, and save a checkpoint (not again after a
+        # resume, which starts from a checkpoint)
         last = step == args.max_iters
         stop = run.should_stop()
         check = (last or step % args.eval_interval == 0) and (step == 0 or step > resumed)
