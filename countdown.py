@@ -239,7 +239,7 @@ class Countdown(Task):
         return child[row, same.int().argmax(dim=1)], same.any(dim=1)
 
     def check_steps(self, batch, chain):
-        """For rows of one hop count: is the step behind the verdict legal, and can the target be
+        """For rows of one hop count: is the step after the verdict legal, and can the target be
         made after it? Two (B,) bool."""
         k = int(batch.hops[0])
         target = batch.instance[:, 0]
@@ -248,7 +248,7 @@ class Countdown(Task):
         return legal, legal & (count_solutions(child, target) > 0)
 
     def valid(self, batch, chain):
-        """The verdict must be true and the step legal. Behind a true 'no' anything is valid."""
+        """The verdict must be true and the step legal. After a true 'no' anything is valid."""
         truth = batch.tokens[:, batch.prompt_len]
         verdict = (chain[:, 0] == truth)[:, None]
         if chain.size(1) == 1:  # a batch of 'no's, or of verdicts alone

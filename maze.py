@@ -243,7 +243,7 @@ class Maze(Task):
 
     def shortest_paths(self, rng, is_open, distance, origin):
         """A shortest path from the origin in each maze, a random one of them: (B, L), and its
-        length in steps, (B,). Behind its end a path is filled up with <PATH_END>."""
+        length in steps, (B,). After its end a path is filled up with <PATH_END>."""
         row = np.arange(len(origin))
         length = distance[row, origin]
         path = np.full((len(origin), length.max() + 2), self.path_end)
@@ -298,7 +298,7 @@ class Maze(Task):
         flat = passage.reshape(B, -1)                            # (B, 2 N)
         n_listed = flat.sum(axis=1).max()
 
-        # random order, with what is not a passage behind
+        # random order, with what is not a passage at the end
         sort_key = np.where(flat, rng.random(flat.shape), 1)
         order = sort_key.argsort(axis=1)[:, :n_listed]           # (B, E)
         is_passage = np.take_along_axis(flat, order, axis=1)
@@ -349,7 +349,7 @@ class Maze(Task):
     def valid(self, batch, chain):
         """First the origin, then through open sides, and <PATH_END> at the target.
 
-        Behind a <PATH_END> anything is valid.
+        After a <PATH_END> anything is valid.
         """
         origin = batch.tokens.gather(1, batch.chain_start[:, None])         # (B, 1)
         first = torch.full_like(origin, self.path_start)

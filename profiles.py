@@ -209,7 +209,7 @@ class Profiles(Task):
         if int(batch.hops[0]) == 2 and not self.relabel:
             valid[:, 4:] = self.follows_from_written_bridge(batch, chain)
 
-        # padding behind the answer counts as the answer's last token does
+        # padding after the answer counts as the answer's last token does
         last = valid.gather(1, batch.answer[:, -1:] - batch.prompt_len)
         return torch.where(batch.loss_mask[:, batch.prompt_len:], valid, last)
 

@@ -528,7 +528,7 @@ def hash_answer(tokens):
 
 
 def costs_of_answers(model, k, P, L):
-    """What k chains of L tokens cost behind one prompt of P: shared_cost and chain_cost, (5,).
+    """What k chains of L tokens cost after one prompt of P: shared_cost and chain_cost, (5,).
 
     The first of the L calls reads the prompt. Each chain reads L - 1 tokens more.
     """
