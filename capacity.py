@@ -1,60 +1,47 @@
 """How many bits does a tiny transformer know, and how does it keep facts that it must combine?
 
 Johnston & Belrose (2025, 2502.03490; EleutherAI's transformer-reasoning) train small models on
-made-up people. They ask which way of storing facts explains how many questions a model can answer.
-The same here, on the task `profiles` (profiles.py): n people, A attributes of m values, and R
-relations. Their estimator is mended: every fault is a case in tests/test_capacity.py.
+facts about made-up people. They ask which way of storing facts explains what a model can answer.
+Here is the same on the task `profiles` (profiles.py): n people, A attributes of m values each, and
+R relations to other people. A name is three tokens, one of N0 possible names.
 
-1. Information. The answers hold H bits. A model leaves L bits of loss on them, the summed
-   cross-entropy of their tokens over all questions. Model and code for the rest together are a code
-   for the facts, so (Allen-Zhu & Li, 2404.05405, section 3)
-       stored bits >= H - L
-   A kind of question counts max(0, H - L): a model that is wrong with confidence does not know less
-   than nothing.
-2. One hop:
-       stored = n A log2 m - L_attributes  +  n R log2 n - L_relations  +  names
-   A relation names one of n people, which is log2 n bits. `names` is what it is worth to know which
-   n of the N0 possible names exist. It counts only where names carry loss, as answers:
-       optimal      log2 C(N0, n), exactly
-       bound        n log2 N0 - n log2 n, as in the papers; less by at most n log2 e
-       enumerate    n log2 N0: an ordered list with repeats
-       independent  0: names are given
-   It counts in full while a name costs at most log2 n bits. If it costs l bits, the share
-   log2 C(2^l, n) / log2 C(N0, n) is subtracted. So a uniform model has stored 0, and one that knows
-   who exists and nothing else just `names`.
-3. Two hops: "the employer of A's mentor". What must a model hold to answer all training questions,
-   those of one hop included? Three schemes:
-       optimal   every fact once, and it composes them: the bits of one hop
-       double    relations twice, once for each hop: log2 n more for each trained (A, mentor)
-       big hash  every trained combination (A, mentor, employer) by itself: log2 m or log2 n
-                 more for each one
-   For big hash, stored = one-hop bits + (H - L) of the combinations. For the others only the
-   two-hop answers count, which are right if both facts are known. If a share x of the facts is
-   known, x^2 of the questions are: L / H = 1 - x^2, so x = sqrt(1 - L / H).
-   The scheme that explains the models is the flat one: where more facts are asked than fit, its
-   bits for each parameter depend neither on n nor on the size. `spread` is their standard deviation
-   over their mean, among the models that have not learned everything.
-4. --cot: the model first writes the bridge person and the subject. Each link is then a question of
-   one hop. Of a kind's losses, in one-hop questions and in chains, the larger one counts.
+1. Stored bits. The answers to all questions have an entropy of H bits. A trained model leaves a
+   loss of L bits on them: the cross-entropy of their tokens, summed over all questions. The model,
+   with L bits more, is a code for all answers. So (Allen-Zhu & Li 2024, 2404.05405, section 3)
+       stored bits = H - L,    at least
+   Attributes and relations count max(0, H - L) each: a model that is sure of a wrong answer does
+   not know less than nothing.
+2. One hop: "what is A's employer?", "who is A's mentor?"
+       stored bits = (n A log2 m - L_attributes) + (n R log2 n - L_relations) + name bits
+   Name bits say which n of the N0 names exist: log2 C(N0, n). See name_bits.
+3. Two hops: "what is the employer of A's mentor?" There are three ways to store what it takes:
+       optimal   every fact once. The model looks up two facts and combines them.
+       double    relations twice: once to be looked up first, once to be looked up second.
+       big hash  every trained combination by itself, beside the single facts.
+   The same losses give three numbers of stored bits. The scheme that explains the models is the
+   flat one: among models that have more to learn than they can hold, its bits for each parameter
+   depend neither on the number of people nor on the size.
+4. --cot: the model writes the bridge person (A's mentor) and the subject before the answer. So
+   each link of a chain is a one-hop question. See chain_bits.
 5. --smallest: the smallest model, in steps of 10%, that has 99% of its trained two-hop questions
-   right. Beside it stands the smallest one for the facts alone, after as many one-hop questions.
-   It is found by bisection, which takes learning to be monotone in size.
+   right. Beside it stands the smallest model for the facts alone, trained on as many questions.
 
-Recipe: 2 layers, rope (so that a link of a chain looks like a question of one hop), AdamW without
-decay, learning rate RATE * sqrt(16 / n_embd), a cosine to 0, a fixed number of steps. The batch
-follows from the exposures. All parameters count, tied embeddings once. int8, int4: the share of the
-bits that is left when all matrices are rounded, with one scale for each row.
-Departures: tokens instead of English, one question a sequence (one-hop questions share the work on
-a name), sampling without replacement.
+Recipe: 2 layers, AdamW without decay, learning rate 0.02 sqrt(16 / n_embd), then a cosine to zero.
+Positions are rotary, so that a link of a chain looks like a one-hop question. The number of steps
+is fixed, and the batch follows from --exposures. All parameters count, the tied embedding once.
 
-    python capacity.py                                      # one hop, minutes on a laptop
+Departures: tokens instead of English, one question a sequence, and every question equally often.
+The original's estimator has sixteen faults. They are mended here, and each is a case in
+tests/test_capacity.py.
+
+    python capacity.py                                      # one hop, five minutes on two cores
     python capacity.py --sizes 3000,6000 --exposures 30 --steps 200     # a look, in seconds
     python capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200  # which scheme is flat?
     python capacity.py --hops 2 --cot --smallest --n_layer 1            # what does a chain cost?
     torchrun --standalone --nproc_per_node=2 capacity.py --device cuda \\
         --sizes 20000,53000,141000,376000,1000000
 
-The last line:  final hops=1 slope=2.6xx r2=... best=... n_models=3 ...  slope: bits a parameter
+The last line:  final hops=1 slope=2.6xx r2=0.99x ... best=2.6xx int8=0.97x int4=0.1xx ...
 Results: docs/capacity.md
 """
 
@@ -86,15 +73,27 @@ from model import GPT, GPTConfig
 from profiles import Profiles
 
 
-RATE = 2e-2     # learning rate at 16 channels
-LEARNED = 0.99  # --smallest: share of the training questions that must be right
-STEP = 1.1      # --smallest: ratio of one size to the one below
+RATE = 2e-2       # learning rate of a model of 16 channels
+LEARNED = 0.99    # share of the trained questions that a model must have right to have learned them
+SIZE_STEP = 1.1   # --smallest: each size is so many times the one below
 
-# Flags whose default depends on --hops.
+# flags whose defaults depend on --hops
 DEFAULTS = {
     1: dict(attributes=8, relations=0, n_head=4, exposures=1000),
     2: dict(attributes=20, relations=4, n_head=1, exposures=300),
 }
+
+# Questions whose loss counts: one hop, trained two hops, and the bridge persons before the latter.
+KINDS = ('attribute1', 'relation1', 'attribute2', 'relation2', 'bridge')
+NO_LOSS = dict.fromkeys(KINDS, 0.0)
+
+LEGEND = """
+  stored      bits for each parameter, of those that there are to be stored; two hops: by scheme
+  int8, int4  share of the stored bits that is left when the weights are rounded
+  right       share of questions with every token right. Two-hop questions are trained, or held
+              out by person, by (person, relation) pair, or as a single combination
+  chance      share that is right by always giving the most frequent answer
+"""
 
 
 # -----------------------------------------------------------------------------
@@ -102,21 +101,23 @@ DEFAULTS = {
 
 def parse_args(argv):
     parser = Parser(__doc__)
+
     add = parser.add_argument_group('facts').add_argument
     add('--hops', type=int, choices=(1, 2), default=1,
-        help='1: facts. 2: facts, and questions that combine two')
+        help='1: single facts; 2: also questions that combine two facts')
     add('--cot', action='store_true', help='two hops with a chain: the bridge person comes first')
     add('--people', type=parse_list,
-        help='one number or several (default: from --fill; --smallest: 100)')
+        help='one number or several (default: as many as --fill takes; --smallest: 100)')
     add('--fill', type=positive_float, default=3.5,
-        help='facts in bits for each parameter, where --people is not given')
-    add('--attributes', type=at_least(0), help='of 128 values (default: 8; two hops: 20)')
+        help='bits of facts for each parameter, where --people is not given')
+    add('--attributes', type=at_least(0),
+        help='attributes of each person, of 128 values (default: 8; two hops: 20)')
     add('--relations', type=at_least(0), help='relations of each person (default: 0; two hops: 4)')
 
     add = parser.add_argument_group('models').add_argument
     add('--sizes', type=parse_list,
-        help='parameters to aim at; with --smallest where to begin (default: 10000,20000,40000; '
-             '--smallest: facts / 2.5)')
+        help='parameters to aim at (default: 10000,20000,40000); --smallest: where to begin '
+             '(default: facts / 2.5)')
     add('--smallest', action='store_true', help='two hops: find the smallest model that learns')
     add('--n_layer', type=at_least(1), default=2, help='transformer blocks')
     add('--n_head', type=at_least(1), help='attention heads (default: 4; two hops: 1)')
@@ -125,18 +126,17 @@ def parse_args(argv):
 
     add = parser.add_argument_group('training').add_argument
     add('--exposures', type=at_least(1),
-        help='times each question is trained (default: 1000; two hops: 300, since each fact is in '
+        help='times each question is trained (default: 1000; two hops: 300, as each fact is in '
              'many questions)')
     add('--max_iters', '--steps', type=at_least(1), default=4800,
-        help='optimizer steps; the batch follows from the exposures')
+        help='optimizer steps of each model; the batch follows from --exposures')
+    add('--resume', action='store_true', help='go on from the checkpoints in out_dir')
     common.add_run_args(parser, 'out/capacity-<hops>[-cot][-smallest]', trains=False)
-    parser.add_argument('--resume', action='store_true',
-                        help='go on from the checkpoints in out_dir')
     return parser.parse_args(argv)
 
 
 def fill_in(args):
-    """Give flags that were left out their value. Returns the models of the grid, as jobs.
+    """Give flags that were left out their values. Returns the jobs: the models of the grid.
 
     Raises ValueError for what makes no sense together, and for sizes beyond reason.
     """
@@ -152,10 +152,12 @@ def fill_in(args):
 
     require(args.hops == 2 or not (args.cot or args.smallest),
             'a chain, or the smallest model, is for questions of two hops: add --hops 2')
-    is_small = (max(args.sizes or [1]) <= 10**9 and max(args.exposures, args.max_iters) <= 10**7
-                and max(args.n_layer, args.n_head, args.n_loop) <= 100)
-    require(is_small, 'at most: --sizes 10^9, --exposures and --steps 10^7, --n_layer, --n_head '
-                      'and --n_loop 100')
+    within_reason = (max(args.sizes or [1]) <= 10**9
+                     and max(args.exposures, args.max_iters) <= 10**7
+                     and max(args.n_layer, args.n_head, args.n_loop) <= 100)
+    require(within_reason, 'at most: --sizes 10^9, --exposures and --steps 10^7, --n_layer, '
+                           '--n_head and --n_loop 100')
+
     if args.smallest:
         if args.people is None:
             args.people = [100]
@@ -167,52 +169,70 @@ def fill_in(args):
     if args.sizes is None:
         args.sizes = [10000, 20000, 40000]
 
-    # sizes that come to the same width are one model
     mode = 'cot' if args.cot else 'direct'
-    jobs = {}
+    jobs = []
     for size in args.sizes:
         for people in args.people or [people_to_fill(size, args)]:
-            job = make_job(args, args.hops, mode, size, people, args.exposures)
-            jobs[job['name']] = job
-    return list(jobs.values())
+            jobs.append(make_job(args, args.hops, mode, size, people, args.exposures))
+    return without_repeats(jobs)
 
 
 def people_to_fill(size, args):
-    """The number of people whose facts are fill * size bits. A relation costs log2 n bits, which
-    depends on the number n itself, so the equation is solved by iteration."""
+    """How many people have facts of fill * size bits?
+
+    An attribute has log2 128 = 7 bits. A relation has log2 n, which depends on the answer. So start
+    from n = 2 and put each answer in again, until it stays the same.
+    """
     n = 2.0
     for _ in range(50):
-        bits_a_person = args.attributes * 7 + args.relations * math.log2(n)
-        n = max(2.0, args.fill * size / max(1, bits_a_person))
+        bits_of_a_person = args.attributes * 7 + args.relations * math.log2(n)
+        n = max(2.0, args.fill * size / max(1, bits_of_a_person))
     return round(n)
 
 
 def make_job(args, hops, mode, target, people, exposures):
-    """One model to train: a dict of plain values.
+    """A model to train: a dict of plain values, which its record begins with.
 
-    Its number of parameters is as near to `target` as its width, a multiple of n_head, allows.
+    Its parameters are as near to `target` as its width, a multiple of n_head, allows.
     """
     task = Profiles(people, args.attributes, args.relations, range(1, hops + 1))
+    L = args.n_layer
+    H = args.n_head
+    V = len(task.vocab)
 
-    # A width of w has 12 L w^2 parameters in the matrices of the layers, 2 L w + w in the norms,
-    # and V w in the embedding: a w^2 + b w.
-    a = 12 * args.n_layer
-    b = len(task.vocab) + 2 * args.n_layer + 1
-    exact = (math.sqrt(b * b + 4 * a * target) - b) / (2 * a)
-    below = max(2, math.floor(exact / args.n_head)) * args.n_head
-    above = max(2, math.floor(exact / args.n_head) + 1) * args.n_head
+    # A model of width w has a w^2 + b w parameters: 12 L w^2 in the matrices of the blocks,
+    # 2 L w + w in the norms, V w in the embedding.
+    a = 12 * L
+    b = V + 2 * L + 1
+    exact = (math.sqrt(b * b + 48 * L * target) - b) / (24 * L)
+    below = max(2, math.floor(exact / H)) * H
+    above = max(2, math.floor(exact / H) + 1) * H
     width = min((below, above), key=lambda w: abs(a * w * w + b * w - target))
     return dict(name=f'{hops}-{mode}-{people}x{width}', hops=hops, mode=mode, people=people,
                 n_embd=width, exposures=exposures)
 
 
+def without_repeats(jobs):
+    """Sizes that come to the same width are one model."""
+    by_name = {job['name']: job for job in jobs}
+    return list(by_name.values())
+
+
 # -----------------------------------------------------------------------------
 # bits
 #
-# A task counts with its people, attributes, relations, values and n_names alone.
+# `loss` is {kind: bits, summed over all questions of this kind}. `count` says how many questions
+# there are of each kind, and of how many (person, relation) pairs the trained two-hop questions
+# are: 'pair2'. With NO_LOSS the functions return the entropy: all that there is to be stored.
 
 def selection_bits(n, N0, how='optimal'):
-    """Bits that say which n of N0 names exist. how: see the module's docstring, 2."""
+    """Bits that say which n of N0 names exist.
+
+    optimal      log2 C(N0, n), the exact number
+    bound        n log2(N0 / n), as in the papers: less than that, by at most n log2 e
+    enumerate    n log2 N0, an ordered list with repeats
+    independent  0, the names are given
+    """
     if how == 'optimal':
         log_choose = math.lgamma(N0 + 1) - math.lgamma(n + 1) - math.lgamma(N0 - n + 1)
         return log_choose / math.log(2)
@@ -220,99 +240,148 @@ def selection_bits(n, N0, how='optimal'):
         return n * math.log2(N0 / n)
     if how == 'enumerate':
         return n * math.log2(N0)
-    return 0.0  # independent
+    return 0.0
 
 
 def known_share(loss, entropy):
-    """1 - loss / entropy, within 0 and 1: the share of these bits that the model knows."""
+    """1 - loss / entropy, kept between 0 and 1: the share of the entropy that a model knows."""
     if entropy == 0:
         return 0.0
     return min(1.0, max(0.0, 1 - loss / entropy))
 
 
 def name_bits(task, loss, how='optimal'):
-    """Bits of knowing who exists, of a model to which the name of a relation costs `loss` bits.
+    """Stored bits about which names exist. loss: bits that a name in an answer costs.
 
-    0 without relations: then no name carries loss.
+    A model that knows who exists spends at most log2 n bits on a name. One that spends more chooses
+    among 2^loss names, and it does not know which n of these exist. So the share that it knows is
+
+        1 - log2 C(2^loss, n) / log2 C(N0, n)
+
+    That is 1 at log2 n bits and 0 at log2 N0 bits. Without relations no name carries loss, and
+    these bits are 0.
     """
     n = task.people
     N0 = task.n_names
     if task.relations == 0 or n >= N0:
         return 0.0
-    n_candidates = min(N0, max(n, 2 ** min(loss, 99)))  # names that the model takes for possible
+    n_candidates = min(N0, max(n, 2 ** min(loss, 99)))
     unknown_share = selection_bits(n, n_candidates) / selection_bits(n, N0)
     return selection_bits(n, N0, how) * max(0.0, 1 - unknown_share)
 
 
 def one_hop_bits(task, attribute_loss, relation_loss, how='optimal'):
-    """Stored bits, from the losses in bits, summed over all one-hop questions of either kind.
+    """Stored bits of a model that is asked for single facts. The losses are summed over all facts.
 
-    With losses of 0 this is the entropy of the facts. how: see selection_bits.
+        (n A log2 m - attribute_loss) + (n R log2 n - relation_loss) + name bits
+
+    Each bracket is at least 0. This is the bound of Allen-Zhu & Li (2404.05405, section 3) for
+    these facts. A relation has log2 n bits, whichever people occur in the answers.
+    how: see selection_bits. Of the task only its sizes count.
     """
     n = task.people
-    attribute_bits = n * task.attributes * math.log2(task.values)
-    relation_bits = n * task.relations * math.log2(n)
+    attribute_entropy = n * task.attributes * math.log2(task.values)
+    relation_entropy = n * task.relations * math.log2(n)
     loss_of_a_name = relation_loss / max(1, n * task.relations)
-    return (attribute_bits * known_share(attribute_loss, attribute_bits)
-            + relation_bits * known_share(relation_loss, relation_bits)
+    return (attribute_entropy * known_share(attribute_loss, attribute_entropy)
+            + relation_entropy * known_share(relation_loss, relation_entropy)
             + name_bits(task, loss_of_a_name, how))
 
 
-def two_hop_bits(task, scheme, one, two, counts, how='optimal'):
-    """Stored bits if facts are kept as `scheme` says: optimal, double or big hash (docstring, 3).
+def optimal_bits(task, loss, count, how='optimal'):
+    """Two hops, scheme `optimal`: every fact is stored once, and the model combines two of them.
 
-    one, two: (attributes, relations), losses in bits, summed over the one-hop questions and over
-              the trained two-hop questions with such a subject.
-    counts:   how many two-hop questions have an attribute or a relation as subject, and with how
-              many (person, relation) pairs they begin.
-    With losses of 0 this is the entropy.
+    The entropy is that of one hop.
     """
-    n_attribute, n_relation, n_pairs = counts
-    attribute_entropy = n_attribute * math.log2(task.values)
-    relation_entropy = n_relation * math.log2(task.people)
-    attribute_share = known_share(two[0], attribute_entropy)
-    relation_share = known_share(two[1], relation_entropy)
-    if scheme == 'big hash':
-        return (one_hop_bits(task, *one, how) + attribute_entropy * attribute_share
-                + relation_entropy * relation_share)
+    return combined_bits(task, loss, count, 0, how)
 
-    # a question is right if both of its facts are known
-    n_attribute_facts = task.people * task.attributes
-    n_relation_facts = task.people * task.relations
-    if scheme == 'double':
-        n_relation_facts += n_pairs
-    loss_of_a_name = two[1] / n_relation if n_relation else math.inf
-    facts = (n_attribute_facts * math.log2(task.values) * math.sqrt(attribute_share)
-             + n_relation_facts * math.log2(task.people) * math.sqrt(relation_share))
-    return facts + name_bits(task, loss_of_a_name, how)
+
+def double_bits(task, loss, count, how='optimal'):
+    """Two hops, scheme `double` (Johnston & Belrose): the second lookup has a table of its own.
+
+    Attributes are only ever looked up second, so they are stored once. Relations are stored once
+    more, to be looked up first. That adds log2 n bits for every (person, relation) pair which
+    begins a trained question. Pairs that are held out add nothing.
+    """
+    return combined_bits(task, loss, count, count['pair2'], how)
+
+
+def combined_bits(task, loss, count, n_second_copies, how):
+    """Stored bits of a model that answers a two-hop question by combining two facts.
+
+    The answer is right if both facts are known. If a share x of the facts is known, then x^2 of
+    the answers are. So a loss of L on answers of H bits means
+
+        1 - L / H = x^2,    x = sqrt(1 - L / H)
+
+    and x of the bits of all facts are stored. Only the losses of two-hop answers count.
+    n_second_copies: relations that are stored twice.
+    """
+    attribute_entropy = count['attribute2'] * math.log2(task.values)
+    relation_entropy = count['relation2'] * math.log2(task.people)
+    attribute_share = math.sqrt(known_share(loss['attribute2'], attribute_entropy))
+    relation_share = math.sqrt(known_share(loss['relation2'], relation_entropy))
+
+    n_attributes = task.people * task.attributes
+    n_relations = task.people * task.relations + n_second_copies
+    stored = (n_attributes * math.log2(task.values) * attribute_share
+              + n_relations * math.log2(task.people) * relation_share)
+
+    loss_of_a_name = math.inf
+    if count['relation2'] > 0:
+        loss_of_a_name = loss['relation2'] / count['relation2']
+    return stored + name_bits(task, loss_of_a_name, how)
+
+
+def big_hash_bits(task, loss, count, how='optimal'):
+    """Two hops, scheme `big hash` (Johnston & Belrose): nothing is combined.
+
+    Every trained combination (person, relation, subject) is stored by itself, with log2 m or log2 n
+    bits, beside the single facts:
+
+        one-hop bits + (H - L) of the combinations
+
+    Combinations that are held out add nothing.
+    """
+    attribute_entropy = count['attribute2'] * math.log2(task.values)
+    relation_entropy = count['relation2'] * math.log2(task.people)
+    return (one_hop_bits(task, loss['attribute1'], loss['relation1'], how)
+            + attribute_entropy * known_share(loss['attribute2'], attribute_entropy)
+            + relation_entropy * known_share(loss['relation2'], relation_entropy))
+
+
+def chain_bits(task, loss, count):
+    """Two hops with a chain: every link is a one-hop question, and so are the bits.
+
+    A fact counts as known if the model knows it in both places: asked for by itself, and as a link
+    of a chain. So of the two losses the larger one counts. The loss in chains is the mean loss of a
+    link times the number of facts. A relation is a link as the bridge person and as the answer: the
+    mean of the two.
+    """
+    n = task.people
+    attribute = n * loss['attribute2'] / max(1, count['attribute2'])
+    relation = n * loss['relation2'] / max(1, count['relation2'])
+    bridge = n * loss['bridge'] / max(1, count['bridge'])
+    attribute_loss = max(loss['attribute1'], task.attributes * attribute)
+    relation_loss = max(loss['relation1'], task.relations * (relation + bridge) / 2)
+    return one_hop_bits(task, attribute_loss, relation_loss)
+
+
+SCHEMES = {'optimal': optimal_bits, 'double': double_bits, 'big hash': big_hash_bits}
 
 
 def stored_bits(task, mode, loss, count):
-    """{scheme: stored bits}, from what evaluate returns. With an empty loss: {scheme: entropy}."""
-    one = (loss.get('attribute1', 0), loss.get('relation1', 0))
+    """{scheme: stored bits} of a model, from the losses and counts that evaluate returns."""
     if max(task.hops) == 1:
+        one = (loss['attribute1'], loss['relation1'])
         stored = {'one hop': one_hop_bits(task, *one)}
-        if task.relations:
+        if task.relations > 0:
             stored['names enumerate'] = one_hop_bits(task, *one, 'enumerate')
             stored['names independent'] = one_hop_bits(task, *one, 'independent')
         return stored
-
     if mode == 'cot':
-        # Each link is a question of one hop. The loss of a chain's link, for each person:
-        per_person = {}
-        for kind in ('attribute2', 'relation2', 'bridge'):
-            per_person[kind] = task.people * loss.get(kind, 0) / max(1, count[kind])
-        attribute_loss = task.attributes * per_person['attribute2']
-        relation_loss = task.relations * (per_person['relation2'] + per_person['bridge']) / 2
-        return {'chain': one_hop_bits(task, max(one[0], attribute_loss),
-                                      max(one[1], relation_loss))}
-
-    two = (loss.get('attribute2', 0), loss.get('relation2', 0))
-    counts = (count.get('attribute2', 0), count.get('relation2', 0), count.get('pair2', 0))
-    stored = {}
-    for scheme in ('optimal', 'double', 'big hash'):
-        stored[scheme] = two_hop_bits(task, scheme, one, two, counts)
-    return stored
+        return {'chain': chain_bits(task, loss, count)}
+    return {scheme: bits_of(task, loss, count) for scheme, bits_of in SCHEMES.items()}
 
 
 # -----------------------------------------------------------------------------
@@ -320,50 +389,54 @@ def stored_bits(task, mode, loss, count):
 
 @dataclass
 class Questions:
-    """All questions about the people of one model."""
+    """All questions about the people of one task, as tokens."""
     task: Profiles
-    mode: str               # 'cot' or 'direct'
-    batch: Batch            # every question: one hop, person by person, then two hops
-    group: int              # so many questions in a row are about one person and drawn together
-    units: torch.Tensor     # (U, group) rows of the batch: the trained ones, group by group
+    mode: str            # 'cot' or 'direct'
+    batch: Batch         # all N of them: one hop, person by person, then two hops
+    group: int           # so many questions in a row are about one person, and are drawn together
+    units: torch.Tensor  # (U, group): the rows of the batch that are trained, a group in each row
 
 
 def all_questions(task):
     """Every question, (N, 3): person, relation (-1 in one hop), subject.
 
-    First those of one hop, person by person. Then, for two hops, the others.
+    First the one-hop questions, person by person. Then the others, if the task has two hops.
     """
     people = range(task.people)
     subjects = range(task.attributes + task.relations)
+    relations_by_hops = ([-1], range(task.relations))
     parts = []
-    for relations in ([-1], range(task.relations))[:max(task.hops)]:
+    for relations in relations_by_hops[:max(task.hops)]:
         grid = np.meshgrid(people, relations, subjects, indexing='ij')
         parts.append(np.stack(grid, axis=-1).reshape(-1, 3))
     return np.concatenate(parts)
 
 
-def make_questions(job, args):
-    """The questions of one model."""
-    task = Profiles(job['people'], args.attributes, args.relations, range(1, job['hops'] + 1),
-                    facts=args.seed)
-    questions = all_questions(task)
-    hops = np.where(questions[:, 1] < 0, 1, 2)
-    batch = write_batch(task, np.random.default_rng(0), questions, hops, job['mode'])
-    group = args.attributes + args.relations if job['hops'] == 1 else 1
+def make_questions(task, mode):
+    """Every question as tokens. In one hop, those about one person are drawn together, so that the
+    model reads the name only once."""
+    source = all_questions(task)
+    hops = np.where(source[:, 1] < 0, 1, 2)
+    batch = write_batch(task, np.random.default_rng(0), source, hops, mode)
+    group = 1
+    if max(task.hops) == 1:
+        group = task.attributes + task.relations
     is_trained = batch.instance[:, 3] == 0
     units = is_trained.nonzero().view(-1, group)                            # (U, group)
-    return Questions(task, job['mode'], batch, group, units)
+    return Questions(task, mode, batch, group, units)
 
 
 class Epochs:
-    """Questions in a random order, a new one every epoch. Any step's batch can be asked for, so a
-    resumed run goes on where it stopped."""
+    """Groups of questions in random order, a new order every epoch.
+
+    The batch of any step can be asked for. So a resumed run goes on where it stopped.
+    """
 
     def __init__(self, units, size, seed):
-        self.units = units   # (U, group): groups of questions that are drawn together
+        self.units = units   # (U, group)
         self.size = size     # groups in a batch
         self.seed = seed
-        self.orders = {}     # epoch -> its order
+        self.orders = {}     # epoch -> its order, (U,)
 
     def order(self, epoch):
         if epoch not in self.orders:
@@ -372,110 +445,130 @@ class Epochs:
         return self.orders[epoch]
 
     def batch(self, step):
-        """The rows of this step: the next `size` groups of epoch 0, epoch 1, ... in a row."""
+        """The rows of this step. The epochs stand one behind the other, and each step takes the
+        next `size` groups."""
         place = torch.arange(step * self.size, (step + 1) * self.size)
         epoch = place // len(self.units)
         within = place % len(self.units)
         rows = []
         for e in epoch.unique().tolist():
-            rows.append(self.units[self.order(e)[within[epoch == e]]])
+            groups = self.order(e)[within[epoch == e]]
+            rows.append(self.units[groups])
 
-        # later batches need no earlier epochs
+        # the next steps need no order but the last
         last = int(epoch[-1])
         self.orders = {last: self.orders[last]}
         return torch.cat(rows).flatten()
 
 
 # -----------------------------------------------------------------------------
-# one model
+# evaluation
 
-def question_losses(model, tokens, mask, group, run):
-    """For every loss token of questions (N, T), in reading order: its cross-entropy in nats, and
-    whether it is the most likely token.
+def question_losses(model, tokens, loss_mask, group, run):
+    """The loss of questions (N, T): for every loss token, in reading order, its cross-entropy in
+    nats, and whether the model finds it the likeliest token.
 
-    Every `group` questions are about one person, whose name is then worked through only once.
+    Every `group` questions are about one person, so the model reads the name (three tokens) once.
     """
-    mask = mask[:, 1:]
+    inputs = tokens[:, :-1]
+    mask = loss_mask[:, 1:]
     targets = tokens[:, 1:][mask]
     shared = (3, group) if group > 1 else None
     with run.autocast:
-        logits = model(tokens[:, :-1], mask, shared=shared)
+        logits = model(inputs, mask, shared=shared)
     losses = F.cross_entropy(logits.float(), targets, reduction='none')
     return losses, logits.argmax(dim=-1) == targets
 
 
 @torch.no_grad()
 def evaluate(model, questions, run):
-    """Losses and accuracies on all questions. Three dicts:
+    """Ask all questions. Returns three dicts:
 
-    loss      bits, summed by kind: attribute1, relation1 (one hop); attribute2, relation2 (answers
-              of trained two-hop questions); bridge (the bridge persons before them)
-    count     how many questions there are of each kind, and of (person, relation) pairs
-    accuracy  share with every token right, by hops and by why a question is held out
+    loss      {kind: bits, summed over its questions}, see KINDS
+    count     how many questions there are of each kind, and how many pairs (`pair2`)
+    accuracy  share of questions with every token right: acc_1 in one hop, acc_2_<label> in two
     """
-    task = questions.task
-    batch = questions.batch
-    bits, is_right = token_losses(model, questions, run)                    # (N, T - 1) each
+    bits, correct = token_losses(model, questions, run)
+    loss, count = loss_by_kind(questions, bits)
+    return loss, count, accuracy_by_label(questions, correct)
 
-    # the loss of the answer, and of the bridge person before it
+
+def token_losses(model, questions, run):
+    """For every target of every question its loss in bits, and whether it is right.
+
+    Both are (N, T-1). A target that carries no loss has 0 bits and is right.
+    """
+    batch = questions.batch
+    model.eval()
+    bits = torch.zeros(batch.tokens[:, 1:].shape, dtype=torch.float64)
+    correct = torch.ones(batch.tokens[:, 1:].shape, dtype=torch.bool)
+    part_size = 4096 // questions.group * questions.group  # whole groups
+    for first in range(0, len(batch), part_size):
+        rows = slice(first, first + part_size)
+        part = batch[rows].to(run.device)
+        losses, hits = question_losses(
+            model, part.tokens, part.loss_mask, questions.group, run)
+        mask = batch.loss_mask[rows][:, 1:]
+        bits[rows][mask] = losses.double().cpu() / math.log(2)
+        correct[rows][mask] = hits.cpu()
+    return bits, correct
+
+
+def loss_by_kind(questions, bits):
+    """The losses (N, T-1) of all targets, summed by kind, and how many questions there are."""
+    batch = questions.batch
     _, relation, subject, label = batch.instance.T
     one_hop = relation < 0
-    answer_bits = bits.sum(dim=1)
-    bridge_bits = bits[:, :0].sum(dim=1)
+    two_hops = ~one_hop & (label == 0)  # the trained ones
+    is_relation = subject >= questions.task.attributes
+
+    # In a chain: three tokens of the bridge person, the subject again (which says nothing), the
+    # answer. Targets are one place further left than tokens.
+    answer_bits = bits.sum(dim=1)                                           # (N,)
+    bridge_bits = torch.zeros_like(answer_bits)
     if questions.mode == 'cot':
-        # the chain: three tokens of a name, the subject again (which says nothing), the answer
         start = batch.prompt_len - 1
         bridge_bits = bits[:, start:start + 3].sum(dim=1)
         answer_bits = torch.where(one_hop, answer_bits, bits[:, start + 4:].sum(dim=1))
 
-    trained_two = (relation >= 0) & (label == 0)
-    is_name = subject >= task.attributes
-    kinds = {
-        'attribute1': one_hop & ~is_name,
-        'relation1': one_hop & is_name,
-        'attribute2': trained_two & ~is_name,
-        'relation2': trained_two & is_name,
-        'bridge': trained_two,
+    losses_and_rows = {
+        'attribute1': (answer_bits, one_hop & ~is_relation),
+        'relation1': (answer_bits, one_hop & is_relation),
+        'attribute2': (answer_bits, two_hops & ~is_relation),
+        'relation2': (answer_bits, two_hops & is_relation),
+        'bridge': (bridge_bits, two_hops),
     }
     loss = {}
     count = {}
-    for kind, rows in kinds.items():
-        kind_bits = bridge_bits if kind == 'bridge' else answer_bits
-        loss[kind] = kind_bits[rows].sum().item()
+    for kind, (question_bits, rows) in losses_and_rows.items():
+        loss[kind] = question_bits[rows].sum().item()
         count[kind] = int(rows.sum())
-    count['pair2'] = len(batch.instance[trained_two][:, :2].unique(dim=0))
+    pairs = batch.instance[two_hops][:, :2].unique(dim=0)
+    count['pair2'] = len(pairs)
+    return loss, count
 
-    groups = {'acc_1': one_hop}
-    for i, name in enumerate(task.labels):
-        groups[f'acc_2_{name}'] = ~one_hop & (label == i)
+
+def accuracy_by_label(questions, correct):
+    """{name: share of questions with every target right}, from correct (N, T-1)."""
+    _, relation, _, label = questions.batch.instance.T
+    one_hop = relation < 0
+    rows_by_name = {'acc_1': one_hop}
+    for i, name in enumerate(questions.task.labels):
+        rows_by_name[f'acc_2_{name}'] = ~one_hop & (label == i)
+
     accuracy = {}
-    for name, rows in groups.items():
+    for name, rows in rows_by_name.items():
         if rows.any():
-            accuracy[name] = is_right.all(dim=1)[rows].double().mean().item()
-    return loss, count, accuracy
-
-
-def token_losses(model, questions, run):
-    """For every question and every target: the loss in bits (0 where there is none), and whether
-    the token is right (True where there is none). (N, T - 1), (N, T - 1)"""
-    batch = questions.batch
-    model.eval()
-    bits = torch.zeros(batch.tokens[:, 1:].shape, dtype=torch.float64)
-    is_right = torch.ones(bits.shape, dtype=torch.bool)
-    part_len = 4096 // questions.group * questions.group
-    for first in range(0, len(bits), part_len):
-        rows = slice(first, first + part_len)
-        part = batch[rows].to(run.device)
-        losses, hits = question_losses(model, part.tokens, part.loss_mask, questions.group, run)
-        has_loss = batch.loss_mask[rows][:, 1:]
-        bits[rows][has_loss] = losses.double().cpu() / math.log(2)
-        is_right[rows][has_loss] = hits.cpu()
-    return bits, is_right
+            accuracy[name] = correct.all(dim=1)[rows].double().mean().item()
+    return accuracy
 
 
 def quantized(model, bits):
-    """A copy with every matrix rounded to 2^bits - 1 levels around zero (1 bit: to a sign), with
-    one scale for each row."""
+    """A copy of the model whose matrices are rounded to this many bits a weight.
+
+    Each row has a scale of its own, and 2^bits - 1 levels around zero. With 1 bit only the sign of
+    a weight is left.
+    """
     model = copy.deepcopy(model)
     for p in model.parameters():
         if p.dim() != 2:
@@ -485,9 +578,36 @@ def quantized(model, bits):
             p.data = torch.where(p < 0, -scale, scale)
         else:
             largest = 2 ** (bits - 1) - 1
-            scale = (p.abs().amax(dim=1, keepdim=True) / max(1, largest)).clamp(min=1e-30)
+            scale = (p.abs().amax(dim=1, keepdim=True) / largest).clamp(min=1e-30)
             p.data = (p / scale).round().clamp(-largest, largest) * scale
     return model.requires_grad_(False)
+
+
+def stored_when_rounded(model, questions, bits, run):
+    """{scheme: stored bits} of the model, rounded to this many bits a weight.
+
+    A rounded model is too sure of itself. So its logits are divided by a temperature, and the best
+    of seven counts. The gain of the last norm takes the temperature in.
+    """
+    rounded = quantized(model, bits)
+    results = []
+    for temperature in (1, 1.5, 2, 3, 4, 6, 8):
+        rounded.ln_f.weight.data = model.ln_f.weight.data / temperature
+        loss, count, _ = evaluate(rounded, questions, run)
+        results.append(stored_bits(questions.task, questions.mode, loss, count))
+    return max(results, key=lambda stored: sum(stored.values()))
+
+
+# -----------------------------------------------------------------------------
+# one model
+
+def learning_rate(job):
+    return RATE * math.sqrt(16 / job['n_embd'])
+
+
+def groups_a_step(job, questions, args):
+    """The batch size, in groups of questions, that comes nearest to the job's exposures."""
+    return max(1, round(len(questions.units) * job['exposures'] / args.max_iters))
 
 
 def get_lr(step, rate, warmup, max_iters):
@@ -500,44 +620,45 @@ def get_lr(step, rate, warmup, max_iters):
 def train(job, questions, args, run):
     """Train one model, from scratch or from its checkpoint.
 
-    Returns the model, a dict of params, exposures, lr and curve [(step, loss)], and when the
-    training began (after a resume: as if there had been no break).
-    Raises RunEnded if it diverges, and if a signal stops it.
+    Returns the model, its losses as [(step, loss)], and the seconds that it took.
+    Raises RunEnded if it diverges, or if a signal stops this process.
     """
     task = questions.task
     torch.manual_seed(args.seed)
-    model = GPT(GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head,
-                          job['n_embd'], args.n_loop, pos='rope')).to(run.device)
-    rate = RATE * math.sqrt(16 / job['n_embd'])
+    config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, job['n_embd'],
+                       args.n_loop, pos='rope')
+    model = GPT(config).to(run.device)
+    rate = learning_rate(job)
     optimizer = model.configure_optimizer(rate, 0.0, betas=(0.9, 0.98))
 
-    # a checkpoint holds the settings of its own model, so that probe.py can make its task
-    checkpoint = f'ckpt-{job["name"]}.pt'
-    settings = run.settings | job | dict(task='profiles') | task.settings()
-    state = run.resume(checkpoint, model, optimizer, job['name'], settings=settings)
+    # A checkpoint holds the settings of its own model: those of the run, with one number of people.
+    name = job['name']
+    settings = run.settings | job | dict(task=task.name) | task.settings()
+    state = run.resume(f'ckpt-{name}.pt', model, optimizer, name, settings=settings)
     step = state['step']
     curve = state.get('curve', [])
     began = time.time() - state.get('seconds', 0)
 
-    n_units = len(questions.units)
-    size = max(1, round(n_units * job['exposures'] / args.max_iters))  # groups of questions a step
+    epochs = Epochs(questions.units, groups_a_step(job, questions, args), args.seed)
     warmup = min(100, args.max_iters // 3)
-    epochs = Epochs(questions.units, size, args.seed)
+    interval = max(1, args.max_iters // 20)  # steps between checkpoints
     tokens = questions.batch.tokens.to(run.device)
     loss_mask = questions.batch.loss_mask.to(run.device)
-    bar = run.progress_bar(job['name'], step, args.max_iters)
+    bar = run.progress_bar(name, step, args.max_iters)
     model.train()
     while step < args.max_iters:
-        # the batch, without the padding that none of its rows needs
+        # the batch, cut behind its last loss token
         rows = epochs.batch(step)
         length = int(loss_mask[rows].any(dim=0).nonzero().max()) + 1
         batch_tokens = tokens[rows, :length]
         batch_mask = loss_mask[rows, :length]
 
-        # forward, backward, update
+        # forward and backward
         losses, _ = question_losses(model, batch_tokens, batch_mask, questions.group, run)
         loss = losses.mean()
         loss.backward()
+
+        # update
         for group in optimizer.param_groups:
             group['lr'] = get_lr(step, rate, warmup, args.max_iters)
         optimizer.step()
@@ -545,191 +666,231 @@ def train(job, questions, args, run):
         step += 1
         bar.update()
 
-        # log and save; each process of a sweep stops for its own signal
-        due = step % max(1, args.max_iters // 20) == 0 or step == args.max_iters
-        if due or run.signal:
-            check_finite(job, step, model, loss, run)
-            if due:
-                curve.append((step, loss.item()))
-            run.save(checkpoint, model, optimizer, step, job['mode'], settings=settings,
-                     curve=curve, seconds=time.time() - began)
+        # save once in a while, and when this process has caught a signal
+        check = step % interval == 0 or step == args.max_iters
+        if check:
+            curve.append((step, loss.item()))
+        if check or run.signal:
+            check_finite(name, step, model, loss, run)
+            run.save(f'ckpt-{name}.pt', model, optimizer, step, mode=job['mode'],
+                     settings=settings, curve=curve, seconds=time.time() - began)
         if run.signal:
-            raise common.RunEnded(
-                f'stopped by a signal at step {step} of {job["name"]}, saved; --resume goes on '
-                'from there', exit_code=128 + run.signal, any_rank=True)
+            raise common.RunEnded(f'stopped by a signal at step {step} of {name}, saved; --resume '
+                                  'goes on from there', exit_code=128 + run.signal)
     bar.close()
-    record = dict(params=model.num_params(), exposures=size * args.max_iters / n_units, lr=rate,
-                  curve=curve)
-    return model, record, began
+    return model, curve, time.time() - began
 
 
-def check_finite(job, step, model, loss, run):
-    """Raise RunEnded if the loss or a weight is not finite."""
+def check_finite(name, step, model, loss, run):
+    """Raise RunEnded if the loss, or a weight of this model, is not finite."""
     try:
-        common.check_finite(step, model, loss=loss)
+        common.check_finite(step, model, loss=loss.item())
     except common.RunEnded as error:
-        path = run.out_dir / f'ckpt-{job["name"]}.pt'
-        raise common.RunEnded(f'{job["name"]}: {error}; {path} holds the last good weights, if any '
-                              'were saved', any_rank=True) from None
+        path = run.out_dir / f'ckpt-{name}.pt'
+        raise common.RunEnded(f'{name}: {error}; {path} holds the last good weights, if any were '
+                              'saved') from None
 
 
 def train_and_measure(job, args, run):
-    """Train one model of the grid. Returns its record, a dict of plain values."""
-    questions = make_questions(job, args)
-    task = questions.task
-    model, record, began = train(job, questions, args, run)
+    """Train one model, and measure what it has stored. Returns its record: a dict of plain values
+    that begins with the job's."""
+    task = Profiles(job['people'], args.attributes, args.relations, range(1, job['hops'] + 1),
+                    facts=args.seed)
+    questions = make_questions(task, job['mode'])
+    model, curve, seconds = train(job, questions, args, run)
 
+    trained_at = time.time()
     loss, count, accuracy = evaluate(model, questions, run)
-    record = job | record | dict(
+    n_drawn = groups_a_step(job, questions, args) * args.max_iters
+    record = job | dict(
+        params=model.num_params(),
+        exposures=n_drawn / len(questions.units),
+        lr=learning_rate(job),
+        curve=curve,
         loss=loss,
         count=count,
         stored=stored_bits(task, job['mode'], loss, count),
-        entropy=stored_bits(task, job['mode'], {}, count))
-    for bits in (8, 4):
-        record[f'int{bits}'] = stored_when_rounded(model, questions, bits, run)
-    return record | accuracy | dict(chance=task.chance(job['hops']),
-                                    seconds=time.time() - began)
-
-
-def stored_when_rounded(model, questions, bits, run):
-    """{scheme: stored bits} of the model with rounded matrices.
-
-    Rounding leaves a model too sure of itself, so the best of a few temperatures counts. The gain
-    of the last norm acts as a temperature.
-    """
-    rounded = quantized(model, bits)
-    results = []
-    for temperature in (1, 1.5, 2, 3, 4, 6, 8):
-        rounded.ln_f.weight.data = model.ln_f.weight.data / temperature
-        loss, count, _ = evaluate(rounded, questions, run)
-        results.append(stored_bits(questions.task, questions.mode, loss, count))
-    return max(results, key=lambda stored: sum(stored.values()))
+        entropy=stored_bits(task, job['mode'], NO_LOSS, count),
+        int8=stored_when_rounded(model, questions, 8, run),
+        int4=stored_when_rounded(model, questions, 4, run))
+    record |= accuracy
+    record['chance'] = task.chance(job['hops'])
+    record['seconds'] = seconds + time.time() - trained_at
+    return record
 
 
 # -----------------------------------------------------------------------------
 # many models
 
-def run_jobs(jobs, args, run, records):
-    """Train and measure every job. Under torchrun each process takes its share, small and large.
+def run_jobs(jobs, args, run):
+    """Train and measure several models, small ones first. Print and log their records.
 
-    Returns the records in the order of the jobs. They are also printed, logged and appended to
-    `records`.
+    Under torchrun the models are dealt to the processes, and each trains its own.
+    Returns the records, on every process.
     """
-    small_first = sorted(range(len(jobs)), key=lambda i: jobs[i]['people'] * jobs[i]['n_embd'] ** 2)
-    done = {}  # index of a job -> its record
-    for i in small_first[run.rank::run.world]:
-        done[i] = train_and_measure(jobs[i], args, run)
+    small_first = sorted(jobs, key=lambda job: job['people'] * job['n_embd'] ** 2)
+    records = {}  # name of a job -> its record
+    for job in small_first[run.rank::run.world]:
+        record = train_and_measure(job, args, run)
+        records[job['name']] = record
         if run.world == 1:
-            report(done[i], run, records)
+            print_and_log(record, run)
 
     if run.world > 1:
         shares = [None] * run.world
-        dist.all_gather_object(shares, done)
+        dist.all_gather_object(shares, records)
         for share in shares:
-            done |= share
-        for i in small_first:
-            report(done[i], run, records)
-    return [done[i] for i in range(len(jobs))]
+            records |= share
+        for job in small_first:
+            print_and_log(records[job['name']], run)
+    return [records[job['name']] for job in small_first]
 
 
-def report(record, run, records):
-    """Print and log the record of a model, and keep it."""
+def print_and_log(record, run):
+    """Three lines on the screen, one record in the log."""
     params = record['params']
     stored = []
-    for name, bits in record['stored'].items():
-        if not name.startswith('names'):
-            stored.append(f'{name} {bits / params:.3f} of {record["entropy"][name] / params:.3f}')
-    first, first_bits = next(iter(record['stored'].items()))
-    rounded = []
-    for bits in (8, 4):
-        share = record[f'int{bits}'][first] / max(1, first_bits)
-        rounded.append(f'int{bits} keeps {share:.3f}')
+    for scheme, bits in record['stored'].items():
+        if not scheme.startswith('names'):
+            entropy = record['entropy'][scheme]
+            stored.append(f'{scheme} {bits / params:.3f} of {entropy / params:.3f}')
+    scheme, bits = next(iter(record['stored'].items()))
+    for name in ('int8', 'int4'):
+        stored.append(f'{name} {record[name][scheme] / max(1, bits):.3f}')
+
     accuracy = []
     for name, value in record.items():
         if name.startswith('acc'):
-            accuracy.append(f'{name[6:] or "one hop"} {value:.3f}')
-    run.print(f'{params:9,} parameters, {record["people"]:,} people, {record["hops"]}-hop '
-              f'{record["mode"]}, {record["exposures"]:,.0f} exposures | bits a parameter: '
-              f'{", ".join(stored + rounded)} | right: {", ".join(accuracy)}, chance '
-              f'{record["chance"]:.3f} | {record["seconds"]:.0f} s')
+            label = name.removeprefix('acc_2_').replace('acc_1', 'one hop')
+            accuracy.append(f'{label} {value:.3f}')
+
+    run.print(f'{params:,} parameters, {record["people"]:,} people, {record["hops"]}-hop '
+              f'{record["mode"]}, {record["exposures"]:,.0f} exposures, {record["seconds"]:.0f} s')
+    run.print(f'  stored  {", ".join(stored)}')
+    run.print(f'  right   {", ".join(accuracy)}, chance {record["chance"]:.3f}')
     run.log(arm='model', **record)
-    records.append(record)
 
 
-def find_smallest(args, hops, mode, exposures, run, records):
-    """The record of the smallest model that gets LEARNED of its training questions right.
+def find_smallest(args, hops, mode, exposures, run):
+    """Find the smallest model that has LEARNED of its trained questions right.
 
-    From the first size upwards, four sizes at a time. Then by bisection, with as many models at
-    once as there are processes. None if no model learns, or if the very first one does.
+    1. Go up from the first size, four sizes at a time, until a model learns.
+    2. Then try sizes between the largest that failed and the smallest that learned, evenly spread,
+       one for each process. With one process that is bisection. It takes learning to be monotone:
+       if a size learns, so do all larger ones.
+
+    Returns the record of this model, and the records of all that were tried. The first is None if
+    no size learns, or if the very first one does: then a smaller one might, too.
     """
-    ladder = {}  # small widths are further apart than a step, so sizes can coincide
-    for i in range(30):
-        job = make_job(args, hops, mode, args.sizes[0] * STEP**i, args.people[0], exposures)
-        ladder[job['name']] = job
-    ladder = list(ladder.values())
+    sizes = [args.sizes[0] * SIZE_STEP**i for i in range(30)]
+    jobs = [make_job(args, hops, mode, size, args.people[0], exposures) for size in sizes]
+    jobs = without_repeats(jobs)  # small widths are further apart than a step
 
-    low = -1            # the largest that is known to fail
-    high = len(ladder)  # the smallest that is known to learn
-    results = {}
-    while high - low > 1:
+    failed = -1          # index of the largest model that has failed
+    learned = len(jobs)  # index of the smallest model that has learned
+    records = {}
+    while learned - failed > 1:
+        # which models next?
         stride = 4
-        if high < len(ladder):
-            stride = (high - low) // (run.world + 1)
-        stride = max(1, min(stride, high - low - 1))
-        indices = range(low + stride, min(high, low + stride * run.world + 1), stride)
-        new_records = run_jobs([ladder[i] for i in indices], args, run, records)
-        for i, record in zip(indices, new_records, strict=True):
-            results[i] = record
-            accuracy = record['acc_2_trained' if hops == 2 else 'acc_1']
+        if learned < len(jobs):
+            stride = (learned - failed) // (run.world + 1)
+        stride = max(1, min(stride, learned - failed - 1))
+        end = min(learned, failed + stride * run.world + 1)
+        tried = range(failed + stride, end, stride)
+        for record in run_jobs([jobs[i] for i in tried], args, run):
+            records[record['name']] = record
+
+        # which of them have learned?
+        for i in tried:
+            record = records[jobs[i]['name']]
+            accuracy = record['acc_2_trained'] if hops == 2 else record['acc_1']
             if accuracy >= LEARNED:
-                high = min(high, i)
-            elif i < high:
-                low = i
-    return results.get(high) if high > 0 else None
+                learned = min(learned, i)
+            elif i < learned:
+                failed = i
+
+    smallest = None
+    if 0 < learned < len(jobs):
+        smallest = records[jobs[learned]['name']]
+    return smallest, list(records.values())
 
 
-def find_both_smallest(args, run, records):
-    """The smallest model for the facts alone, and the smallest one for two-hop questions, after as
-    many questions. Raises RunEnded if the sizes to try do not hold both."""
+def find_both_smallest(args, run):
+    """The smallest model for single facts, and the smallest for two-hop questions.
+
+    Both are trained on as many questions in all. Returns {hops: its record or None}, and the
+    records of all models.
+    """
     task = Profiles(args.people[0], args.attributes, args.relations)
     questions = all_questions(task)
     n_trained = (task.label(questions) == 0).sum()
     n_one_hop = (questions[:, 1] < 0).sum()
     exposures = round(args.exposures * n_trained / n_one_hop)
     mode = 'cot' if args.cot else 'direct'
-    one = find_smallest(args, 1, 'direct', exposures, run, records)
-    two = find_smallest(args, 2, mode, args.exposures, run, records)
-    return one, two
+    one, records_1 = find_smallest(args, 1, 'direct', exposures, run)
+    two, records_2 = find_smallest(args, 2, mode, args.exposures, run)
+    return {1: one, 2: two}, records_1 + records_2
 
 
 # -----------------------------------------------------------------------------
 # the result
 
 def fit(records, scheme):
-    """Stored bits against parameters under this scheme.
+    """Stored bits against parameters, under this scheme.
 
-    slope   of the line through the origin, bits a parameter
-    r2      how much of the variance that line explains; None if the bits are all equal
-    spread  standard deviation / mean of the bits a parameter, over the models that have not
-            learned everything; None with fewer than two of them
+    slope   of the line through the origin, in bits a parameter
+    r2      share of the variance that this line explains; None if all models store the same
+    spread  standard deviation / mean of the bits a parameter, over the models that have not learned
+            everything; None if these are fewer than two
     """
-    x = np.array([record['params'] for record in records], dtype=float)
-    y = np.array([record['stored'][scheme] for record in records], dtype=float)
-    slope = x @ y / (x @ x)
-    r2 = None
-    if y.std():
-        r2 = float(1 - ((y - slope * x) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+    points = [(record['params'], record['stored'][scheme]) for record in records]
+    params, stored = np.array(points, dtype=float).T                        # (models,) each
+    slope = params @ stored / (params @ params)
 
-    is_full = [record.get('acc_2_trained', record['acc_1']) < LEARNED for record in records]
-    rates = (y / x)[is_full]
+    r2 = None
+    if stored.std() > 0:
+        residual = ((stored - slope * params) ** 2).sum()
+        variance = ((stored - stored.mean()) ** 2).sum()
+        r2 = float(1 - residual / variance)
+
+    has_more_to_learn = []
+    for record in records:
+        accuracy = record.get('acc_2_trained', record['acc_1'])
+        has_more_to_learn.append(accuracy < LEARNED)
+    rates = (stored / params)[has_more_to_learn]
     spread = None
     if len(rates) > 1 and rates.any():
         spread = float(rates.std(ddof=1) / rates.mean())
     return dict(slope=float(slope), r2=r2, spread=spread)
 
 
-def result_of_smallest(one, two):
-    """The values of the last line of --smallest."""
+def flattest(fits):
+    """The scheme with the smallest spread: for one hop 'one hop'."""
+    if 'one hop' in fits:
+        return 'one hop'
+    return min(fits, key=lambda scheme: fits[scheme]['spread'] or math.inf)
+
+
+def result_of_grid(records, fits):
+    """The values of the last line: the fit of the flattest scheme, and the share of its slope that
+    is left with rounded weights. A scheme is named only if its spread is known."""
+    scheme = flattest(fits)
+    best = fits[scheme]
+    is_named = scheme != 'one hop' and best['spread']
+    final = dict(
+        scheme=scheme.replace(' ', '-') if is_named else None,
+        **best,
+        best=max(record['stored'][scheme] / record['params'] for record in records))
+    for name in ('int8', 'int4'):
+        rounded = [record | dict(stored=record[name]) for record in records]
+        final[name] = fit(rounded, scheme)['slope'] / max(1e-9, best['slope'])
+    return final
+
+
+def result_of_smallest(smallest):
+    """The values of the last line with --smallest. Raises RunEnded if there is no such model."""
+    one = smallest[1]
+    two = smallest[2]
     if one is None or two is None:
         raise common.RunEnded(f'no size tried was just enough for {LEARNED}: begin with others, or '
                               'train longer')
@@ -745,32 +906,11 @@ def result_of_smallest(one, two):
     return final
 
 
-def result_of_grid(records, fits, hops):
-    """The values of the last line of a grid: those of the flattest scheme."""
-    scheme = flattest(fits, hops)
-    has_spread = hops == 2 and fits[scheme]['spread']
-    final = dict(
-        scheme=scheme.replace(' ', '-') if has_spread else None,
-        **fits[scheme],
-        best=max(record['stored'][scheme] / record['params'] for record in records))
-    for bits in (8, 4):
-        rounded = [record | {'stored': record[f'int{bits}']} for record in records]
-        slope = fit(rounded, scheme)['slope']
-        final[f'int{bits}'] = slope / max(1e-9, fits[scheme]['slope'])
-    return final
-
-
-def flattest(fits, hops):
-    """The scheme whose bits a parameter vary least."""
-    if hops == 1:
-        return 'one hop'
-    return min(fits, key=lambda scheme: fits[scheme]['spread'] or math.inf)
-
-
-def print_fits(fits, hops, run):
-    """One line for each scheme, the flattest last."""
-    best = flattest(fits, hops)
-    for scheme in sorted(fits, key=lambda scheme: scheme == best):
+def print_fits(fits, run):
+    """A line for each scheme, the flattest last."""
+    best = flattest(fits)
+    others = [scheme for scheme in fits if scheme != best]
+    for scheme in [*others, best]:
         values = []
         for name, value in fits[scheme].items():
             if value is not None:
@@ -786,45 +926,56 @@ def main(argv=None):
     args = parse_args(argv)
     jobs = fill_in(args)
     with common.Run('capacity', args, trains=True) as run:
-        if run.resumes and run.master:
-            common.cut_log(run.out_dir, 'model', 0)  # finished models are measured again
         run.print(f'{args.max_iters} steps a model, files in {args.out_dir}')
+        run.print(LEGEND)
+        if run.resumes and run.master:
+            common.cut_log(run.out_dir, 'model', 0)  # all models are measured again
 
-        # train and measure; processes exchange results alone, and may wait for one another for days
-        records = []
-        run.join_group(timeout=timedelta(days=7))
-        try:
-            if args.smallest:
-                one, two = find_both_smallest(args, run, records)
-            else:
-                run_jobs(jobs, args, run, records)
-        finally:
-            if run.world > 1:
-                dist.destroy_process_group()
+        records, smallest = train_all(jobs, args, run)
         if not run.master:
             return None
 
-        # what was found
+        # the values of the last line
         final = dict(hops=args.hops)
         if args.hops == 2:
             final |= dict(cot=int(args.cot), n_loop=args.n_loop)
         fits = {}
         if args.smallest:
-            final |= result_of_smallest(one, two)
+            final |= result_of_smallest(smallest)
         else:
             fits = {scheme: fit(records, scheme) for scheme in records[0]['stored']}
-            print_fits(fits, args.hops, run)
-            final |= result_of_grid(records, fits, args.hops)
+            print_fits(fits, run)
+            final |= result_of_grid(records, fits)
         final |= dict(n_models=len(records), exposures=round(records[-1]['exposures']),
                       steps=args.max_iters, seed=args.seed, seconds=run.seconds())
 
-        # the last line, the log's last record, the figure
+        # the log's last record, the results in one file, the last line, the figure
         run.log(arm='final', **final)
         text = json.dumps(dict(final=final, fits=fits, models=records)) + '\n'
         common.write_atomic(run.out_dir / 'results.json', lambda path: path.write_text(text))
-        plots.draw_run(run.out_dir)
         run.print(common.final_line(**final))
+        plots.draw_run(run.out_dir)
         return final
+
+
+def train_all(jobs, args, run):
+    """Train and measure the models of the grid, or with --smallest as many as it takes.
+
+    Returns their records, and with --smallest what find_both_smallest found, else {}.
+    """
+    # The processes exchange nothing but records, and one may wait for another for days.
+    run.join_group(timeout=timedelta(days=7))
+    try:
+        if args.smallest:
+            smallest, records = find_both_smallest(args, run)
+            return records, smallest
+        return run_jobs(jobs, args, run), {}
+    except Exception as error:
+        error.any_rank = True  # each process has models of its own, so each says what went wrong
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 if __name__ == '__main__':

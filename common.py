@@ -438,7 +438,10 @@ def task_of_checkpoint(path, state, tasks):
     require(state['args'].get('task') in names,
             f'{path} is of {state["args"]["script"]}.py, with none of the tasks '
             f'{", ".join(names)}')
-    return make_task(SimpleNamespace(**state['args']), tasks)
+    try:
+        return make_task(SimpleNamespace(**state['args']), tasks)
+    except TypeError as error:
+        raise ValueError(f'the settings in {path} are of no task known here') from error
 
 
 def same_settings(a, b):

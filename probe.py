@@ -1,15 +1,17 @@
 """Where does a model hold the nodes between question and answer, and does it use them?
 
-A model that answers a question of k hops in one forward pass must hold the nodes on the way, c_1 to
-c_k, somewhere. The vectors that flow from layer to layer, one at each token, are its residual
-stream. A cell is one of these vectors: after so many layers, at one position. (Layer 0 is the
-embedding. With --n_loop every application of a block counts as a layer.) In every cell:
+A question of k hops takes k lookups: from the start to the node c_1, from there to c_2, and so on
+to c_k, the answer. A model that answers in one forward pass must hold the nodes on the way
+somewhere. The vectors that flow from layer to layer, one at each token, are its residual stream. A
+cell is one of these vectors: after so many layers, at one position. (Layer 0 is the embedding. With
+--n_loop every application of a block counts as a layer.) In every cell:
 
 1. Linear probe: can c_j be read off? Fit a linear map from the vector to the node on some
    questions, and count how often its largest output is right on others. The map is a ridge
    regression of the one-hot node: least squares with a penalty on large weights. The penalty is
-   chosen by cross-validation. Split the questions into five parts, fit to four of them with each
-   penalty, and keep the penalty that is right most often on the part left out.
+   chosen by cross-validation, for each cell and hop. Split the questions into five parts. Fit to
+   four of them with each penalty, count what is right on the part left out, and do so for every
+   part. The penalty with the most right answers is then used to fit to all five.
    The test cannot be passed by heart. Its questions are about tables that neither the probe nor
    the model has seen (cycle, cvpr), or about (person, relation) pairs new to the probe (profiles).
    For profiles, `unasked` is the accuracy on pairs that the model has learned as facts, but never
@@ -17,14 +19,14 @@ embedding. With --n_loop every application of a block counts as a layer.) In eve
 2. Controls: could the probe be right for another reason?
    chance       always say the most frequent node.
    embedding    the probe at layer 0, where nothing has been computed.
-   random init  the same probe on the same model before training.
+   random init  the same probe on an untrained model of the same shape.
    control      a control task (Hewitt & Liang 2019, 1909.03368): each (start, c_j) gets a random
                 label. No model can know it, so what the probe gets right it has learned by heart.
                 selectivity = probe accuracy - control accuracy.
    logit lens   no probe: what the model's own head says in this cell (nostalgebraist 2020).
 3. Interchange intervention: is c_j used? Put the vector of this cell from question B into the
    forward pass of question A (Geiger et al. 2021, 2106.02997). If the cell holds c_j, and the model
-   goes on from it, the answer becomes the node k - j lookups in A's table behind B's c_j.
+   goes on from it, the answer becomes the node that k - j lookups in A's table reach from B's c_j.
    flip         how often it does, among questions where the model does not say so anyway.
    random       the same after a step of the same length in a random direction, as a control.
    With a chain, the model writes on from the patched cell.
@@ -44,7 +46,7 @@ nothing but their hop count. A chain model is given the true chain.
     python probe.py --layers 1,2 --positions 14,15 --out_dir out/some_cells
     torchrun --standalone --nproc_per_node=2 probe.py --device cuda
 
-The last line:  final ... best_hop1=... first_layer_hop1=... selectivity=... random_init=... flip=...
+The last line:  final ... best_hop1=... first_layer_hop1=... selectivity=... flip=... chance=...
 Results: docs/probe.md
 """
 
@@ -90,10 +92,10 @@ FOLDS = 5
 DECODABLE = 0.95
 
 LEGEND = """
-  probe             accuracy of the linear probe on test questions, and its standard error
+  probe             accuracy of the linear probe on test questions +- its standard error
   control           the same on random labels: what the probe can learn by heart
   selectivity       probe - control
-  random init       the probe on the same model before training
+  random init       the probe on an untrained model of the same shape
   logit lens        how often the model's own head says the node in this cell
   flip              how often the answer follows, when the cell is taken from another question
   random direction  the same after a random step of the same length
@@ -106,8 +108,7 @@ LEGEND = """
 def parse_args(argv):
     parser = Parser(__doc__)
     add = parser.add_argument
-    add('--ckpt', help=f'checkpoint of a task with hidden nodes: {", ".join(names_of_tasks())} '
-                       f'(default: {DEFAULT})')
+    add('--ckpt', help=f'checkpoint of cycle, cvpr or profiles (default: {DEFAULT})')
     add('--layers', type=parse_numbers,
         help='after how many layers, such as 0,2; 0 is the embedding, loops count (default: all)')
     add('--positions', type=parse_numbers,
@@ -122,11 +123,8 @@ def parse_args(argv):
         require(Path(DEFAULT).exists(),
                 f'there is no checkpoint {DEFAULT} yet; this makes it: {TRAIN_DEFAULT}')
         args.ckpt = DEFAULT
+    require(max(args.n_train, args.n_test, args.n_patch) <= 10**6, 'at most a million questions')
     return args
-
-
-def names_of_tasks():
-    return [task.name for task in TASKS]
 
 
 def parse_numbers(text):
@@ -217,7 +215,6 @@ def make_questions(task, mode, n_train, n_test, seed):
 
     Raises ValueError if there is nothing between question and answer.
     """
-    require(max(n_train, n_test) <= 10**6, 'at most a million questions')
     require(max(task.hops) > 1, 'with one hop there is nothing between question and answer: train '
                                 'with --hops 2, or more')
     if isinstance(task, Lookup):
@@ -259,7 +256,7 @@ def concatenate(a, b):
 
 
 def profiles_questions(task, mode, n_train, n_test, seed):
-    """Two-hop questions. A quarter of the (person, relation) pairs is for testing.
+    """Two-hop questions. No (person, relation) pair is both fitted to and tested on.
 
     Subjects are attributes, or relations if there are no attributes.
     """
@@ -274,16 +271,17 @@ def profiles_questions(task, mode, n_train, n_test, seed):
     relation = pair % task.relations
     source = np.stack((person, relation, number % n_subjects), axis=1)      # (all, 3)
 
-    # Was the model trained on two-hop questions about this pair? If so: to fit, or to test?
-    trained, _, _, combination = range(len(task.labels))
-    in_training = np.isin(task.label(source), (trained, combination))
+    # Which pairs did the model meet in two-hop questions? (Where single combinations are held out,
+    # it met the pair in others.) A quarter of all pairs is for testing.
+    reasons = [task.labels.index(name) for name in ('trained', 'combination')]
+    is_asked = np.isin(task.label(source), reasons)
     is_test_pair = rng.permutation(n_pairs) < n_pairs / 4
-    in_test = is_test_pair[pair]
-    to_fit = source[in_training & ~in_test][:n_train]
-    to_test = source[in_training & in_test][:n_test]
-    never_asked = source[~in_training][:n_test]
+    is_test = is_test_pair[pair]
+    to_fit = source[is_asked & ~is_test][:n_train]
+    to_test = source[is_asked & is_test][:n_test]
+    unasked = source[~is_asked][:n_test]
 
-    source = np.concatenate((to_fit, to_test, never_asked))                 # (N, 3)
+    source = np.concatenate((to_fit, to_test, unasked))                     # (N, 3)
     batch = write_batch(task, rng, source, np.full(len(source), 2), mode)
     person, relation, _ = source.T
     bridge = task.truth[person, task.attributes + relation]                 # (N,)
@@ -321,7 +319,7 @@ def counterfactual_answers(questions, rows, donors, j):
 
 @dataclass
 class Labels:
-    """What the probes have to tell, as classes: k targets that are nodes, then k control tasks."""
+    """What the probes predict: k targets whose classes are nodes, then k control tasks."""
     y: torch.Tensor     # (N, 2k) int64
     classes: list       # (2k) how many classes each target has
     chance: list        # (k) accuracy of the best guess at each node that does not look
@@ -574,7 +572,7 @@ def probe(model, questions, labels, layers, positions, run):
     lens     accuracy of the model's own head
     unasked  (profiles) accuracy on pairs that the model was never trained on in two hops
     """
-    x = collect(model, questions, layers, positions, run)                   # (layers, positions, N, C)
+    x = collect(model, questions, layers, positions, run)     # (layers, positions, N, C)
     N, C = x.shape[2:]
     cells_at_once = max(1, 2**27 // (N * max(C, sum(labels.classes))))      # half a GiB
     parts = []
@@ -632,8 +630,10 @@ def interchange(model, questions, layers, positions, n_patch, run, seed):
     rows = torch.arange(questions.n_train, questions.n_train + min(n_patch, questions.n_test))
     donors = rows.roll(1)
     tokens = questions.inputs[rows].to(run.device)
-    wanted = [counterfactual_answers(questions, rows, donors, j + 1) for j in range(questions.k)]
-    wanted = torch.stack(wanted, dim=1)                                     # (n, k)
+    expected = []
+    for j in range(questions.k):
+        expected.append(counterfactual_answers(questions, rows, donors, j + 1))
+    expected = torch.stack(expected, dim=1)                                 # (n, k)
 
     shape = (len(layers), len(positions), questions.k)
     flip = torch.zeros(shape)
@@ -641,7 +641,8 @@ def interchange(model, questions, layers, positions, n_patch, run, seed):
     with run.autocast:
         stream = residual_stream(model, tokens)
         own_answer = head(model, stream[-1][:, -1:]).argmax(-1).cpu()       # (n, 1)
-        counts = (wanted != own_answer) & (questions.node[rows] != questions.node[donors])
+        other_node = questions.node[rows] != questions.node[donors]
+        is_counted = (expected != own_answer) & other_node                  # (n, k)
 
         for i, layer in enumerate(layers):
             for j, position in enumerate(positions):
@@ -651,8 +652,8 @@ def interchange(model, questions, layers, positions, n_patch, run, seed):
                 for grid, value in ((flip, donor_x), (random, x + step)):
                     answer = patched_answers(model, questions, tokens, stream, layer, position,
                                              value)
-                    hits = (answer.cpu()[:, None] == wanted) & counts
-                    grid[i, j] = hits.sum(0) / counts.sum(0).clamp(min=1)
+                    hits = (answer.cpu()[:, None] == expected) & is_counted
+                    grid[i, j] = hits.sum(0) / is_counted.sum(0).clamp(min=1)
     return dict(flip=flip, random=random)
 
 
@@ -739,15 +740,11 @@ def hop_record(j, grids, questions, labels, layers, positions):
     for name, grid in grids.items():
         record[name] = grid[..., j].double().round(decimals=4).tolist()
 
-    # the layer with the best probe, and the first layer at which the hop is decodable
+    # the layer with the best probe, and the first one at which the hop is decodable
     acc = where_needed(record, 'acc')
     untrained = where_needed(record, 'random_init')
     best = acc.index(max(acc))
-    first = None
-    for i in reversed(range(len(layers))):
-        if acc[i] >= max(DECODABLE, untrained[i] + 0.05):
-            first = i
-
+    first = first_decodable(acc, untrained)
     patched = best if first is None else first
     record |= dict(
         best=acc[best],
@@ -760,6 +757,14 @@ def hop_record(j, grids, questions, labels, layers, positions):
     if 'unasked' in grids:
         record['unasked_best'] = where_needed(record, 'unasked')[best]
     return record
+
+
+def first_decodable(acc, untrained):
+    """Where the probe's accuracy by layer is high enough for the first time. None: nowhere."""
+    for i in range(len(acc)):
+        if acc[i] >= max(DECODABLE, untrained[i] + 0.05):
+            return i
+    return None
 
 
 def print_hop(record, word, run):
@@ -830,7 +835,6 @@ def main(argv=None):
         args.out_dir = f'out/probe-{task.name}-{mode}'
 
     # what is asked, what the probes have to tell, and where to look
-    require(args.n_patch <= 10**6, 'at most a million questions')
     questions = make_questions(task, mode, args.n_train, args.n_test, args.seed)
     labels = make_labels(questions, args.seed)
     layers, positions = choose_cells(args, model, questions)

@@ -18,6 +18,8 @@ predict. The path, given these, holds none. Where should the loss be?
    every layer.
 4. graded: -log sum_u p(u) w(u), where w(u) = 1 for steps on a shortest path, e^(-2 beta) for other
    legal ones (each costs two steps), else 0. From no paper. On trees, beta -> inf is `path`.
+   Its gradient at token u is p(u) (1 - w(u) / W) with W = sum_u p(u) w(u): legal steps come first,
+   short ones second.
 
 Beside every number stand two legal walks that never turn back: at random (0.42 of them are right on
 4x4), and greedily to the neighbour nearest the target (0.65).
@@ -61,7 +63,7 @@ from model import GPT, GPTConfig
 TASKS = (Maze,)
 BASELINES = ('greedy', 'random')
 
-# What the tables show, from `judge`.
+# What the tables show, from `score_paths`.
 COLUMNS = ('exact', 'shortest', 'valid', 'legal', 'fork', 'reach', 'ends', 'origin', 'regret')
 
 # Rates over several things in a maze, rather than over mazes: one count divided by another.
@@ -80,7 +82,6 @@ RATIOS = {
 def parse_args(argv):
     parser = Parser(__doc__)
     add_task_args(parser, TASKS, format='grid')
-    parser.add_argument('--test_grid', type=parse_range, help='other sizes to test on, as --grid')
 
     add = parser.add_argument_group('model').add_argument
     add('--n_layer', type=at_least(1), default=4, help='transformer blocks')
@@ -103,6 +104,7 @@ def parse_args(argv):
     add('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only')
 
     add = parser.add_argument_group('evaluation').add_argument
+    add('--test_grid', type=parse_range, help='other sizes to test on, as --grid')
     add('--eval_interval', type=at_least(1),
         help='steps between evaluations and checkpoints (default: a tenth of max_iters)')
     add('--log_interval', type=at_least(1), default=10, help='steps between loss records')
@@ -289,7 +291,7 @@ def walk(task, batch, greedy, rng):
 # -----------------------------------------------------------------------------
 # evaluation
 
-def judge(task, batch, paths):
+def score_paths(task, batch, paths):
     """What is right about paths (B, L), which end in <PATH_END>s, if they end: {name: (B,)}.
 
         exact           the batch's own path
@@ -330,12 +332,7 @@ def judge(task, batch, paths):
     reach = (length > 0) & (to_go.gather(1, last)[:, 0] == 0)
     valid = origin & (legal | ~taken).all(dim=1) & reach & ended
     regret = torch.where(valid, length - 1 - to_go[:, 0], 0)
-
-    # forks: from all cells but the origin one way leads back
-    so_far = nearer[:, :-1].cumprod(dim=1).bool()
-    on_shortest = torch.cat((origin[:, None], origin[:, None] & so_far), dim=1)
-    n_ways_on = is_open.sum(dim=2) - (place[:-1] > 0).long()
-    fork = on_shortest & (to_go[:, :-1] > 0) & (n_ways_on > 1)
+    fork = find_forks(is_open, nearer, origin, to_go)                       # (B, L - 1)
     return dict(
         exact=((paths == own) | ~in_own).all(dim=1),
         shortest=valid & (regret == 0),
@@ -350,7 +347,20 @@ def judge(task, batch, paths):
         forks=fork.sum(dim=1))
 
 
-def teacher_forced(model, task, batch):
+def find_forks(is_open, nearer, origin, to_go):
+    """Where does a path, still on a shortest one, have more than one way on? (B, L - 1) bool
+
+    is_open (B, L - 1, 4), nearer (B, L - 1), origin (B,), to_go (B, L): as in score_paths.
+    """
+    so_far = nearer[:, :-1].cumprod(dim=1).bool()
+    on_shortest = torch.cat((origin[:, None], origin[:, None] & so_far), dim=1)
+    n_ways_on = is_open.sum(dim=2)
+    n_ways_on[:, 1:] -= 1  # from all cells but the first, one way leads back
+    goes_on = to_go[:, :-1] > 0  # a cell, and not the target
+    return on_shortest & goes_on & (n_ways_on > 1)
+
+
+def teacher_forcing(model, task, batch):
     """What a causal model predicts with the true tokens before each token: {name: (B,)}.
 
         path_nats, maze_nats    summed losses of the path, and of all that stands before it
@@ -390,14 +400,14 @@ def evaluate(model, task, run, seed, n_test, size):
         path_lengths.append(batch.loss_mask.sum(dim=1) - 2)  # steps: without origin and <PATH_END>
         with run.autocast:
             paths = write_paths(model, task, batch)
-            measures = judge(task, batch, paths)
+            measures = score_paths(task, batch, paths)
             if model.config.causal:
-                measures |= teacher_forced(model, task, batch)
+                measures |= teacher_forcing(model, task, batch)
         parts['model'].append(measures)
         for name in BASELINES:
             rng = np.random.default_rng([seed, 3, first])
-            steps = walk(task, batch, name == 'greedy', rng)
-            parts[name].append(judge(task, batch, steps))
+            baseline_paths = walk(task, batch, name == 'greedy', rng)
+            parts[name].append(score_paths(task, batch, baseline_paths))
 
     counts = {name: join(dicts) for name, dicts in parts.items()}
     results = {name: rates(counts[name]) for name in counts}
@@ -606,7 +616,7 @@ def write_examples(out_dir, task, size, batch, paths):
 
     The first two are mazes whose path is not a shortest one, if there are any.
     """
-    is_shortest = judge(task, batch, paths)['shortest'].tolist()
+    is_shortest = score_paths(task, batch, paths)['shortest'].tolist()
     wrong_first = sorted(range(len(paths)), key=is_shortest.__getitem__)
     rows = list(dict.fromkeys(wrong_first[:2] + list(range(len(paths)))))
 

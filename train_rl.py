@@ -9,14 +9,15 @@ only using supervision from the final output?" Nobody shows this model a chain.
 2. The reward is 1 if that token is right, else 0. The tokens before it are never looked at.
 3. On-policy REINFORCE (Williams 1992): one step up the mean over chains of
        sum over t <= k of advantage * log pi(token t)
-   The advantage is the reward minus a baseline that does not depend on the token it judges. So the
-   gradient of the expected reward stays unbiased. --baseline:
+   The advantage is the reward minus a baseline. The baseline does not depend on the token it is
+   for, so the gradient of the expected reward stays unbiased. --baseline:
    none    nothing
    ema     a running mean of all rewards (0.95)
    loo     leave one out: the mean reward of the group's other chains
    prefix  the step advantage of VinePPO (Kazemnejad et al. 2024, 2410.01679): the value of the
            prefix that ends in the token, minus the value of the prefix before it. Values are mean
-           rewards of fresh rollouts.
+           rewards of fresh rollouts. (FactorExe's "state baseline" subtracts the value of the
+           prefix before the token from the reward. That is noisier.)
 4. --objective passk ascends pass@k instead, the chance that one of k chains is right (PKPO, Walder
    & Karkhanis 2025, 2505.15201; with loo it is their "leave one out minus one"). At k = group_size
    only a chain that alone is right counts (POPPY, Grinsztajn et al. 2022, 2210.03475).
@@ -66,6 +67,18 @@ SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # flags that --init_fr
 # arguments
 
 def parse_args(argv):
+    parser = make_parser()
+    args = common.parse_args(parser, argv, 'train_rl', free={'seed', 'n_test', 'test_hops'})
+
+    # a model that starts from a checkpoint has its shape, unless another one is typed
+    if args.init_from and not args.eval_only:
+        model, _ = common.load_checkpoint(args.init_from)
+        parser.set_defaults(**{name: getattr(model.config, name) for name in SHAPE})
+        args = parser.parse_args(argv)
+    return args
+
+
+def make_parser():
     parser = Parser(__doc__)
     add_task_args(parser, TASKS, hops=[1, 2, 3, 4], nodes=10)
 
@@ -77,7 +90,7 @@ def parse_args(argv):
         help='times the blocks are applied, with shared weights')
     add('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding')
     add('--init_from', metavar='CKPT',
-        help='start from this checkpoint of train_cot.py; --resume needs it again')
+        help='start from this checkpoint, say of train_cot.py; --resume needs it again')
 
     add = parser.add_argument_group('reinforcement learning').add_argument
     add('--baseline', choices=('none', 'ema', 'loo', 'prefix'), default='loo',
@@ -112,14 +125,7 @@ def parse_args(argv):
         help='at the end also test these, longer than trained; the hop token stays at the largest '
              'trained one')
     common.add_run_args(parser, 'out/train_rl-<task>')
-    args = common.parse_args(parser, argv, 'train_rl', free={'seed', 'n_test', 'test_hops'})
-
-    # a model that starts from a checkpoint has its shape, unless another one is typed
-    if args.init_from and not args.eval_only:
-        model, _ = common.load_checkpoint(args.init_from)
-        parser.set_defaults(**{name: getattr(model.config, name) for name in SHAPE})
-        args = parser.parse_args(argv)
-    return args
+    return parser
 
 
 def fill_in(args):
@@ -333,6 +339,11 @@ def summary(results, task):
 # -----------------------------------------------------------------------------
 # training
 
+def get_lr(step, args):
+    """Linear warm-up, then constant."""
+    return args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1))
+
+
 def train(model, task, args, run):
     """REINFORCE from `model`, or from this run's checkpoint. Returns the progress made."""
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
@@ -366,74 +377,73 @@ def train(model, task, args, run):
         if last or stop:
             break
 
-        # 1. questions: a function of (seed, step); each process takes its share
+        # 1. Questions. They are a function of (seed, step); each process takes its share.
         hops = task.hops[:progress['stage']]
         all_questions = sample_batch(task, P * run.world, args.seed, step, hops=hops)
         count_samples(progress, all_questions.hops, args)
-        n_loss_tokens = int(all_questions.hops.sum()) * G  # over all processes
         questions = run.my_rows(all_questions).to(run.device)
         prompts = questions.tokens[:, :questions.prompt_len]
         L = questions.tokens.size(1) - questions.prompt_len  # tokens of the longest chain
 
-        # 2. rollouts: sample G chains for each question, and reward those with the right answer
+        # 2. Rollouts. The policy samples G chains for each question.
         batch = questions[torch.arange(P, device=run.device).repeat_interleave(G)]  # a row a chain
-        loss_mask = batch.loss_mask  # up to the answer: what comes after it does not count
         uniform = random_numbers(run, args.seed, step, P * G)
-        value = None
         with run.autocast:
             tokens = model.generate(prompts, L, args.temperature, samples=G, uniform=uniform(L))
-            reward = verify(batch, tokens[:, batch.prompt_len:]).float()    # (P * G,)
-            if args.baseline == 'prefix':
+
+        # 3. Reward. 1 for a chain with the right answer, else 0.
+        reward = verify(batch, tokens[:, batch.prompt_len:]).float()            # (P * G,)
+
+        # 4. Advantage. How much better than expected is a chain, or (prefix) each of its tokens?
+        value = None
+        if args.baseline == 'prefix':
+            with run.autocast:
                 value = prefix_values(model, batch, tokens, reward, args.rollouts,
                                       args.temperature, uniform).view(P, G, L + 1)
-
-        # 3. advantage: the reward minus what was to be expected
         reward = reward.view(P, G)
-        A = advantage(reward, args.baseline, args.objective, args.k, progress['mean'], value)
-        A = A.expand(P, G, L).flatten(0, 1)[loss_mask[:, batch.prompt_len:]]        # (N,)
+        advantages = advantage(reward, args.baseline, args.objective, args.k, progress['mean'],
+                               value)                                           # (P, G, 1 or L)
 
-        # 4. policy gradient: the mean over chains of sums over tokens
-        # (a second autocast block: casts that were cached while sampling have no gradient)
+        # 5. Gradient step. The gradient is a mean over chains of sums over their tokens, up to the
+        # answer: what comes after it does not count. Autocast is entered anew, because the casts
+        # that it cached while sampling have no gradient.
+        loss_mask = batch.loss_mask
+        advantages = advantages.expand(P, G, L).flatten(0, 1)                   # (P * G, L)
+        advantages = advantages[loss_mask[:, batch.prompt_len:]]                # (N,)
         with run.autocast:
             log_p, entropy = log_probs(policy, tokens, loss_mask, args.temperature,
-                                       shared=(batch.prompt_len, G))                # (N,), (N,)
-        loss = -(A * log_p + args.entropy * entropy).sum() / (P * G)
+                                       shared=(batch.prompt_len, G))            # (N,), (N,)
+        loss = -(advantages * log_p + args.entropy * entropy).sum() / (P * G)
         loss.backward()
         for group in optimizer.param_groups:
-            group['lr'] = args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1))
+            group['lr'] = get_lr(step, args)
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         bar.update()
 
-        # 5. measures over all processes, and the curriculum
-        n_right = reward.sum(dim=1)                                         # (P,)
-        hardest = questions.hops == hops[-1]
-        total = run.total(
-            right=n_right.sum(),
-            hardest_right=n_right[hardest].sum(),
-            hardest=hardest.sum() * G,
-            same=(n_right % G == 0).sum(),
-            solved=(n_right > 0).sum(),
-            entropy=entropy.sum(),
-            loss=loss)
-        n_questions = P * run.world
+        # measures of this step, over all processes
+        total = sum_over_processes(run, reward, questions.hops == hops[-1], entropy, loss)
+        n_questions = len(all_questions)
+        n_tokens = int(all_questions.hops.sum()) * G  # that carry loss
         mean = total['right'] / (n_questions * G)
         running_mean = 0.95 * progress['mean'] + 0.05 * mean if step > 1 else mean
         progress.update(step=step, mean=running_mean, reward=mean)
         measures = dict(
             reward=mean,
-            entropy=total['entropy'] / n_loss_tokens,
+            entropy=total['entropy'] / n_tokens,
             grad_norm=float(grad_norm),
             zero_variance=total['same'] / n_questions,      # groups that give no gradient
             pass_at_group=total['solved'] / n_questions)
-        is_learned = total['hardest_right'] > 0.9 * total['hardest']
-        if args.curriculum and is_learned and len(hops) < len(task.hops):
-            progress['stage'] += 1
         if step % args.log_interval == 0 or step == args.max_iters:
             run.check_finite(step, model, loss=total['loss'], grad_norm=grad_norm)
             bar.set_postfix(reward=f'{mean:.3f}', refresh=False)
+
+        # curriculum: one more hop when over nine in ten of the hardest chains are right
+        is_learned = total['hardest_right'] > 0.9 * total['hardest']
+        if args.curriculum and is_learned and len(hops) < len(task.hops):
+            progress['stage'] += 1
     bar.close()
     return progress
 
@@ -449,6 +459,23 @@ def count_samples(progress, hops, args):
     tokens = hops + rollouts * hops * (hops - 1) // 2
     progress['samples'] += args.group_size * int(samples.sum())
     progress['tokens'] += args.group_size * int(tokens.sum())
+
+
+def sum_over_processes(run, reward, is_hardest, entropy, loss):
+    """{name: sum} over the questions, chains and tokens of a step, in all processes.
+
+    reward (P, G). is_hardest (P,) bool: has this question the most hops? entropy (N,).
+    """
+    G = reward.size(1)
+    n_right = reward.sum(dim=1)                                             # (P,)
+    return run.total(
+        right=n_right.sum(),
+        hardest=is_hardest.sum() * G,
+        hardest_right=n_right[is_hardest].sum(),
+        same=(n_right % G == 0).sum(),      # groups whose chains are all right or all wrong
+        solved=(n_right > 0).sum(),         # groups with a right chain
+        entropy=entropy.sum(),
+        loss=loss)
 
 
 def random_numbers(run, seed, step, n_chains):
@@ -487,20 +514,16 @@ def main(argv=None):
     args = parse_args(argv)
     task, longer_task, config = fill_in(args)
     model, state = load_start(args, config)
-    params = (GPT(config) if model is None else model).num_params()
-    chance = {k: task.chance(k) for k in task.hops}
-    with common.Run('train_rl', args, trains=not args.eval_only, params=params,
-                    chance=chance) as run:
+    torch.manual_seed(args.seed)
+    if model is None:
+        model = GPT(config)
+    facts = dict(params=model.num_params(), chance={k: task.chance(k) for k in task.hops})
+    with common.Run('train_rl', args, trains=not args.eval_only, **facts) as run:
 
-        # train, from the start or from --init_from; or take what --ckpt holds
-        if args.eval_only:
-            model.to(run.device)
-            progress = state
-        else:
-            torch.manual_seed(args.seed)
-            if model is None:
-                model = GPT(config)
-            model.to(run.device)
+        # train the model, or take what --ckpt holds
+        model.to(run.device)
+        progress = state
+        if not args.eval_only:
             run.print_settings()
             run.print(f'{model.num_params():,} parameters, {args.batch_size} x {run.world} '
                       f'questions a step, {args.group_size} chains each, files in {args.out_dir}')

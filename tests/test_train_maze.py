@@ -1,7 +1,6 @@
 """Where the loss is, to the exact token; the losses against formulas worked out apart; the metrics
 on paths made by hand; resuming; the headline."""
 
-import contextlib
 import json
 import math
 import signal
@@ -433,7 +432,7 @@ LOOP = ('<ADJLIST_START> (0,0) <--> (0,1) ; (0,1) <--> (1,1) ; (1,1) <--> (1,0) 
         exact=0, shortest=0, valid=1, reach=1, regret=2, legal=6, steps=6, right_at_forks=3,
         forks=3))])
 def test_paths_made_by_hand(path, expected):
-    measures = train_maze.judge(ADJLIST, one_maze(ADJLIST, LOOP), encode_paths(ADJLIST, path))
+    measures = train_maze.score_paths(ADJLIST, one_maze(ADJLIST, LOOP), encode_paths(ADJLIST, path))
     assert {name: measures[name][0].item() for name in expected} == expected
 
 
@@ -443,7 +442,7 @@ def test_true_paths_are_right_in_every_respect(task):
     paths = torch.full((100, task.answer_len), task.path_end)
     for b, mask in enumerate(batch.loss_mask):
         paths[b, :mask.sum()] = batch.tokens[b, mask]
-    measures = train_maze.judge(task, batch, paths)
+    measures = train_maze.score_paths(task, batch, paths)
     for name in ('exact', 'shortest', 'valid', 'reach', 'ends', 'origin'):
         assert measures[name].all(), name
     assert not measures['regret'].any()
@@ -509,7 +508,7 @@ def test_baselines_of_known_mazes(gen, greedy, exact):
     task = Maze((4,), gen, format='grid')
     batch = sample_batch(task, 3000, 0, 0)
     paths = train_maze.walk(task, batch, greedy, np.random.default_rng(0))
-    measures = train_maze.judge(task, batch, paths)
+    measures = train_maze.score_paths(task, batch, paths)
     assert abs(measures['exact'].float().mean() - exact) < 0.05
     assert torch.equal(measures['legal'], measures['steps'])
 
@@ -540,7 +539,7 @@ def test_a_written_path_ends_at_the_first_path_end():
 def test_a_uniform_model_has_uniform_losses():
     batch = sample_batch(LOOPS, 30, 1, 0)
     model = Scripted(LOOPS, [0])
-    measures = train_maze.teacher_forced(model, LOOPS, batch)
+    measures = train_maze.teacher_forcing(model, LOOPS, batch)
     nats = math.log(len(LOOPS.vocab))
     assert torch.allclose(measures['path_nats'], batch.loss_mask.sum(dim=1) * nats)
     assert torch.allclose(measures['maze_nats'], (batch.chain_start - 1) * nats)
@@ -557,7 +556,7 @@ def test_adjacency_tokens_are_counted_by_hand():
         is_even = (place + 1 - batch.chain_start[row]) % 2 == 0
         return F.one_hot(torch.where(is_even, separator, 0), len(ADJLIST.vocab)).float()
     model.config = SimpleNamespace(causal=True)
-    measures = train_maze.teacher_forced(model, ADJLIST, batch)
+    measures = train_maze.teacher_forcing(model, ADJLIST, batch)
     assert torch.equal(measures['wrong'], (batch.loss_mask.sum(dim=1) + 1) // 2)
     assert measures['adjacency_first'].all()
 
@@ -583,7 +582,7 @@ def test_teacher_forced_and_written_paths_are_exact_on_the_same_mazes(loss, tmp_
     batch = sample_batch(task, 200, 5, 0, 'test')
     with torch.no_grad():
         paths = train_maze.write_paths(model, task, batch)
-        written = train_maze.judge(task, batch, paths)['exact']
+        written = train_maze.score_paths(task, batch, paths)['exact']
         forced = torch.ones(200, dtype=torch.bool)
         for t in range(batch.prompt_len, batch.tokens.size(1)):
             guess = guess_token(model, task, batch, t, loss)
@@ -779,6 +778,5 @@ def test_speeds():
 @pytest.mark.parametrize('loss', ['path', 'mlmu'])
 def test_a_short_run_on_a_gpu(loss, tmp_path):
     argv = ['--loss', loss, '--steps', '300', '--device', 'cuda', '--out_dir', str(tmp_path)]
-    with contextlib.redirect_stdout(None):
-        final = train_maze.main(argv)
+    final = train_maze.main(argv)
     assert 0 <= final['exact'] <= 1

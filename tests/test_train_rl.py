@@ -157,8 +157,8 @@ def mean_estimate(table, G, baseline, rollouts=0, **options):
     if rollouts:
         value = toy_values(chain.view(-1, 2), fresh, reward.flatten().float(), rollouts)
         value = value.view(-1, G, 3)
-    A = train_rl.advantage(reward, baseline, value=value, **options)
-    estimate = (A * log_p).sum(dim=-1).mean(dim=1)
+    advantages = train_rl.advantage(reward, baseline, value=value, **options)
+    estimate = (advantages * log_p).sum(dim=-1).mean(dim=1)
     return torch.autograd.grad((probability * estimate).sum(), logits)
 
 
@@ -203,9 +203,9 @@ def test_at_k_equal_to_the_group_only_the_best_chain_gets_its_lead_over_the_seco
     for rewards in itertools.product((0.0, 1.0), repeat=4):
         second, best = sorted(rewards)[-2:]
         expected = [4 * (best - second) * (r == best) for r in rewards]
-        A = train_rl.advantage(torch.tensor([rewards]), 'loo', 'passk', 4)
-        assert A.shape == (1, 4, 1)
-        assert A.flatten().tolist() == expected, rewards
+        advantages = train_rl.advantage(torch.tensor([rewards]), 'loo', 'passk', 4)
+        assert advantages.shape == (1, 4, 1)
+        assert advantages.flatten().tolist() == expected, rewards
 
 
 def test_pass_at_k_counts_the_draws_that_miss():
@@ -245,9 +245,10 @@ def test_equal_rewards_give_no_gradient_at_all(objective, k, truth):
     equal_rewards = torch.full((5, G), float(truth))
     mixed_rewards = torch.tensor([[1.0, 0, 0, 0]] * 5)
     for reward, is_zero in ((equal_rewards, True), (mixed_rewards, False)):
-        A = train_rl.advantage(reward, 'loo', objective, k)
-        A = A.expand(-1, -1, 3).flatten(0, 1)[batch.loss_mask[:, batch.prompt_len:]]
-        loss = -(A * log_p).sum() / len(tokens)
+        advantages = train_rl.advantage(reward, 'loo', objective, k)
+        advantages = advantages.expand(-1, -1, 3).flatten(0, 1)
+        advantages = advantages[batch.loss_mask[:, batch.prompt_len:]]
+        loss = -(advantages * log_p).sum() / len(tokens)
         gradients = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
         assert all((g == 0).all() for g in gradients) == is_zero
 
@@ -277,8 +278,8 @@ def test_nothing_after_the_answer_counts(G):
     def outputs(tokens):
         shared = (P, G) if G else None
         log_p, entropy = train_rl.log_probs(model, tokens, batch.loss_mask, 0.7, shared=shared)
-        A = torch.linspace(-1, 2, len(log_p))
-        loss = -(A * log_p + 0.1 * entropy).sum()
+        advantages = torch.linspace(-1, 2, len(log_p))
+        loss = -(advantages * log_p + 0.1 * entropy).sum()
         return [log_p, entropy, *torch.autograd.grad(loss, list(model.parameters()))]
 
     before = outputs(tokens)
@@ -415,13 +416,13 @@ def test_the_value_of_a_prefix_is_the_chance_that_it_ends_well():
 # training
 
 class Spy:
-    """Takes down what train() draws, samples and judges, and the weights and the unclipped gradient
-    of every step."""
+    """Records the questions, chains and rewards of train(), and the weights and the unclipped
+    gradient of every step."""
 
     def __init__(self, monkeypatch):
         self.questions = []     # a batch a step
         self.chains = []        # the sampled tokens of each step
-        self.rewards = []       # what verify said of them
+        self.rewards = []       # what verify returned for them
         self.values = []        # what prefix_values returned
         self.uniform = []       # every tensor of random numbers
         self.temperatures = []
@@ -485,6 +486,7 @@ class WrittenOut:
         self.task = task
         self.model = model
         self.mean = 0.0     # running mean of the rewards
+        self.n_steps = 0
         self.samples = 0
         self.tokens = 0
 
@@ -497,10 +499,10 @@ class WrittenOut:
             # the chance that one of k - 1 other chains is right
             n_wrong = G - 1 - int(others)
             rescue = 1 - math.comb(n_wrong, args.k - 1) / math.comb(G - 1, args.k - 1)
-            A = args.k * (1.0 if rewards[g] else rescue)
+            a = args.k if rewards[g] else args.k * rescue
             if args.baseline == 'loo':
-                A -= args.k * rescue
-            return [A] * k
+                a -= args.k * rescue
+            return [a] * k
         if args.baseline == 'prefix':
             v = [others / (G - 1), *values[1:k].tolist(), rewards[g]]
             return [v[t + 1] - v[t] for t in range(k)]
@@ -526,17 +528,21 @@ class WrittenOut:
                 row = tokens[q * G + g]
                 assert row[:S].tolist() == prompt
                 row_values = values[q * G + g] if values is not None else None
-                A = self.advantages(rewards, g, k, row_values)
+                advantages = self.advantages(rewards, g, k, row_values)
                 logits = self.model(row[None, :-1])[0] / args.temperature
                 for t in range(k):
                     p = logits[S + t - 1].softmax(-1)
                     entropy = -(p * p.log()).sum()
-                    loss = loss - (A[t] * p[row[S + t]].log() + 0.1 * entropy) / (P * G)
+                    loss = loss - (advantages[t] * p[row[S + t]].log() + 0.1 * entropy) / (P * G)
                     entropies.append(entropy.item())
                 self.count(k)
 
         reward = sum(map(sum, groups)) / (P * G)
-        self.mean = 0.95 * self.mean + 0.05 * reward if self.mean else reward
+        if self.n_steps == 0:
+            self.mean = reward
+        else:
+            self.mean = 0.95 * self.mean + 0.05 * reward
+        self.n_steps += 1
         return loss, groups, dict(
             reward=reward,
             mean=self.mean,
@@ -624,6 +630,12 @@ def test_training_is_reinforce_written_out(argv, tmp_path, monkeypatch):
     numbers = torch.cat([u.flatten() for u in spy.uniform])
     assert len(numbers.unique()) > 0.99 * len(numbers)
     assert abs(numbers.mean() - 0.5) < 4 * (12 * len(numbers)) ** -0.5
+
+
+def test_the_learning_rate_rises_linearly_and_then_stays():
+    args = SimpleNamespace(learning_rate=0.8, warmup_iters=3)
+    rates = [train_rl.get_lr(step, args) for step in range(6)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
 
 
 def test_a_run_leaves_config_log_checkpoint_and_plot(tmp_path, monkeypatch):
