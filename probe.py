@@ -139,10 +139,7 @@ def parse_numbers(text):
 def load_model(path, device):
     """A checkpoint's model, ready for evaluation, its task, and everything else that it holds."""
     model, state = common.load_checkpoint(path, device)
-    try:
-        task = common.task_of_checkpoint(path, state, TASKS)
-    except TypeError as error:  # a flag of the wrong type
-        raise ValueError(f'the settings in {path} are of no task known here') from error
+    task = common.task_of_checkpoint(path, state, TASKS)
     fits = (len(task.vocab) == model.config.vocab_size
             and task.block_size <= model.config.block_size)
     require(fits, f'{path} is of another version of {task.name}')
