@@ -336,8 +336,9 @@ def get_lr(step, args):
     """Linear warm-up, then a cosine to zero."""
     if step < args.warmup_iters:
         return args.learning_rate * (step + 1) / (args.warmup_iters + 1)
-    done = (step - args.warmup_iters) / max(1, args.max_iters - args.warmup_iters)
-    return args.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    steps_done = step - args.warmup_iters
+    n_steps = max(1, args.max_iters - args.warmup_iters)
+    return args.learning_rate * 0.5 * (1 + math.cos(math.pi * steps_done / n_steps))
 
 
 def train(arm, ckpt, task, config, args, run):
