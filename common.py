@@ -236,8 +236,10 @@ class Run:
         self.trains = False
         self.leave_group()
         if self.stopped or self.signal:
-            raise RunEnded(f'stopped by a signal at step {step} of {what}, saved in '
-                           f'{self.last_checkpoint}; --resume goes on from there',
+            saved = 'before anything was saved; --resume starts over'
+            if self.last_checkpoint is not None:
+                saved = f'saved in {self.last_checkpoint}; --resume goes on from there'
+            raise RunEnded(f'stopped by a signal at step {step} of {what}, {saved}',
                            exit_code=128 + (self.signal or signal.SIGTERM))
 
     # -------------------------------------------------------------------------
@@ -356,13 +358,13 @@ class Run:
     def resume(self, name, model, optimizer, arm, settings=None):
         """With --resume: load this run's checkpoint if there is one, and drop what was logged after
         it for this arm. Returns the checkpoint's dict, or {'step': 0}. settings: as for save."""
-        path = self.out_dir / name
-        state = {'step': 0}
-        if self.resumes and path.exists():
-            _, state = load_checkpoint(path, self.device)
-            require(same_settings(state['args'], settings or self.settings),
-                    f'{path} is the checkpoint of another run: delete it, or give another '
-                    '--out_dir')
+        state = self.find_checkpoint(name, settings)
+        if state is None:
+            state = {'step': 0}
+        else:
+            path = self.out_dir / name
+            require(state['config'] == vars(model.config),
+                    f'{path} holds a model of another shape: has --init_from changed?')
             model.load_state_dict(state['model'])
             optimizer.load_state_dict(state['optimizer'])
             torch.set_rng_state(state['rng'].cpu())
@@ -371,6 +373,19 @@ class Run:
             self.last_checkpoint = path
         if self.resumes and self.master:
             cut_log(self.out_dir, arm, state['step'])
+        return state
+
+    def find_checkpoint(self, name, settings=None):
+        """With --resume: the dict of this run's checkpoint, or None if there is none.
+
+        Raises ValueError if it is damaged, or of another run.
+        """
+        path = self.out_dir / name
+        if not self.resumes or not path.exists():
+            return None
+        _, state = load_checkpoint(path, self.device)
+        require(same_settings(state['args'], settings or self.settings),
+                f'{path} is the checkpoint of another run: delete it, or give another --out_dir')
         return state
 
     def check_finite(self, step, model, **numbers):

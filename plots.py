@@ -81,6 +81,8 @@ def read_run(folder):
         run = LoggedRun(folder, config, log)
         require(run.script in DRAW, f'{folder} holds a run of {run.script}.py, which has no figure')
         require(log, f'{folder} holds a run without a log')
+        for record in log:
+            record['arm']
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f'{folder} holds no run of this repo') from error
     return run
@@ -113,8 +115,14 @@ def labels(runs):
 
 
 def draw_run(folder):
-    """Draw plot.png of a run, from what it left in its folder."""
-    save(draw([read_run(folder)]), Path(folder) / 'plot.png')
+    """Draw plot.png of a run, from what it left in its folder.
+
+    A log that holds too little for a figure does not fail a finished run.
+    """
+    try:
+        save(draw([read_run(folder)]), Path(folder) / 'plot.png')
+    except ValueError as error:
+        print(f'no figure: {error}')
 
 
 def draw(runs):
@@ -283,6 +291,7 @@ def draw_train_maze(runs):
 def maze_curves(run):
     """Steps, and {measure: curve}, at the largest size that was trained."""
     records = run.evaluations(run.args['loss'])
+    require(records, f'the log of {run.folder} holds no evaluation yet')
     size = str(max(run.args['grid']))
     steps = [record['step'] for record in records]
     curves = {}
@@ -364,8 +373,9 @@ def draw_search(runs):
     """Share solved against forward FLOPs (left) and nodes expanded (right); the mean of several
     runs, with the range from the least to the largest. What uses no model has no FLOPs: it is a
     line across the left panel."""
-    figure, (left, right) = new_figure(12, 5.4, columns=2, sharey=True)
     final = runs[0].final
+    require(final, f'{runs[0].folder} is not finished: its figure needs the last record')
+    figure, (left, right) = new_figure(12, 5.4, columns=2, sharey=True)
     is_countdown = 'target' in final
     for series, style in SEARCH_STYLES.items():
         points = search_points(runs, series)
@@ -454,6 +464,11 @@ SCHEME_COLOURS = ('tab:blue', 'tab:orange', 'tab:green')
 
 def draw_capacity(runs):
     records = model_records(runs)
+    require(records, f'no model of {runs[0].folder} is finished yet')
+    kinds = {(run.args['hops'], run.args['cot'], run.args['smallest']) for run in runs}
+    require(len(kinds) == 1,
+            'runs of capacity.py that differ in --hops, --cot or --smallest do not fit into one '
+            'figure')
     args = runs[0].args
     title = '1 hop' if args['hops'] == 1 else '2 hops'
     if args['cot']:
@@ -567,6 +582,9 @@ def draw_probe(runs):
     """For up to five hops: probe accuracy and flips in each cell (layer, position), and by layer
     where the hop is needed. Several runs: by layer, a thin line for each run, a thick one for the
     mean."""
+    for run in runs:
+        require(run.final and hop_records(run),
+                f'{run.folder} is not finished: its figure needs all records')
     if len(runs) > 1:
         figure, axis = new_figure(6, 4.2)
         draw_staircase(axis, runs, probe_title(runs[0]), 'layer')
@@ -1015,7 +1033,11 @@ def main(argv=None):
 
     require(args.out or len(args.folders) == 1, 'several runs need --out, where the figure goes')
     path = args.out or Path(args.folders[0]) / 'plot.png'
-    save(draw([read_run(folder) for folder in args.folders]), path)
+    figure = draw([read_run(folder) for folder in args.folders])
+    try:
+        save(figure, path)
+    except OSError as error:
+        raise ValueError(f'cannot write {path}: {error.strerror}') from error
     print(path)
 
 

@@ -462,10 +462,13 @@ def train_arms(task, config, args, run):
     run.print_settings()
     run.print(f'{GPT(config).num_params():,} parameters, global batch {args.batch_size} x '
               f'{run.world} = {args.batch_size * run.world}, files in {args.out_dir}')
-    arms = ['cot', 'direct'] if args.mode == 'both' else [args.mode]
+    checkpoints = {args.mode: 'ckpt.pt'}
+    if args.mode == 'both':
+        checkpoints = {'cot': 'ckpt.pt', 'direct': 'ckpt_direct.pt'}
+    for ckpt in checkpoints.values():
+        run.find_checkpoint(ckpt)  # a damaged one is refused before anything is trained
     models = {}
-    for arm in arms:
-        ckpt = 'ckpt.pt' if arm == arms[0] else 'ckpt_direct.pt'
+    for arm, ckpt in checkpoints.items():
         models[arm], step = train(arm, ckpt, task, config, args, run)
         if run.stopped:
             break

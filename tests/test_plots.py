@@ -138,3 +138,35 @@ def test_every_figure_of_the_documents_is_made_from_the_logs(tmp_path, monkeypat
     assert code == 0, err
     committed = {path.name for path in (ROOT / 'docs' / 'figures').glob('*.png')}
     assert {path.name for path in tmp_path.iterdir()} == committed
+
+
+@pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'search', 'capacity',
+                                    'probe'])
+def test_a_log_that_holds_too_little_is_refused_in_one_line(script, tmp_path):
+    """The first record alone, or the last one alone."""
+    folder = copy_run(ROWS[script], tmp_path / 'run')
+    lines = (folder / 'log.jsonl').read_text().splitlines()
+    for record in ('{"arm": "other", "step": 0}', lines[-1]):
+        (folder / 'log.jsonl').write_text(record + '\n')
+        code, out, err = call(plots, [str(folder)])
+        assert (code, err.count('\n')) in ((0, 0), (2, 1)), err
+
+
+def test_a_finished_run_does_not_fail_for_want_of_a_figure(tmp_path, capsys):
+    folder = copy_run(ROWS['train_maze'], tmp_path / 'run')
+    lines = (folder / 'log.jsonl').read_text().splitlines()
+    (folder / 'log.jsonl').write_text(lines[-1] + '\n')
+    plots.draw_run(folder)
+    assert 'no figure' in capsys.readouterr().out
+
+
+def test_runs_of_capacity_of_different_kinds_are_refused(tmp_path):
+    folders = [str(LOGS / 'capacity' / row / 'seed1337') for row in ('1', 'chain')]
+    code, _, err = call(plots, [*folders, '--out', str(tmp_path / 'x.png')])
+    assert code == 2 and err.count('\n') == 1
+
+
+def test_a_figure_that_cannot_be_written_is_one_line(tmp_path):
+    folder = LOGS / ROWS['train_cot'] / 'seed1337'
+    code, _, err = call(plots, [str(folder), '--out', str(tmp_path / 'nowhere' / 'x.png')])
+    assert code == 2 and err.count('\n') == 1

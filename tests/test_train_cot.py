@@ -309,6 +309,16 @@ def test_resume_with_another_number_of_processes_is_refused(tmp_path, monkeypatc
         train(tmp_path, *TINY, '--steps', 2, '--mode', 'cot', '--resume')
 
 
+def test_resume_refuses_a_damaged_second_checkpoint_before_it_changes_anything(tmp_path):
+    train(tmp_path, *TINY, '--steps', 2)
+    whole = (tmp_path / 'ckpt_direct.pt').read_bytes()
+    (tmp_path / 'ckpt_direct.pt').write_bytes(whole[:1000])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match='ckpt_direct.pt is not a checkpoint'):
+        train(tmp_path, *TINY, '--steps', 2, '--resume')
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_signal_during_the_last_evaluation_is_not_lost(tmp_path, monkeypatch):
     real = train_cot.evaluate
 

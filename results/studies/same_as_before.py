@@ -72,7 +72,7 @@ RUNS = [  # name, script and arguments; {out} is the folder of the side's own ru
     ('cot-cvpr', f'train_cot.py --task cvpr --nodes 40 --hops 30 --grad_accum 2 {SMALL}'),
     ('cot-multiply', f'train_cot.py --task multiply --digits 2 --reverse {SMALL}'),
     ('cot-star', f'train_cot.py --task star {SMALL}'),
-    ('cot-profiles', f'train_cot.py --task profiles --people 27 {SMALL}'),
+    ('cot-profiles', f'train_cot.py --task profiles --people 27 --relations 16 {SMALL}'),
     ('countdown', 'train_cot.py --task countdown --n_layer 2 --n_embd 64 --batch_size 128 '
                   '--steps 300 --n_test 200'),
     ('rl-loo', 'train_rl.py --steps 60 --n_test 200'),
