@@ -266,7 +266,7 @@ def test_a_loop_that_trains_is_told_of_the_first_signal_and_the_second_one_ends(
         with pytest.raises(SystemExit) as end:
             signal.raise_signal(signal.SIGINT)
         assert end.value.code == 130
-        with pytest.raises(RunEnded, match='--resume goes on') as error:
+        with pytest.raises(RunEnded, match='before anything was saved') as error:
             run.end_training(5)
         assert error.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before  # main leaves no handler behind
