@@ -956,8 +956,8 @@ def docs_probe_profiles(axis):
             for curve in curves:
                 axis.plot(layers, curve, line, color=colour, lw=0.6, alpha=0.5)
     axis.set(title="profiles: who is X's mentor's employer?", xlabel='times the layer was applied',
-             ylim=(-0.03, 1.03), xticks=layers)
-    axis.legend(fontsize=7)
+             ylim=(-0.03, 1.6), xticks=layers, yticks=np.linspace(0, 1, 6))
+    axis.legend(fontsize=7, loc='upper center')  # above the curves
 
 
 def docs_maze():
