@@ -263,7 +263,7 @@ def documented_commands(text):
     commands = []
     for line in code_lines(text):
         match = re.fullmatch(pattern, line.split(' #')[0].strip())
-        if match:
+        if match and (match[2] or 'python ' in line):  # else the name of a file
             commands.append((match[1], match[2]))
 
     name = None
