@@ -1,10 +1,12 @@
 """The figure of every run, drawn from its folder and nothing else.
 
 A script calls `draw_run(folder)` at its end. The same figure can be drawn again later. Several runs
-of one script can be drawn into one figure.
+of one script go into one figure, compare.png in the folder of the first. --compare draws the runs
+of a row of results/logs in grey behind them. Does my run look like those?
 
-    python plots.py out/train_cot-cycle-both                    # draw its plot.png again
-    python plots.py out/a out/b --out compare.png               # several runs in one figure
+    python plots.py out/train_cot                               # draw its plot.png again
+    python plots.py out/a out/b                                 # several runs in one figure
+    python plots.py out/a --compare results/logs/train_cot/cycle-20
     python plots.py --docs                                      # docs/figures, from results/logs
 
 The file has a section for each script, then one for the figures of the documents, which put several
@@ -45,6 +47,8 @@ class LoggedRun:
 
     @property
     def script(self):
+        if self.args.get('method') == 'jacobi':  # it was a part of search.py once
+            return 'jacobi'
         return self.args['script']
 
     @property
@@ -52,6 +56,13 @@ class LoggedRun:
         """The last record of a finished run, or {}."""
         finals = [record for record in self.log if record['arm'] == 'final']
         return finals[-1] if finals else {}
+
+    @property
+    def task(self):
+        """The name of the task, or None if the run does not tell."""
+        if 'target' in self.final:  # of a search
+            return 'countdown'
+        return self.args.get('task') or self.final.get('task')
 
     def evaluations(self, arm):
         """The records of this arm that hold an evaluation."""
@@ -95,23 +106,53 @@ def read_row(row):
     return [read_run(folder) for folder in folders]
 
 
+@dataclass
+class Reference:
+    """Finished runs that are drawn in grey behind others, to compare with."""
+    runs: list
+    label: str
+
+    def unnamed(self):
+        """The same without a place in the legend, for a second curve of the same runs."""
+        return Reference(self.runs, None)
+
+
+NO_REFERENCE = Reference([], '')
+GREY = '0.65'  # of all references
+
+
+def read_reference(folder):
+    """The runs of a folder of seed<n> folders, such as a row of results/logs, or one run."""
+    folder = Path(folder)
+    runs = [read_run(path) for path in sorted(folder.glob('seed*')) or [folder]]
+    name = '/'.join(folder.resolve().parts[-2:])
+    seeds = '1 seed' if len(runs) == 1 else f'{len(runs)} seeds'
+    return Reference(runs, f'reference: {name} ({seeds})')
+
+
 def labels(runs):
-    """A label for each run: the arguments in which the runs differ."""
+    """A label for each run: the arguments in which they differ, or its folder if these are many.
+
+    An argument that one of them does not have came with another version, and does not count.
+    """
+    if len(runs) == 1:
+        return ['this run']
     names = []
     for name in runs[0].args:
         values = {json.dumps(run.args.get(name)) for run in runs}
-        if len(values) > 1:
+        if len(values) > 1 and all(name in run.args for run in runs):
             names.append(name)
+    folders = ['/'.join(run.folder.resolve().parts[-2:]) for run in runs]
     if not names:
-        return [run.folder.name for run in runs]
+        return folders
     result = []
     for run in runs:
         words = []
         for name in names:
-            value = run.args.get(name)
+            value = run.args[name]
             words.append(f'{name}={format_range(value) if isinstance(value, list) else value}')
         result.append(' '.join(words))
-    return result
+    return result if max(map(len, result)) < 60 else folders
 
 
 def draw_run(folder):
@@ -125,11 +166,15 @@ def draw_run(folder):
         print(f'no figure: {error}')
 
 
-def draw(runs):
+def draw(runs, reference=NO_REFERENCE):
     """The figure of one run, or of several runs of the same script."""
-    scripts = sorted({run.script for run in runs})
+    scripts = sorted({run.script for run in [*runs, *reference.runs]})
     require(len(scripts) == 1, f'runs of {" and ".join(scripts)} do not fit into one figure')
-    return DRAW[scripts[0]](runs)
+    for run in reference.runs:
+        require(None in (run.task, runs[0].task) or run.task == runs[0].task,
+                f'{run.folder} is of the task {run.task}, and {runs[0].folder} of {runs[0].task}: '
+                'nothing to compare')
+    return DRAW[scripts[0]](runs, reference)
 
 
 def save(figure, path):
@@ -140,6 +185,24 @@ def new_figure(width, height, rows=1, columns=1, **options):
     """A figure and its axes."""
     figure = Figure(figsize=(width, height), layout='constrained')
     return figure, figure.subplots(rows, columns, **options)
+
+
+def legend_below(axis, columns=3, **options):
+    """A legend below the axis and its label, where it covers no curve."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc='upper center', bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=8,
+                    frameon=False, **options)
+
+
+def draw_behind(axis, reference, curve, style='-', label=''):
+    """A thin grey line for each run of the reference. curve(run): x and y, or None."""
+    drawn = False
+    for run in reference.runs:
+        points = curve(run)
+        if points is not None:
+            axis.plot(*points, style, color=GREY, lw=1, zorder=1,
+                      label=None if drawn or reference.label is None else reference.label + label)
+            drawn = True
 
 
 def mean_and_range(curves):
@@ -154,99 +217,164 @@ def mean_and_range(curves):
 ARMS = {'cot': ('chain of thought', 'tab:blue'), 'direct': ('direct', 'tab:red')}
 
 
-def draw_train_cot(runs):
+def draw_train_cot(runs, reference):
     """Left: accuracy at the largest hop count against step. Right: after training, by hop count."""
-    figure, (left, right) = new_figure(9, 3.4, columns=2, width_ratios=(3, 2), sharey=True)
-    run = runs[0]
-    k = max(run.hops)
-    run_labels = labels(runs)
-    for i, run in enumerate(runs):
-        arms = [arm for arm in ARMS if run.evaluations(arm)]
-        for arm in arms:
-            label, colour = ARMS[arm]
-            style = '-'
-            if len(runs) > 1:  # one colour a run, one line style an arm
-                label = f'{run_labels[i]}, {label}'
-                colour = f'C{i}'
-                style = '-' if arm == 'cot' else '--'
-            draw_accuracy(left, run, arm, style, label, colour)
-            if len(runs) == 1:
-                draw_bars(right, run, arm, arms, colour)
-            else:
-                draw_by_hops(right, run, arm, style, colour)
+    if all(run.task == 'countdown' and run.evaluations('cot') for run in runs):
+        return draw_countdown(runs, reference)
+    figure, (left, right) = new_figure(9, 3.8, columns=2, width_ratios=(3, 2), sharey=True)
+    curves = arm_curves(runs)
+    arms = {arm for _, arm, *_ in curves}
+    for arm, style in (('cot', '-'), ('direct', '--')):
+        label = f', {ARMS[arm][0]}' if len(arms) > 1 else ''
+        draw_behind(left, reference, lambda run, arm=arm: curve_at(run, arm, 'acc'), style, label)
+    for i, (run, arm, label, colour, style) in enumerate(curves):
+        place = (i, len(curves))
+        left.plot(*curve_at(run, arm, 'acc'), style, color=colour, marker='o', ms=4, label=label)
+        draw_bars(right, run, arm, 'acc', place, colour, faint=style == '--')
+        draw_dots(right, reference, arm, 'acc', place)
 
-    hops = sorted({h for run in runs for h in run.hops})
-    left.axhline(runs[0].chance(k), color='black', linestyle=':', label='chance')
-    for h in hops:
-        right.hlines(runs[0].chance(h), h - 0.45, h + 0.45, color='black', linestyle=':')
-    title = f'{run.args["task"]}, {k} hops'
-    left.set(xlabel='step', ylabel='accuracy of the answer', title=title, ylim=(0, 1.04))
-    right.set(xlabel='hops', title='after training', xticks=hops)
-    left.legend(loc='center right', fontsize=9 if len(runs) == 1 else 7)
+    for i, chance in enumerate({run.chance(max(run.hops)) for run in runs}):
+        left.axhline(chance, color='black', linestyle=':', label=None if i else 'chance')
+    for run in runs:
+        for h in run.hops:
+            right.hlines(run.chance(h), h - 0.45, h + 0.45, color='black', linestyle=':')
+    titles = sorted({f'{run.task}, {max(run.hops)} hops' for run in runs})
+    left.set(xlabel='step', ylabel='accuracy of the answer', title='; '.join(titles),
+             ylim=(0, 1.04))
+    right.set(xlabel='hops', title='after training',
+              xticks=sorted({h for run in runs for h in run.hops}))
+    legend_below(left, columns=3 if len(curves) <= 2 and not reference.runs else 2)
     return figure
 
 
-def draw_accuracy(axis, run, arm, style, label, colour):
-    k = str(max(run.hops))
-    records = run.evaluations(arm)
-    steps = [record['step'] for record in records]
-    accuracy = [record['eval'][k]['acc'] for record in records]
-    axis.plot(steps, accuracy, style, color=colour, marker='o', ms=4, label=label)
+def arm_curves(runs):
+    """(run, arm, label, colour, line style) for each arm of each run.
+
+    One run: a colour for each arm. Several runs: a colour for each run, and 'direct' dashed.
+    """
+    curves = []
+    for i, (run, name) in enumerate(zip(runs, labels(runs), strict=True)):
+        for arm, (label, colour) in ARMS.items():
+            if not run.evaluations(arm):
+                continue
+            if len(runs) == 1:
+                curves.append((run, arm, label, colour, '-'))
+            else:
+                style = '-' if arm == 'cot' else '--'
+                curves.append((run, arm, f'{name}, {label}', f'C{i}', style))
+    return curves
 
 
-def draw_bars(axis, run, arm, arms, colour):
-    """Bars of an arm by hop count, side by side with those of the other arm."""
+def curve_at(run, arm, key, hops=None):
+    """Steps, and a measure at each evaluation, at this hop count (default: the largest). None if
+    there is no evaluation of it."""
+    h = str(hops or max(run.hops))
+    records = [record for record in run.evaluations(arm) if h in record['eval']]
+    if not records:
+        return None
+    return [record['step'] for record in records], [record['eval'][h][key] for record in records]
+
+
+def draw_bars(axis, run, arm, key, place, colour, faint=False, label=None):
+    """Bars of a measure by hop count, after training. place: (i, n), the i-th of n side by side."""
     by_hops = run.final.get('by_hops', {}).get(arm, {})
-    width = 0.7 / len(arms)
-    shift = (arms.index(arm) - (len(arms) - 1) / 2) * width
-    for h, measures in by_hops.items():
-        axis.bar(int(h) + shift, measures['acc'], width, color=colour)
+    hops = [int(h) + shift_of(place) for h in by_hops]
+    axis.bar(hops, [measures[key] for measures in by_hops.values()], 0.7 / place[1], color=colour,
+             alpha=0.5 if faint else 1, label=label)
 
 
-def draw_by_hops(axis, run, arm, style, colour):
-    by_hops = run.final.get('by_hops', {}).get(arm, {})
-    hops = [int(h) for h in by_hops]
-    accuracy = [measures['acc'] for measures in by_hops.values()]
-    axis.plot(hops, accuracy, style, color=colour, marker='o', ms=4)
+def shift_of(place):
+    """Where the i-th of n bars stands, from the middle."""
+    i, n = place
+    return (i - (n - 1) / 2) * 0.7 / n
+
+
+def draw_dots(axis, reference, arm, key, place):
+    """A grey mark on a bar for each run of the reference."""
+    for run in reference.runs:
+        by_hops = run.final.get('by_hops', {}).get(arm, {})
+        hops = [int(h) + shift_of(place) for h in by_hops]
+        axis.plot(hops, [measures[key] for measures in by_hops.values()], 'D', color=GREY,
+                  mec='white', ms=6, zorder=3)
+
+
+def draw_countdown(runs, reference):
+    """Left: how often the verdict is true and the step good, against step of training. (Accuracy,
+    of the verdict alone, is near chance from the start.) Right: both after training."""
+    figure, (left, right) = new_figure(10, 4, columns=2, width_ratios=(3, 2), sharey=True)
+    hops = runs[0].hops
+    if len(runs) == 1:
+        for i, h in enumerate(hops):
+            draw_behind(left, reference if i == 0 else reference.unnamed(),
+                        lambda run, h=h: curve_at(run, 'cot', 'chain', h))
+            left.plot(*curve_at(runs[0], 'cot', 'chain', h), color=f'C{i}', marker='o', ms=4,
+                      label=f'{h + 1} numbers left')
+        draw_bars(right, runs[0], 'cot', 'acc', (0, 2), 'lightsteelblue', label='verdict true')
+        draw_bars(right, runs[0], 'cot', 'chain', (1, 2), 'tab:blue',
+                  label='verdict true and step good')
+        draw_dots(right, reference, 'cot', 'chain', (1, 2))
+    else:
+        draw_behind(left, reference, lambda run: curve_at(run, 'cot', 'chain'))
+        for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
+            left.plot(*curve_at(run, 'cot', 'chain'), color=f'C{i}', marker='o', ms=4, label=label)
+            draw_bars(right, run, 'cot', 'chain', (i, len(runs)), f'C{i}')
+            draw_dots(right, reference, 'cot', 'chain', (i, len(runs)))
+
+    for h in hops:
+        right.hlines(runs[0].chance(h), h - 0.45, h + 0.45, color='black', linestyle=':',
+                     label='verdict, chance' if h == hops[0] else None)
+    left.set(xlabel='step', ylabel='share of held-out states', ylim=(0, 1.04),
+             title='countdown: verdict true and step good')
+    right.set(xlabel='numbers left', title='after training', xticks=hops,
+              xticklabels=[h + 1 for h in hops])
+    legend_below(left)
+    legend_below(right, columns=2)
+    return figure
 
 
 # -----------------------------------------------------------------------------
 # train_rl.py
 
-def draw_train_rl(runs):
+def draw_train_rl(runs, reference):
     """Left: greedy accuracy against chains sampled. Right: accuracy against validity, which tells
     a chain that was discovered from a shortcut."""
-    figure, (left, right) = new_figure(9, 3.6, columns=2, width_ratios=(3, 2))
-    run = runs[0]
-    k = max(run.hops)
+    figure, (left, right) = new_figure(9, 3.8, columns=2, width_ratios=(3, 2))
+    k = max(runs[0].hops)
+    suffix = f', {k} hops' if len(runs) == 1 and k > 1 else ''
+    draw_behind(left, reference, lambda run: discovery(run, max(run.hops)), label=suffix)
+    draw_behind(right, reference.unnamed(), validity_and_accuracy)
     if len(runs) == 1:  # a curve for each hop count
-        for i, h in enumerate(run.hops):
+        for i, h in enumerate(runs[0].hops):
             label = '1 hop' if h == 1 else f'{h} hops'
-            draw_discovery(left, run, h, f'C{i}', label)
-            left.axhline(run.chance(h), color='black', lw=1, linestyle=':')
+            left.plot(*discovery(runs[0], h), color=f'C{i}', label=label)
     else:  # a curve for each run, at its largest hop count
         for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
-            draw_discovery(left, run, max(run.hops), f'C{i}', label)
-        left.axhline(runs[0].chance(k), color='black', lw=1, linestyle=':')
+            left.plot(*discovery(run, max(run.hops)), color=f'C{i}', label=label)
+    for h in runs[0].hops if len(runs) == 1 else [k]:
+        left.axhline(runs[0].chance(h), color='black', lw=1, linestyle=':',
+                     label='chance' if h == k else None)
 
     for i, run in enumerate(runs):
-        valid, accuracy = validity_and_accuracy(run)
         colour = f'C{len(run.hops) - 1}' if len(runs) == 1 else f'C{i}'
-        right.plot(valid, accuracy, color=colour, marker='o', ms=3)
-    title = f'{run.args["task"]}, {run.args["nodes"]} nodes'
+        right.plot(*validity_and_accuracy(run), color=colour, marker='o', ms=3)
+    titles = []
+    for run in runs:
+        nodes = run.args.get('nodes')
+        titles.append(f'{run.task}, {nodes} nodes' if nodes else run.task)
+    title = '; '.join(sorted(set(titles)))
     left.set(xlabel='chains sampled', ylabel='greedy accuracy, held-out', title=title,
              ylim=(0, 1.04))
     right.set(xlabel='validity of the chain', title=f'{k} hops, over training',
               xlim=(-0.02, 1.04), ylim=(0, 1.04))
-    left.legend(fontsize=9 if len(runs) == 1 else 7)
+    legend_below(left, columns=5 if len(runs) == 1 and not reference.runs else 2)
     return figure
 
 
-def draw_discovery(axis, run, hops, colour, label):
+def discovery(run, hops):
+    """Chains sampled, and accuracy at this hop count, at each evaluation."""
     records = run.evaluations('rl')
     samples = [record['samples'] for record in records]
-    accuracy = [record['eval'][str(hops)]['acc'] for record in records]
-    axis.plot(samples, accuracy, color=colour, label=label)
+    return samples, [record['eval'][str(hops)]['acc'] for record in records]
 
 
 def validity_and_accuracy(run, arm='rl'):
@@ -259,33 +387,51 @@ def validity_and_accuracy(run, arm='rl'):
 # -----------------------------------------------------------------------------
 # train_maze.py
 
-def draw_train_maze(runs):
+MAZE_MEASURES = {
+    'exact': ('exact: the whole path', 'tab:blue'),
+    'legal': ('legal: steps through no wall', 'tab:green'),
+    'fork': ('fork: choices at junctions', 'tab:orange'),
+}
+
+
+def draw_train_maze(runs, reference):
     """Left: what is right about the paths, against step. Right: mazes, with the true path and the
     model's. Several runs: exact paths and right choices at junctions."""
-    if len(runs) > 1:
-        return draw_maze_curves(runs)
+    if len(runs) > 1 or reference.runs:
+        return draw_maze_curves(runs, reference)
     run = runs[0]
-    figure = Figure(figsize=(11, 3.6), layout='constrained')
+    path = run.folder / 'examples.json'
+    if not path.exists():  # as in results/logs
+        figure, axis = new_figure(5.2, 4.2)
+        draw_maze_measures(axis, run)
+        return figure
+
+    figure = Figure(figsize=(11, 4.2), layout='constrained')
     left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
-    axis = left.subplots()
+    draw_maze_measures(left.subplots(), run)
+    examples = json.loads(path.read_text())
+    axes = right.subplots(2, 4).flat
+    for axis, maze in zip(axes, examples['mazes'], strict=False):
+        draw_maze(axis, maze, examples['size'])
+    for axis in axes:  # fewer examples than places
+        axis.axis('off')
+    right.suptitle('held-out mazes: true path wide and grey, to the star;\n'
+                   'the model\'s path blue, or red if it is no shortest one', fontsize=9)
+    return figure
+
+
+def draw_maze_measures(axis, run):
     steps, curves = maze_curves(run)
-    for key, colour in (('exact', 'tab:blue'), ('legal', 'tab:green'), ('fork', 'tab:orange')):
-        axis.plot(steps, curves[key], color=colour, marker='o', ms=3, label=key)
+    for key, (label, colour) in MAZE_MEASURES.items():
+        axis.plot(steps, curves[key], color=colour, marker='o', ms=3, label=label)
     for name, style in (('greedy', '--'), ('random', ':')):
         if name in run.final:
-            axis.axhline(run.final[name], color='black', linestyle=style, label=f'exact, {name}')
+            axis.axhline(run.final[name], color='black', linestyle=style,
+                         label=f'exact, {name} walk')
     n = max(run.args['grid'])
-    title = f'{run.args["gen"]} {n}x{n}, {run.args["loss"]}: held-out mazes'
-    axis.set(xlabel='step', title=title, ylim=(0, 1.04))
-    axis.legend(fontsize=8)
-
-    path = run.folder / 'examples.json'
-    if path.exists():
-        examples = json.loads(path.read_text())
-        axes = right.subplots(2, 4).flat
-        for axis, maze in zip(axes, examples['mazes'], strict=False):
-            draw_maze(axis, maze, examples['size'])
-    return figure
+    axis.set(xlabel='step', ylabel='share right, held-out mazes', ylim=(0, 1.04),
+             title=f'{run.args["gen"]} {n}x{n}, loss on {run.args["loss"]}')
+    legend_below(axis, columns=2)
 
 
 def maze_curves(run):
@@ -324,17 +470,22 @@ def draw_maze(axis, maze, size):
     axis.axis('off')
 
 
-def draw_maze_curves(runs):
-    figure, axes = new_figure(10, 3.6, columns=2, sharey=True)
+def draw_maze_curves(runs, reference):
+    figure, axes = new_figure(10, 4, columns=2, sharey=True)
     for axis, key, title in zip(axes, ('exact', 'fork'),
                                 ('exact paths', 'right choices at junctions'), strict=True):
+        draw_behind(axis, reference, lambda run, key=key: maze_curve(run, key))
         for run, label in zip(runs, labels(runs), strict=True):
-            steps, curves = maze_curves(run)
-            axis.plot(steps, curves[key], marker='o', ms=3, label=label)
+            axis.plot(*maze_curve(run, key), marker='o', ms=3, label=label)
         axis.set(xlabel='step', title=title, ylim=(0, 1.04))
     axes[0].set(ylabel='share of held-out mazes')
-    axes[1].legend(fontsize=7)
+    legend_below(axes[0], columns=2)
     return figure
+
+
+def maze_curve(run, key):
+    steps, curves = maze_curves(run)
+    return steps, curves[key]
 
 
 # -----------------------------------------------------------------------------
@@ -369,14 +520,24 @@ SEARCH_STYLES = {  # series: colour, line style, marker
 }
 
 
-def draw_search(runs):
+def draw_search(runs, reference):
     """Share solved against forward FLOPs (left) and nodes expanded (right); the mean of several
     runs, with the range from the least to the largest. What uses no model has no FLOPs: it is a
     line across the left panel."""
-    final = runs[0].final
-    require(final, f'{runs[0].folder} is not finished: its figure needs the last record')
-    figure, (left, right) = new_figure(12, 5.4, columns=2, sharey=True)
-    is_countdown = 'target' in final
+    for run in [*runs, *reference.runs]:
+        require(run.final, f'{run.folder} is not finished: its figure needs the last record')
+    tasks = {run.task for run in runs}
+    require(len(tasks) == 1, f'searches of {" and ".join(sorted(tasks))} do not fit into one '
+                             'figure')
+    if reference.runs:
+        return draw_search_beside(runs, reference)
+    if 'target' not in runs[0].final:
+        return draw_best_of_k(runs)
+
+    figure = Figure(figsize=(12, 5.8), layout='constrained')
+    top, bottom = figure.subfigures(2, 1, height_ratios=(6, 1))
+    left, right = top.subplots(1, 2, sharey=True)
+    levels = []
     for series, style in SEARCH_STYLES.items():
         points = search_points(runs, series)
         if not points:
@@ -386,25 +547,81 @@ def draw_search(runs):
             draw_search_series(left, points, 'flops', style)
         elif 'rollouts' not in series:
             # without a model: the smallest budget of dfs, the widest beam
-            draw_level(left, series, points[0] if 'dfs' in series else points[-1], style)
+            point = points[0] if 'dfs' in series else points[-1]
+            levels.append((point['solved'], f'{series}, {point["setting"]}', style))
+    draw_levels(left, levels)
+    if runs[0].final['target'] == 24:
+        draw_gpt4(right)
 
-    if is_countdown:
+    top.suptitle(search_title(runs))
+    left.set(xscale='log', xlabel='forward FLOPs a puzzle', ylim=(0, 1.03),
+             ylabel='share solved (beam: any of b)')
+    right.set(xscale='log', xlabel='nodes expanded a puzzle')
+    handles, names = right.get_legend_handles_labels()
+    bottom.legend(handles, names, loc='center', ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def search_title(runs):
+    final = runs[0].final
+    title = f'{final["n_test"]:,} held-out instances of {runs[0].task}'
+    if 'target' in final:
         title = (f'{final["n_test"]:,} puzzles, target {final["target"]}, integers solve '
                  f'{final["solvable"]:,}')
-        if final['target'] == 24:
-            draw_gpt4(right)
-    else:
-        title = f'{final["n_test"]:,} held-out instances of {final["task"]}, {final["hops"]} hops'
-        left.axhline(final['chance'], color='black', linestyle=':', lw=1)
     if len(runs) > 1:
         title += f'; mean of {len(runs)} runs'
-    left.set(xscale='log', xlabel='forward FLOPs a question', title=title, ylim=(0, 1.03),
-             ylabel='share solved (beam: any of b)')
-    right.set(xscale='log',
-              xlabel='nodes expanded a puzzle' if is_countdown else 'chains sampled, k')
-    handles, names = right.get_legend_handles_labels()
-    figure.legend(handles, names, loc='outside lower center', ncols=4, fontsize=8)
+    return title
+
+
+def draw_best_of_k(runs):
+    """Other tasks than countdown: accuracy against the number of chains."""
+    figure, axis = new_figure(6, 4.4)
+    for series, style in SEARCH_STYLES.items():
+        points = search_points(runs, series)
+        if points:
+            draw_search_series(axis, points, 'expansions', style, label=series)
+    axis.axhline(runs[0].final['chance'], color='black', linestyle=':', lw=1, label='chance')
+    k = sorted({point['expansions'] for point in search_points(runs, 'best-of-k, oracle')})
+    axis.set(xscale='log', xlabel='chains sampled, k', ylabel='share right', ylim=(0, 1.03),
+             title=search_title(runs))
+    axis.set_xticks(k, [f'{n:.0f}' for n in k])
+    axis.minorticks_off()
+    legend_below(axis, columns=2)
     return figure
+
+
+def draw_search_beside(runs, reference):
+    """A line for each method, at its widest beam, largest budget or largest k: a mark for each run,
+    grey for those of the reference."""
+    best = {}
+    for series in SEARCH_STYLES:
+        points = search_points(runs, series)
+        if points:
+            best[series] = points[-1]['setting']
+    figure, axis = new_figure(8, 1.5 + 0.3 * len(best))
+    for run in reference.runs:
+        axis.plot(*solved_by_series(run, best), 'D', color=GREY, ms=7,
+                  label=reference.label if run is reference.runs[0] else None)
+    for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
+        axis.plot(*solved_by_series(run, best), 'o', color=f'C{i}', ms=6, label=label)
+    axis.set(xlabel='share solved', xlim=(-0.02, 1.03), yticks=range(len(best)),
+             yticklabels=[f'{series}, {setting}' for series, setting in best.items()],
+             ylim=(len(best) - 0.5, -0.5), title=search_title(runs[:1]))
+    axis.grid(axis='y', alpha=0.3)
+    axis.legend(loc='best', fontsize=8)
+    return figure
+
+
+def solved_by_series(run, settings):
+    """The share that a run solves, and the line on which it is drawn, for {series: setting}."""
+    solved = []
+    lines = []
+    for line, (series, setting) in enumerate(settings.items()):
+        for point in search_points([run], series):
+            if point['setting'] == setting:
+                solved.append(point['solved'])
+                lines.append(line)
+    return solved, lines
 
 
 def search_points(runs, series):
@@ -437,12 +654,15 @@ def draw_search_series(axis, points, cost, style, label=None):
                       [point['most'] for point in points], color=colour, alpha=0.12, lw=0)
 
 
-def draw_level(axis, series, point, style):
-    """A line across the panel, with its name."""
-    colour, line, _ = style
-    axis.axhline(point['solved'], color=colour, linestyle=line, lw=1)
-    axis.text(0.01, point['solved'], f'{series}, {point["setting"]}', fontsize=7, va='bottom',
-              transform=axis.get_yaxis_transform())
+def draw_levels(axis, levels):
+    """Lines across the panel with their names on the right: (y, name, style) each. A name goes
+    below its line if the next line above is near."""
+    above = math.inf
+    for y, name, (colour, line, _) in sorted(levels, key=lambda level: level[0], reverse=True):
+        axis.axhline(y, color=colour, linestyle=line, lw=1)
+        axis.text(0.99, y, name, fontsize=7, ha='right', va='top' if above - y < 0.06 else 'bottom',
+                  transform=axis.get_yaxis_transform())
+        above = y
 
 
 def draw_gpt4(axis):
@@ -453,7 +673,8 @@ def draw_gpt4(axis):
         is_far_right = nodes > 100
         axis.annotate(name, (nodes, solved), xytext=(-8 if is_far_right else 6, -4),
                       textcoords='offset points', ha='right' if is_far_right else 'left',
-                      fontsize=8, color='tab:green')
+                      fontsize=8, color='tab:green',
+                      bbox=dict(facecolor='white', alpha=0.7, lw=0, pad=0.5))
 
 
 # -----------------------------------------------------------------------------
@@ -462,10 +683,11 @@ def draw_gpt4(axis):
 SCHEME_COLOURS = ('tab:blue', 'tab:orange', 'tab:green')
 
 
-def draw_capacity(runs):
-    records = model_records(runs)
-    require(records, f'no model of {runs[0].folder} is finished yet')
-    kinds = {(run.args['hops'], run.args['cot'], run.args['smallest']) for run in runs}
+def draw_capacity(runs, reference):
+    everything = [*runs, *reference.runs]
+    for run in everything:
+        require(model_records([run]), f'no model of {run.folder} is finished yet')
+    kinds = {(run.args['hops'], run.args['cot'], run.args['smallest']) for run in everything}
     require(len(kinds) == 1,
             'runs of capacity.py that differ in --hops, --cot or --smallest do not fit into one '
             'figure')
@@ -474,8 +696,8 @@ def draw_capacity(runs):
     if args['cot']:
         title += ', chain'
     if args['smallest']:
-        return draw_smallest(records, title)
-    return draw_stored_bits(records, title)
+        return draw_smallest(runs, reference, title)
+    return draw_stored_bits(runs, reference, title)
 
 
 def model_records(runs):
@@ -489,70 +711,123 @@ def slope_through_origin(x, y):
     return float(x @ y / (x @ x))
 
 
-def draw_stored_bits(records, title):
+def draw_stored_bits(runs, reference, title):
     """Left: stored bits against parameters, with all that there was to store. Right: bits for each
     parameter against people. Under the right scheme that is flat."""
-    figure, (left, right) = new_figure(11, 4.4, columns=2)
-    params = [record['params'] for record in records]
+    figure, (left, right) = new_figure(11, 5, columns=2)
+    records = model_records(runs)
     schemes = list(records[0]['stored'])
     for colour, scheme in zip(SCHEME_COLOURS, schemes, strict=False):
-        stored = [record['stored'][scheme] for record in records]
-        entropy = [record['entropy'][scheme] for record in records]
+        params, stored = sizes_and_bits(runs, scheme)
         slope = slope_through_origin(params, stored)
         left.plot(params, stored, 'o', color=colour,
                   label=f'stored, {scheme}: {slope:.2f} bits a parameter')
-        left.plot(params, entropy, '_', color=colour, ms=14,
-                  label='to be stored' if scheme == schemes[0] else None)
+        left.plot(params, [record['entropy'][scheme] for record in records], '_', color=colour,
+                  ms=14, label='to be stored' if scheme == schemes[0] else None)
         left.axline((0, 0), slope=slope, color=colour, linewidth=1)
         draw_bits_by_people(right, records, scheme, colour)
+        shown = reference if scheme == schemes[0] else reference.unnamed()
+        draw_behind(left, shown, lambda run, scheme=scheme: sizes_and_bits([run], scheme), 'D')
+        draw_behind(right, reference.unnamed(),
+                    lambda run, scheme=scheme: people_and_bits([run], scheme), 'D')
 
     left.axline((0, 0), slope=2, color='black', linestyle=':', label='2 bits a parameter')
     left.set(xlabel='parameters', ylabel='bits', title=title, xlim=(0, None), ylim=(0, None))
     right.set(xlabel='people', ylabel='bits a parameter', title='a right scheme is flat',
               xscale='log', xmargin=0.15, ylim=(0, 1.1 * right.get_ylim()[1]))
-    left.legend(fontsize=8)
+    plain_log_ticks(right, [record['people'] for record in records])
+    legend_below(left, columns=2)
+    legend_below(right)
     return figure
 
 
+def sizes_and_bits(runs, scheme):
+    """Parameters and stored bits of each model, or None if there is no such scheme."""
+    records = [record for record in model_records(runs) if scheme in record['stored']]
+    if not records:
+        return None
+    return ([record['params'] for record in records],
+            [record['stored'][scheme] for record in records])
+
+
+def people_and_bits(runs, scheme):
+    """People and stored bits for each parameter of each model, or None."""
+    records = [record for record in model_records(runs) if scheme in record['stored']]
+    if not records:
+        return None
+    return ([record['people'] for record in records],
+            [record['stored'][scheme] / record['params'] for record in records])
+
+
 def draw_bits_by_people(axis, records, scheme, colour):
-    """A line for each width: stored bits for each parameter against people."""
-    for width in sorted({record['n_embd'] for record in records}):
-        points = []
+    """A line for each width, with a mark of its own: mean stored bits for each parameter."""
+    first = scheme == next(iter(records[0]['stored']))
+    for marker, width in zip('os^vP*X', sorted({r['n_embd'] for r in records}), strict=False):
+        bits = {}
         for record in records:
             if record['n_embd'] == width:
-                points.append((record['people'], record['stored'][scheme] / record['params']))
-                params = record['params']
-        points.sort()
-        people, bits = zip(*points, strict=True)
-        axis.plot(people, bits, 'o-', color=colour, ms=4)
-        axis.annotate(f'{params:,}', points[-1], xytext=(4, 2), textcoords='offset points',
-                      fontsize=7, color=colour)
+                per_param = record['stored'][scheme] / record['params']
+                bits.setdefault(record['people'], []).append(per_param)
+        people = sorted(bits)
+        axis.plot(people, [statistics.mean(bits[n]) for n in people], marker=marker, color=colour,
+                  ms=5)
+        if first:  # the legend says what the marks mean
+            axis.plot([], [], marker, color='black', ms=5, label=f'width {width}')
 
 
-def draw_smallest(records, title):
-    """Share of questions right against parameters: trained ones, and two hops held out."""
-    figure, axis = new_figure(6, 4.2)
-    series = {  # measure: hops, style, label
-        'acc_1': (1, 'C0o-', 'one hop'),
-        'acc_2_trained': (2, 'C1s-', 'two hops, trained'),
-        'acc_2_person': (2, 'C1^:', 'two hops, new person'),
-        'acc_2_pair': (2, 'C1v:', 'two hops, new pair'),
-        'acc_2_combination': (2, 'C1d:', 'two hops, new combination'),
-    }
-    for key, (hops, style, label) in series.items():
-        points = []
-        for record in records:
-            if record['hops'] == hops and key in record:
-                points.append((record['params'], record[key]))
+def plain_log_ticks(axis, values):
+    """Up to six of these values on a logarithmic x axis, written out."""
+    values = sorted(set(values))
+    chosen = sorted({round(i) for i in np.linspace(0, len(values) - 1, min(6, len(values)))})
+    ticks = [values[i] for i in chosen]
+    apart = [ticks[0]]
+    for tick in ticks[1:]:  # labels need room
+        if tick / apart[-1] > (ticks[-1] / ticks[0]) ** 0.1:
+            apart.append(tick)
+    axis.set_xticks(apart, [f'{tick:,}' for tick in apart])
+    axis.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
+
+
+SMALLEST_SERIES = {  # measure: hops, style, label
+    'acc_1': (1, 'C0o-', 'one hop'),
+    'acc_2_trained': (2, 'C1s-', 'two hops, trained'),
+    'acc_2_person': (2, 'C1^:', 'two hops, new person'),
+    'acc_2_pair': (2, 'C1v:', 'two hops, new pair'),
+    'acc_2_combination': (2, 'C1d:', 'two hops, new combination'),
+}
+
+
+def draw_smallest(runs, reference, title):
+    """Share of questions right against parameters, the mean of several runs: trained questions,
+    and two hops held out."""
+    figure, axis = new_figure(6.5, 4.8)
+    for key, (_, style, label) in SMALLEST_SERIES.items():
+        draw_behind(axis, reference if key == 'acc_1' else reference.unnamed(),
+                    lambda run, key=key: share_by_params([run], key))
+        points = share_by_params(runs, key)
         if points:
-            params, accuracy = zip(*sorted(points), strict=True)
-            axis.plot(params, accuracy, style, ms=4, label=label)
+            axis.plot(*points, style, ms=4, label=label)
+    records = model_records(runs)
     axis.axhline(0.99, color='black', linewidth=0.5, label='0.99')
     axis.axhline(records[-1]['chance'], color='black', linestyle=':', linewidth=1, label='chance')
     axis.set(xlabel='parameters', ylabel='share right', title=title, xscale='log',
              ylim=(-0.03, 1.03))
-    axis.legend(fontsize=8)
+    plain_log_ticks(axis, [record['params'] for record in records])
+    legend_below(axis)
     return figure
+
+
+def share_by_params(runs, key):
+    """Numbers of parameters, and the mean share right over models of that size. None without
+    models."""
+    shares = {}
+    for record in model_records(runs):
+        if record['hops'] == SMALLEST_SERIES[key][0] and key in record:
+            shares.setdefault(record['params'], []).append(record[key])
+    if not shares:
+        return None
+    params = sorted(shares)
+    return params, [statistics.mean(shares[n]) for n in params]
 
 
 # -----------------------------------------------------------------------------
@@ -578,36 +853,57 @@ def where_needed(hop, key):
     return [row[column] for row in hop[key]]
 
 
-def draw_probe(runs):
+def draw_probe(runs, reference):
     """For up to five hops: probe accuracy and flips in each cell (layer, position), and by layer
     where the hop is needed. Several runs: by layer, a thin line for each run, a thick one for the
     mean."""
-    for run in runs:
+    for run in [*runs, *reference.runs]:
         require(run.final and hop_records(run),
                 f'{run.folder} is not finished: its figure needs all records')
-    if len(runs) > 1:
-        figure, axis = new_figure(6, 4.2)
+    if len(runs) > 1 or reference.runs:
+        figure, axis = new_figure(6.5, 4.8)
+        draw_hops_behind(axis, reference)
         draw_staircase(axis, runs, probe_title(runs[0]), 'layer')
-        axis.legend(fontsize=8)
+        legend_below(axis)
         return figure
+    return draw_probed_cells(runs[0])
 
-    run = runs[0]
+
+def draw_hops_behind(axis, reference):
+    """Probe accuracy (solid) and flips (dashed) of all hops of the reference."""
+    n_hops = max([len(hop_records(run)) for run in reference.runs], default=0)
+    for j in range(n_hops):
+        for key, style in (('acc', '-'), ('flip', '--')):
+            draw_behind(axis, reference if (j, key) == (0, 'acc') else reference.unnamed(),
+                        lambda run, j=j, key=key: hop_curve(run, j, key), style)
+
+
+def hop_curve(run, j, key):
+    """Layers, and a measure of the j-th hop where it is needed. None if it was not probed."""
+    hops = hop_records(run)
+    if j >= len(hops):
+        return None
+    return hops[j]['layers'], where_needed(hops[j], key)
+
+
+def draw_probed_cells(run):
     hops = hop_records(run)
     shown = sorted({round(i) for i in np.linspace(0, len(hops) - 1, min(5, len(hops)))})
     n_positions = len(hops[0]['positions'])
     width = min(9, 1.5 + 0.28 * n_positions)
-    figure, axes = new_figure(2 * width + 5, 1 + 2.5 * len(shown), rows=len(shown), columns=3,
-                              squeeze=False, width_ratios=(width, width, 4))
-    for (left, middle, right), i in zip(axes, shown, strict=True):
+    figure = Figure(figsize=(2 * width + 5, 1.6 + 2.5 * len(shown)), layout='constrained')
+    cells, side = figure.subfigures(1, 2, width_ratios=(2 * width, 5))
+    cell_axes = cells.subplots(len(shown), 2, squeeze=False)
+    side_axes = side.subplots(len(shown), 1, squeeze=False)[:, 0]
+    for (left, middle), right, i in zip(cell_axes, side_axes, shown, strict=True):
         hop = hops[i]
         draw_cells(left, run, hop, 'acc', f'hop {hop["hop"]}: probe accuracy')
         image = draw_cells(middle, run, hop, 'flip', f'hop {hop["hop"]}: flip')
         draw_probe_curves(right, hop)
 
-    handles, names = right.get_legend_handles_labels()
-    figure.legend(handles, names, loc='outside lower right', ncols=7, fontsize=8)
-    figure.colorbar(image, ax=axes[:, :2], location='bottom', shrink=0.3, aspect=40,
-                    label='share of questions; below the panels, the tokens of one question')
+    cells.colorbar(image, ax=cell_axes, location='bottom', shrink=0.4, aspect=40,
+                   label='share of questions; below the panels, the tokens of one question')
+    legend_below(side_axes[-1], columns=3)
     figure.suptitle(probe_title(run))
     return figure
 
@@ -1019,7 +1315,10 @@ def docs_figures():
 def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument('folders', nargs='*', help='folders of runs of one script')
-    parser.add_argument('--out', help='where the figure goes (default: plot.png of the one folder)')
+    parser.add_argument('--compare', metavar='FOLDER',
+        help='draw the runs of a row of results/logs, or one run, in grey behind')
+    parser.add_argument('--out', help='where the figure goes (default: plot.png of the one folder, '
+                                      'else compare.png of the first)')
     parser.add_argument('--docs', action='store_true', help='draw all figures of docs/ again')
     args = parser.parse_args(argv)
     require(args.docs != bool(args.folders), 'give folders of runs, or --docs')
@@ -1031,9 +1330,10 @@ def main(argv=None):
             print(DOCS / name)
         return
 
-    require(args.out or len(args.folders) == 1, 'several runs need --out, where the figure goes')
-    path = args.out or Path(args.folders[0]) / 'plot.png'
-    figure = draw([read_run(folder) for folder in args.folders])
+    name = 'compare.png' if args.compare or len(args.folders) > 1 else 'plot.png'
+    path = args.out or Path(args.folders[0]) / name
+    reference = read_reference(args.compare) if args.compare else NO_REFERENCE
+    figure = draw([read_run(folder) for folder in args.folders], reference)
     try:
         save(figure, path)
     except OSError as error:

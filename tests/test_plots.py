@@ -51,6 +51,139 @@ def test_several_runs_are_drawn_into_one_figure(script, tmp_path):
     assert (tmp_path / 'both.png').read_bytes().startswith(b'\x89PNG')
 
 
+def test_several_runs_go_into_the_first_ones_folder_beside_its_own_figure(tmp_path):
+    folders = []
+    for seed in (1337, 1338):
+        folders.append(copy_run(ROWS['train_rl'], tmp_path / str(seed), seed))
+    (folders[0] / 'plot.png').write_bytes(b'as it was')
+    code, out, err = call(plots, map(str, folders))
+    assert code == 0, err
+    assert out.strip() == str(folders[0] / 'compare.png')
+    assert (folders[0] / 'compare.png').read_bytes().startswith(b'\x89PNG')
+    assert (folders[0] / 'plot.png').read_bytes() == b'as it was'
+    assert not (folders[1] / 'compare.png').exists()
+
+
+COMPARED = [*ROWS.values(), 'train_cot/countdown', 'search/cycle', 'capacity/chain',
+            'capacity/flat', 'probe/composer']
+
+
+@pytest.mark.parametrize('row', COMPARED)
+def test_a_run_is_compared_with_the_seeds_of_a_row(row, tmp_path):
+    """They are drawn in grey, with one entry in a legend."""
+    folder = copy_run(row, tmp_path / 'run')
+    code, out, err = call(plots, [str(folder), '--compare', str(LOGS / row)])
+    assert code == 0, err
+    assert out.strip() == str(folder / 'compare.png')
+    assert {path.name for path in folder.iterdir()} - {'examples.json'} == {
+        'compare.png', 'config.json', 'log.jsonl'}
+
+    runs = [plots.read_run(folder)]
+    reference = plots.read_reference(LOGS / row)
+    axes = plots.draw(runs, reference).axes
+    n_seeds = len(list((LOGS / row).glob('seed*')))
+    assert len(reference.runs) == n_seeds
+    assert reference.label == f'reference: {row} ({n_seeds} seeds)'
+    grey = [line for axis in axes for line in axis.lines if line.get_color() == plots.GREY]
+    assert len(grey) >= n_seeds
+    names = []
+    for axis in axes:
+        if axis.get_legend() is not None:
+            names += legend_labels(axis)
+    named = [name for name in names if name.startswith(reference.label)]
+    assert len(named) == (2 if row == 'train_cot/cycle-20' else 1)  # one an arm
+    coloured = [line for axis in axes for line in axis.lines if line.get_color() != plots.GREY]
+    assert coloured
+
+
+def test_the_grey_curves_are_those_of_the_reference():
+    reference = plots.read_reference(LOGS / 'train_cot/cycle-20')
+    axis = plots.draw(reference.runs[:1], reference).axes[0]
+    grey = [line for line in axis.lines if line.get_color() == plots.GREY]
+    want = []
+    for arm in ('cot', 'direct'):
+        for run in reference.runs:
+            want.append([record['eval']['4']['acc'] for record in run.evaluations(arm)])
+    assert [list(line.get_ydata()) for line in grey] == want
+
+
+def test_one_run_can_be_the_reference():
+    reference = plots.read_reference(LOGS / 'train_cot/star/seed1338')
+    assert [run.args['seed'] for run in reference.runs] == [1338]
+    assert reference.label == 'reference: star/seed1338 (1 seed)'
+
+
+@pytest.mark.parametrize('row, other, message', [
+    ('train_cot/star', 'train_rl/mix-1', 'train_cot and train_rl'),
+    ('train_cot/star', 'train_cot/cycle-20', 'task cycle'),
+    ('search/tot', 'search/cycle', 'task cycle'),
+    ('probe/default', 'probe/composer', 'task profiles'),
+    ('capacity/1', 'capacity/chain', '--hops'),
+    ('train_cot/star', 'jacobi/cycle', 'no figure'),
+    ('train_cot/star', 'nowhere', 'nowhere'),
+])
+def test_a_reference_of_another_kind_is_refused(row, other, message, tmp_path):
+    folder = copy_run(row, tmp_path / 'run')
+    code, out, err = call(plots, [str(folder), '--compare', str(LOGS / other)])
+    assert (code, out, err.count('\n')) == (2, '', 1) and message in err
+    assert not (folder / 'compare.png').exists()
+
+
+def test_runs_of_two_tasks_fit_into_one_figure_of_accuracies():
+    """And are named by their folders, because they differ in too much."""
+    folders = [LOGS / 'train_cot' / row / 'seed1337' for row in ('cycle-20', 'star')]
+    axis = plots.draw([plots.read_run(folder) for folder in folders]).axes[0]
+    assert axis.get_title() == 'cycle, 4 hops; star, 2 hops'
+    assert 'star/seed1337, chain of thought' in [name[-31:] for name in legend_labels(axis)]
+
+
+def test_searches_of_two_tasks_are_refused(tmp_path):
+    folders = [str(LOGS / 'search' / row / 'seed1337') for row in ('tot', 'cycle')]
+    code, _, err = call(plots, [*folders, '--out', str(tmp_path / 'x.png')])
+    assert code == 2 and err.count('\n') == 1 and 'countdown and cycle' in err
+
+
+def test_runs_are_named_by_the_arguments_that_all_of_them_have():
+    runs = plots.read_row('train_maze/default')
+    assert len({'task' in run.args for run in runs}) == 2  # one is of a later version
+    assert plots.labels(runs) == ['seed=1337', 'seed=1338', 'seed=1339']
+
+
+def test_the_curves_of_countdown_move():
+    """Verdict and step: the accuracy of the verdict is near chance from the start."""
+    run = plots.read_run(LOGS / 'train_cot/countdown/seed1337')
+    left, right = plots.draw([run]).axes
+    lines = lines_by_label(left)
+    for k in (1, 2, 3):
+        chain = [record['eval'][str(k)]['chain'] for record in run.evaluations('cot')]
+        assert list(lines[f'{k + 1} numbers left'].get_ydata()) == chain
+    assert 'verdict' in left.get_title() and 'step' in left.get_title()
+    heights = [bar.get_height() for bar in right.patches]
+    after = run.final['by_hops']['cot']
+    assert heights == [after[str(k)][key] for key in ('acc', 'chain') for k in (1, 2, 3)]
+
+
+@pytest.mark.parametrize('row', ['train_cot/star', 'train_cot/probe-composer-model',
+                                 'train_rl/collapse', 'train_maze/size-full-4', 'capacity/loop'])
+def test_a_legend_covers_no_curve(row):
+    """It stands below its axis."""
+    figure = plots.draw(plots.read_row(row)[:1])
+    figure.canvas.draw()
+    for axis in figure.axes:
+        legend = axis.get_legend()
+        if legend is not None:
+            assert legend.get_window_extent().y1 < axis.get_window_extent().y0
+
+
+def test_ticks_of_parameters_do_not_collide():
+    axis = plots.draw([plots.read_run(LOGS / 'capacity/chain/seed1337')]).axes[0]
+    axis.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axis.get_xticklabels()]
+    assert len(boxes) >= 3
+    for box, following in zip(boxes, boxes[1:], strict=False):
+        assert box.x1 < following.x0
+
+
 def test_the_curves_of_train_cot_are_the_logged_accuracies():
     run = plots.read_run(LOGS / 'train_cot/cycle-20/seed1337')
     figure = plots.draw([run])
