@@ -113,6 +113,8 @@ def parse_args(argv):
     add('--temperature', type=positive_float, default=1.0, help='of everything sampled')
     add('--n_test', type=at_least(1), default=500,
         help='other tasks than countdown: held-out instances')
+    parser.add_argument('--verbose', action='store_true',
+        help='print the row of every setting, not only the few that matter')
     common.add_run_args(parser, 'out/search-<task>-<method>', trains=False)
     return parser.parse_args(argv)
 
@@ -668,41 +670,158 @@ def run_best_of_k(series, chains):
         yield f'{series}, {rule}', f'k={k}', accuracy[:, None], cost
 
 
+SIDE_SERIES = (  # not among the few rows that are printed with --method all
+    "dfs, the model's moves, pruned",
+    'best-of-k, majority',
+    'best-of-k, log-prob',
+    'random rollouts, majority',
+)
+
+
+def is_main_row(series, setting, args):
+    """Is this one of the few rows that matter? All others are printed with --verbose only."""
+    if args.verbose or args.method in ('beam', 'dfs'):
+        return True
+    if args.method == 'all' and series in SIDE_SERIES:
+        return False
+    if args.method == 'best_of_k' and series == 'best-of-k, oracle' and setting == 'k=1':
+        return True
+    return setting in (f'b={args.b}', f'{args.budget} expansions', f'k={args.k}')
+
+
+# -----------------------------------------------------------------------------
+# are the verdicts worth anything?
+
+AT_CHANCE = 0.56  # models of random weights reach 0.55
+
+
+def order_of_verdicts(solver, puzzles):
+    """Of two children of a state, one that can make the target and one that can't, how often has
+    the first the higher verdict? Guessing gives 0.5. None if there is no such pair.
+
+    Measured on at most a hundred of the puzzles (P, n): on their children, and below a random good
+    child on the children of that one.
+    """
+    generator = torch.Generator().manual_seed(0)  # the searches' random numbers stay theirs
+    spread = torch.linspace(0, len(puzzles) - 1, min(100, len(puzzles))).long()
+    states = puzzles[spread.to(puzzles.device)]
+    right = 0
+    n_pairs = 0
+    while states.size(1) > 2:
+        child, legal, _ = legal_moves(states)
+        legal = first_of_each(child, legal)
+        good, values = truth_and_verdict(solver, child, legal)    # (N, M), (N, M)
+
+        # every good child against every bad one of the same state; a tie counts half
+        pair = good[:, :, None] & (legal & ~good)[:, None, :]     # (N, M, M)
+        margin = (values[:, :, None] - values[:, None, :])[pair]
+        right += (margin > 0).sum().item() + 0.5 * (margin == 0).sum().item()
+        n_pairs += len(margin)
+
+        # go on with a random good child of each state that has one
+        noise = torch.rand(good.shape, generator=generator).to(good.device)
+        move = noise.masked_fill(~good, -1).argmax(dim=1)
+        row = good.any(dim=1).nonzero()[:, 0]
+        states = child[row, move[row]]
+    return right / n_pairs if n_pairs else None
+
+
+def truth_and_verdict(solver, child, legal):
+    """Of children (N, M, m): can the legal ones make the target? (N, M) bool. And the model's
+    log-odds that they can, (N, M)."""
+    target = torch.full_like(legal, solver.target, dtype=torch.long)[legal]
+    good = torch.zeros_like(legal)
+    good[legal] = count_solutions(child[legal], target) > 0
+    values = torch.zeros(legal.shape, device=legal.device)
+    values[legal] = log_odds(solver, child[legal])
+    return good, values
+
+
+def check_verdicts(solver, puzzles):
+    """Log how good the verdicts are, and warn if they are at chance."""
+    share = order_of_verdicts(solver, puzzles)
+    solver.run.log(arm='verdicts', ordered=share)
+    if share is not None and share < AT_CHANCE:
+        where = 'at chance' if share > 1 - AT_CHANCE else 'worse than chance'
+        solver.run.print(
+            f"warning: this model's verdicts are {where} ({share:.2f} of pairs of a good and a bad "
+            'state ordered rightly, guessing 0.50): the search below is no better than a random '
+            'one')
+
+
 # -----------------------------------------------------------------------------
 # the table of results
 
-LEGEND = """\
-solved: the share that a method solves (beam: by one of its last b states; top-1: by the best one)
-arithmetic: who works out the results of moves
-a question costs on average: expansions, nodes whose moves were listed or sampled; states looked at;
-calls, forward passes one after the other; tokens in them; MFLOP, their million operations"""
+@dataclass
+class Column:
+    """A column of the printed table, and its line in the legend above."""
+    head: str
+    measure: str        # its name in the log
+    width: int
+    digits: int
+    meaning: str
+    unit: float = 1
+
+    def cell(self, measures):
+        if self.measure not in measures:
+            return f'{"-":>{self.width}}'
+        return f'{measures[self.measure] / self.unit:{self.width}.{self.digits}f}'
+
+
+COLUMNS = (
+    Column('solved', 'solved', 7, 3, 'share of the puzzles (beam: one of its last b states makes '
+           'the target)'),
+    Column('top-1', 'top1', 7, 3, 'the same, by the best of the last b states alone'),
+    Column('hard', 'solved_hard', 7, 3, 'solved, of the hundred puzzles with the fewest solutions'),
+    Column('nodes', 'expansions', 8, 1, 'states that were expanded: their moves listed or sampled'),
+    Column('states', 'states', 8, 1, 'states that were valued, or checked for the target'),
+    Column('calls', 'calls', 6, 1, 'forward passes of the model, one after the other'),
+    Column('MFLOP', 'flops', 8, 0, 'million operations of these passes', unit=1e6),
+)
+CHAIN_COLUMNS = (
+    Column('right', 'solved', 7, 3, 'share of the instances whose chosen answer is right'),
+    Column('calls', 'calls', 6, 1, 'forward passes of the model, one after the other'),
+    Column('MFLOP', 'flops', 8, 0, 'million operations of these passes', unit=1e6),
+)
+METHOD_LEGEND = {  # --method: what the names of its rows mean
+    'beam': 'beam: of all states one move away keep the b with the best verdict, at each depth',
+    'dfs': 'dfs: go on from the best state, and back where a branch ends; pruned: drop bad states',
+    'best_of_k': 'best-of-k: sample k chains, choose one by the rule named (oracle: any is right)',
+    'baselines': "random, 'mult' (prefers factors of the target): controls without a model",
+}
 
 
 class Table:
-    """What was measured: a row for each setting of each method, printed and logged as they come.
+    """What was measured: a row for each setting of each method, logged and printed as they come.
 
     n_questions: over all processes.
     subsets: {suffix: slice of the questions} to measure the share solved on. '' is all of them.
     rows: {(series, setting): {measure: mean over questions}}.
     """
 
-    def __init__(self, run, n_questions, subsets):
+    def __init__(self, run, n_questions, subsets, columns):
         self.run = run
         self.n_questions = n_questions
         self.subsets = subsets
+        self.columns = columns
         self.rows = {}
 
-    def print_head(self, title):
-        head = f'{"method":48} arithmetic'
-        for suffix in self.subsets:
-            head += f'{suffix[1:] or "solved":>7}  top-1'
+    def print_head(self, title, methods):
+        """The title, the legend and the heading. methods: keys of METHOD_LEGEND."""
         self.run.print(title)
-        self.run.print(LEGEND)
-        if '_hard' in self.subsets:
-            self.run.print('hard: solved, of the hundred puzzles with the fewest solutions')
-        self.run.print(f'{head}  expansions  states  calls  tokens  MFLOP')
+        for method in methods:
+            self.run.print(f'    {METHOD_LEGEND[method]}')
+        for column in self.columns:
+            self.run.print(f'    {column.head}: {column.meaning}')
+        if 'states' in [column.measure for column in self.columns]:
+            self.run.print('    (nodes, states, calls, MFLOP: on average for a puzzle)')
 
-    def add(self, series, setting, arithmetic, runs, solved, cost):
+        head = f'{"method":31}{"setting":16}'
+        for column in self.columns:
+            head += f'{column.head:>{column.width}}'
+        self.run.print(head)
+
+    def add(self, series, setting, arithmetic, runs, solved, cost, printed=True):
         """Add a row. solved (p * runs, K) and cost (p * runs, 5) are of this process's p questions.
 
         Returns those of all questions: solved (P, runs) by any of K, and cost (P, runs, 5).
@@ -720,19 +839,16 @@ class Table:
         measures |= zip(COSTS, cost.mean(dim=(0, 1)).tolist(), strict=True)
 
         self.rows[series, setting] = measures
-        self.print_row(series, setting, arithmetic, measures)
+        if printed:
+            self.print_row(series, setting, measures)
         self.run.log(arm='row', series=series, setting=setting, arithmetic=arithmetic, **measures)
         return solved[..., 0], cost
 
-    def print_row(self, series, setting, arithmetic, measures):
-        shares = ''
-        for suffix in self.subsets:
-            for name in (f'solved{suffix}', f'top1{suffix}'):
-                shares += f'{measures[name]:7.3f}' if name in measures else '      -'
-        self.run.print(f'{series:32}{setting:17}{arithmetic:10}{shares}'
-                       f'{measures["expansions"]:12.1f}{measures["states"]:8.1f}'
-                       f'{measures["calls"]:7.1f}{measures["tokens"]:8.0f}'
-                       f'{measures["flops"] / 1e6:7.0f}')
+    def print_row(self, series, setting, measures):
+        line = f'{series:31}{setting:16}'
+        for column in self.columns:
+            line += column.cell(measures)
+        self.run.print(line)
 
     def last_of(self, series):
         """The row of the last setting of a series."""
@@ -757,22 +873,20 @@ def search_puzzles(solver, puzzles, args):
     n_puzzles = len(puzzles)
     targets = torch.full((n_puzzles,), args.target)
     solvable = int((count_solutions(puzzles, targets) > 0).sum())
-    subsets = {'': slice(None)}
-    if not args.puzzles:
-        subsets['_hard'] = slice(100)  # all_puzzles puts those with the fewest solutions first
-    table = Table(run, n_puzzles, subsets)
-    table.print_head(
-        f'{n_puzzles:,} puzzles, target {args.target}, integers solve {solvable:,}')
+    if args.method in ('all', 'beam', 'dfs'):
+        check_verdicts(solver, puzzles.to(run.device))
 
-    my_puzzles = puzzles[run.rank::run.world].to(run.device)
-    methods = wanted_methods(args)
-    bar = run.progress_bar('methods', 0, len(methods))
-    for method in methods:
-        for series, setting, my_solved, my_cost in run_method(solver, method, my_puzzles, args):
-            solved, cost = table.add(series, setting, method.arithmetic, method.runs, my_solved,
-                                     my_cost)
-        bar.update()
-    bar.close()
+    columns = COLUMNS
+    subsets = {'': slice(None)}
+    if args.puzzles:
+        columns = [column for column in COLUMNS if column.head != 'hard']
+    else:
+        subsets['_hard'] = slice(100)  # all_puzzles puts those with the fewest solutions first
+    table = Table(run, n_puzzles, subsets, columns)
+    table.print_head(
+        f'{n_puzzles:,} puzzles, target {args.target}, integers solve {solvable:,}',
+        METHOD_LEGEND if args.method == 'all' else [args.method])
+    solved, cost = run_methods(solver, table, puzzles, args)
 
     # the last line: the method's best row, and with --method all the others at equal cost
     series = main_series(args)
@@ -790,7 +904,24 @@ def search_puzzles(solver, puzzles, args):
         final |= equal_costs(table, row, solved, cost, args)
     if args.method in ('all', 'best_of_k'):
         final |= table.scores_at(args.k)
+    run.print(finding(table, final, args))
     return final
+
+
+def run_methods(solver, table, puzzles, args):
+    """Fill the table. Returns what Table.add does, of the last row."""
+    run = solver.run
+    my_puzzles = puzzles[run.rank::run.world].to(run.device)
+    methods = wanted_methods(args)
+    bar = run.progress_bar('methods', 0, len(methods))
+    for method in methods:
+        for series, setting, my_solved, my_cost in run_method(solver, method, my_puzzles, args):
+            solved, cost = table.add(
+                series, setting, method.arithmetic, method.runs, my_solved, my_cost,
+                printed=is_main_row(series, setting, args))
+        bar.update()
+    bar.close()
+    return solved, cost
 
 
 def main_series(args):
@@ -840,19 +971,88 @@ def best_of_k(solver, mode, args):
     """Best-of-k on another task than countdown. Returns what the last line says."""
     task = solver.task
     hops = max(task.hops)
-    table = Table(solver.run, args.n_test, {'': slice(None)})
-    table.print_head(f'{args.n_test:,} held-out instances of {task.name}, {hops} hops; '
-                     'oracle: one of k is right, a ceiling')
+    table = Table(solver.run, args.n_test, {'': slice(None)}, CHAIN_COLUMNS)
+    table.print_head(f'{args.n_test:,} held-out instances of {task.name}, {hops} hops',
+                     [args.method])
 
     chains = sample_answers(solver, mode, args.k, args.n_test, args.seed)
     for series, setting, solved, cost in run_best_of_k('best-of-k', chains):
-        table.add(series, setting, 'model', 1, solved, cost)
+        table.add(series, setting, 'model', 1, solved, cost,
+                  printed=is_main_row(series, setting, args))
+    chance = task.chance(hops)
+    solver.run.print(finding_of_chains(table, args.k, f'{args.n_test:,} instances', chance))
 
     final = dict(method='best_of_k', task=task.name, hops=hops, n_test=args.n_test,
-                 chance=task.chance(hops))
+                 chance=chance)
     costs = dict(table.last_of('best-of-k, oracle'))
     del costs['solved']  # the oracle looks at the answer, so it solves nothing
     return final | costs | table.scores_at(args.k)
+
+
+# -----------------------------------------------------------------------------
+# what was found, in words
+
+def finding(table, final, args):
+    """One sentence about the method that was asked for and its controls, on countdown."""
+    n = final['n_test']
+    if args.method == 'best_of_k':
+        return finding_of_chains(table, args.k, f'{n:,} puzzles')
+    if args.method == 'baselines':
+        return finding_of_baselines(table, args, n)
+
+    solved = table.last_of(main_series(args))['solved']
+    search = f'A beam of {args.b}'
+    if args.method == 'dfs':
+        search = f'Depth-first search of at most {args.budget} nodes'
+    text = f'{search} with the model solves {solved:.3f} of {n:,} puzzles'
+    if args.method != 'all':
+        return f'{text}. No control was run: --method all searches without the model, too.'
+
+    controls = {
+        'one on random values': table.last_of('beam, random values')['solved'],
+        "one on the 'mult' heuristic": final['mult'],
+        'random order with as many nodes': final['random_expansions'],
+    }
+    phrases = []
+    for name, share in controls.items():
+        phrases.append(f'{compare(solved, share, n)} {name} ({share:.3f})')
+    return f'{text}: {", ".join(phrases[:-1])} and {phrases[-1]}.'
+
+
+def compare(share, control, n):
+    """Two shares of n puzzles, in words. A difference below two standard errors is none."""
+    error = math.sqrt((share * (1 - share) + control * (1 - control)) / n)
+    if abs(share - control) <= 2 * error:
+        return 'within noise as many as'
+    return 'more than' if share > control else 'fewer than'
+
+
+def finding_of_baselines(table, args, n):
+    on_random = table.last_of('beam, random values')['solved']
+    on_mult = table.last_of("beam, 'mult' heuristic")['solved']
+    in_order = table.rows['dfs, random order', f'{args.budget} expansions']['solved']
+    return (f'Without a model a beam of {args.b} solves {on_random:.3f} of {n:,} puzzles on random '
+            f"values and {on_mult:.3f} on the 'mult' heuristic, and random order {in_order:.3f} "
+            f'within {args.budget} nodes.')
+
+
+def finding_of_chains(table, k, questions, chance=None):
+    """One sentence about best-of-k. questions: how many of what."""
+    guessing = '' if chance is None else f' (guessing: {chance:.3f})'
+    scores = table.scores_at(1)
+    if k == 1:
+        return (f'A single chain is right in {scores["oracle"]:.3f} of {questions}{guessing}. With '
+                '--k 1 there is nothing to choose.')
+
+    single = scores['oracle']
+    scores = table.scores_at(k)
+    chosen = []
+    for rule, name in (('verdict', 'the one with the best verdicts'),
+                       ('log_prob', 'the most probable one'), ('majority', 'the majority')):
+        if rule in scores:
+            chosen.append(f'{name} in {scores[rule]:.3f}')
+    return (f'A single chain is right in {single:.3f} of {questions}{guessing}; of {k} chains '
+            f'{", ".join(chosen)}, and at least one of them in {scores["oracle"]:.3f}.')
 
 
 @torch.no_grad()

@@ -898,9 +898,9 @@ def run_search(*argv):
 
 
 def table_of(lines):
-    """The lines below the head of the table."""
+    """The rows of the table: what stands between its head and the last sentence."""
     head = [i for i, line in enumerate(lines) if line.startswith('method ')]
-    return lines[head[0] + 1:]
+    return lines[head[0] + 1:-1]
 
 
 def read_rows(folder):
@@ -973,8 +973,8 @@ def mean_over_threes(search_one, *args):
 
 @pytest.fixture(scope='module')
 def everything(checkpoints, threes, tmp_path_factory):
-    """A run of all methods on the five puzzles: its folder, log, last line, table, and what random
-    order without a limit did."""
+    """A run of all methods on the five puzzles: its folder, log, last line, all rows of its table,
+    and what random order without a limit did."""
     folder = tmp_path_factory.mktemp('everything')
     results = []
     depth_first_search = search.depth_first_search
@@ -987,7 +987,7 @@ def everything(checkpoints, threes, tmp_path_factory):
         patch.setattr(search, 'depth_first_search', recording_search)
         final, lines = run_search(
             '--ckpt', checkpoints['three'], '--puzzles', threes, '--k', 5, '--b', 3,
-            '--budget', 7, '--prune', 0.9, '--out_dir', folder)
+            '--budget', 7, '--prune', 0.9, '--verbose', '--out_dir', folder)
     model, _ = common.load_checkpoint(checkpoints['three'])
     return SimpleNamespace(folder=folder, log=read_rows(folder), final=final, lines=lines,
                            exhaustive=results[-1], model=model.eval())
@@ -1013,17 +1013,61 @@ def test_every_method_has_its_rows(everything):
     want += [("dfs, 'mult' heuristic", n) for n in BUDGETS]
     want += [('dfs, random order', n) for n in (*BUDGETS, 'inf expansions')]
     assert set(everything.log) == set(want)
-    assert everything.lines[0].startswith('5 puzzles, target 24, integers solve 3')
+    titles = [line for line in everything.lines if line.startswith('5 puzzles, target 24')]
+    assert titles == ['5 puzzles, target 24, integers solve 3']
     assert len(table_of(everything.lines)) == len(want)
 
 
 def test_the_table_shows_what_the_log_says(everything):
     table = table_of(everything.lines)
     for line, ((series, setting), row) in zip(table, everything.log.items(), strict=True):
-        cells = line.removeprefix(series).split()
-        assert line.startswith(series) and line[32:].startswith(setting)
-        assert f'{row["solved"]:.3f}' in cells and f'{row["expansions"]:.1f}' in cells
-        assert row['arithmetic'] in cells
+        assert line.startswith(series) and line[31:].startswith(setting)
+        cells = line[31:].removeprefix(setting).split()
+        top1 = f'{row["top1"]:.3f}' if 'top1' in row else '-'
+        assert cells == [f'{row["solved"]:.3f}', top1, f'{row["expansions"]:.1f}',
+                         f'{row["states"]:.1f}', f'{row["calls"]:.1f}', f'{row["flops"] / 1e6:.0f}']
+
+
+def test_the_head_of_the_table_names_its_columns_and_the_legend_explains_them(everything):
+    head = [i for i, line in enumerate(everything.lines) if line.startswith('method ')]
+    assert len(head) == 1
+    columns = everything.lines[head[0]].split()[2:]
+    assert columns == ['solved', 'top-1', 'nodes', 'states', 'calls', 'MFLOP']
+    legend = [line.strip().split(': ')[0] for line in everything.lines[:head[0]]]
+    for column in columns:
+        assert legend.count(column) == 1
+    for line in everything.lines[:-1]:  # the sentence is longer
+        assert len(line) <= 100
+
+
+MAIN_ROWS = [
+    (f'beam, {ALL_MOVES}', 'b=3'),
+    (f'dfs, {ALL_MOVES}', '7 expansions'),
+    (f'dfs, {ALL_MOVES}, pruned', '7 expansions'),
+    (f'beam, {MODEL_MOVES}', 'b=3'),
+    (f'dfs, {MODEL_MOVES}', '7 expansions'),
+    ('best-of-k, oracle', 'k=5'),
+    ('best-of-k, verdict', 'k=5'),
+    ('random rollouts, oracle', 'k=5'),
+    ('beam, random values', 'b=3'),
+    ("beam, 'mult' heuristic", 'b=3'),
+    ("dfs, 'mult' heuristic", '7 expansions'),
+    ('dfs, random order', '7 expansions'),
+]
+
+
+def test_without_verbose_the_rows_that_matter_are_printed_and_all_are_logged(
+        everything, checkpoints, threes, tmp_path, no_figure):
+    """And the last line is the same."""
+    final, lines = run_search(
+        '--ckpt', checkpoints['three'], '--puzzles', threes, '--k', 5, '--b', 3,
+        '--budget', 7, '--prune', 0.9, '--out_dir', tmp_path)
+    rows = [(line[:31].strip(), line[31:47].strip()) for line in table_of(lines)]
+    assert rows == MAIN_ROWS
+    assert set(table_of(lines)) < set(table_of(everything.lines))
+    assert read_rows(tmp_path) == everything.log
+    del final['seconds']
+    assert final.items() <= everything.final.items()
 
 
 def test_rows_say_who_does_the_arithmetic_and_whether_a_model_works(everything):
@@ -1205,7 +1249,7 @@ def test_another_target_that_was_held_out(checkpoints, tmp_path, no_figure, monk
         '--ckpt', checkpoints['four'], '--method', 'beam', '--b', 1, '--target', 36,
         '--puzzles', ROOT / 'results' / 'tot-100.txt')
     assert final['target'] == '36' and final['n_test'] == '100'
-    assert (tmp_path / 'out' / 'search-countdown-beam' / 'log.jsonl').exists()
+    assert len(list((tmp_path / 'out').glob('search*/log.jsonl'))) == 1
 
 
 @pytest.mark.parametrize('name, task, hops, L', [
@@ -1221,7 +1265,10 @@ def test_best_of_k_on_any_task(name, task, hops, L, checkpoints, tmp_path):
     want = set()
     for rule in ('oracle', 'majority', 'log-prob'):
         want |= {(f'best-of-k, {rule}', f'k={k}') for k in (1, 2, 4, 6)}
-    assert set(log) == want and 'a ceiling' in lines[0]
+    assert set(log) == want and '12 held-out' in lines[0] and 'oracle' in lines[1]
+    rows = [(line[:31].strip(), line[31:47].strip()) for line in table_of(lines)]
+    assert rows == [('best-of-k, oracle', 'k=1'), *(
+        (f'best-of-k, {rule}', 'k=6') for rule in ('oracle', 'majority', 'log-prob'))]
     assert (final['method'], final['task'], final['hops']) == ('best_of_k', task, hops)
     assert (final['n_test'], final['k']) == ('12', '6')
     assert {row['calls'] for row in log.values()} == {L} and float(final['expansions']) == 6
@@ -1232,6 +1279,130 @@ def test_best_of_k_on_any_task(name, task, hops, L, checkpoints, tmp_path):
     for rule in ('majority', 'log-prob'):  # of one there is nothing to choose
         assert log[f'best-of-k, {rule}', 'k=1']['solved'] == pytest.approx(oracle[0], abs=1e-6)
     assert (tmp_path / 'plot.png').exists()
+
+
+# -----------------------------------------------------------------------------
+# what was found, in words
+
+def plain_order(verdict, puzzles):
+    """Of all pairs of a good and a bad child of a puzzle of three numbers: the share in which the
+    good one has the higher verdict."""
+    right = []
+    for puzzle in puzzles:
+        for good in filter(solvable, children(puzzle)):
+            for bad in children(puzzle):
+                if not solvable(bad):
+                    difference = verdict(good) - verdict(bad)
+                    right.append(0.5 if difference == 0 else float(difference > 0))
+    return sum(right) / len(right)
+
+
+@torch.no_grad()
+def test_verdicts_are_judged_by_pairs_of_a_good_and_a_bad_child(checkpoints):
+    model, _ = common.load_checkpoint(checkpoints['three'])
+    solver = make_solver(3, model.eval())
+    verdict = functools.partial(plain_verdict, solver.model, solver.task)
+    got = search.order_of_verdicts(solver, torch.tensor(THREES))
+    assert got == pytest.approx(plain_order(verdict, THREES), abs=1e-9)
+
+
+@pytest.mark.parametrize('numbers', [3, 4])
+@pytest.mark.parametrize('value, want', [(1.0, 1.0), (-1.0, 0.0), (0.0, 0.5)])
+def test_verdicts_that_are_always_right_always_wrong_or_all_equal(
+        numbers, value, want, monkeypatch):
+    def oracle(solver, states):
+        return torch.tensor([value * solvable(tuple(state)) for state in states.tolist()])
+
+    monkeypatch.setattr(search, 'log_odds', oracle)
+    puzzles = [p for p in some_puzzles(numbers, 40) if solvable(p)]
+    assert search.order_of_verdicts(make_solver(numbers), torch.tensor(puzzles)) == want
+
+
+def test_without_a_pair_there_is_no_judgement():
+    """Two numbers have no verdict to ask for, and 1 1 1 has no good child."""
+    assert search.order_of_verdicts(make_solver(2), torch.tensor([(3, 8)])) is None
+    assert search.order_of_verdicts(make_solver(3), torch.tensor([(1, 1, 1)])) is None
+
+
+def test_a_model_whose_verdicts_are_at_chance_is_told_of(
+        checkpoints, threes, tmp_path, no_figure, monkeypatch):
+    def lines_at(share, method):
+        monkeypatch.setattr(search, 'order_of_verdicts', lambda solver, puzzles: share)
+        _, lines = run_search('--ckpt', checkpoints['three'], '--puzzles', threes, '--method',
+                              method, '--k', 2, '--b', 1, '--budget', 2,
+                              '--out_dir', tmp_path / f'{share}-{method}')
+        return [line for line in lines if line.startswith('warning')]
+
+    (warning,) = lines_at(0.51, 'beam')
+    assert 'at chance (0.51 of pairs' in warning and 'guessing 0.50' in warning
+    (warning,) = lines_at(0.3, 'dfs')
+    assert 'worse than chance (0.30 of pairs' in warning
+    assert lines_at(0.6, 'beam') == lines_at(None, 'beam') == lines_at(0.51, 'baselines') == []
+
+
+@pytest.mark.parametrize('share, control, n, words', [
+    (0.96, 0.2, 100, 'more than'),
+    (0.2, 0.96, 100, 'fewer than'),
+    (0.21, 0.2, 100, 'within noise as many as'),
+    (0.2, 0.21, 100, 'within noise as many as'),
+    (0.21, 0.2, 10**6, 'more than'),
+    (0.0, 0.0, 5, 'within noise as many as'),
+    (1.0, 1.0, 5, 'within noise as many as'),
+])
+def test_two_shares_in_words(share, control, n, words):
+    assert search.compare(share, control, n) == words
+
+
+def test_the_last_sentence_compares_the_beam_with_searches_without_the_model(everything):
+    log, final = everything.log, everything.final
+    sentence = everything.lines[-1]
+    assert sentence.startswith(
+        f'A beam of 3 with the model solves {final["any_of_b"]} of 5 puzzles: ')
+    on_random = log['beam, random values', 'b=3']['solved']
+    assert f'one on random values ({on_random:.3f})' in sentence
+    assert f"one on the 'mult' heuristic ({final['mult']})" in sentence
+    assert f'random order with as many nodes ({final["random_expansions"]}).' in sentence
+
+
+@pytest.mark.parametrize('method, want', [
+    ('beam', 'A beam of 2 with the model solves {any_of_b} of 5 puzzles. No control was run'),
+    ('dfs', 'Depth-first search of at most 9 nodes with the model solves {solved} of 5 puzzles. '
+            'No control was run'),
+    ('best_of_k', 'A single chain is right in {single} of 5 puzzles; of 3 chains the one with the '
+                  'best verdicts in {verdict}, the most probable one in {log_prob}, the majority '
+                  'in {majority}, and at least one of them in {oracle}.'),
+    ('baselines', 'Without a model a beam of 2 solves {random} of 5 puzzles on random values and '
+                  "{mult} on the 'mult' heuristic, and random order {order} within 9 nodes."),
+])
+def test_the_last_sentence_of_one_method(
+        method, want, checkpoints, threes, tmp_path, no_figure):
+    final, lines = run_search(
+        '--ckpt', checkpoints['three'], '--puzzles', threes, '--method', method, '--k', 3,
+        '--b', 2, '--budget', 9, '--out_dir', tmp_path)
+    values = dict(final)
+    for name, row in (('single', ('best-of-k, oracle', 'k=1')),
+                      ('random', ('beam, random values', 'b=2')),
+                      ('mult', ("beam, 'mult' heuristic", 'b=2')),
+                      ('order', ('dfs, random order', '9 expansions'))):
+        log = read_rows(tmp_path)
+        if row in log:
+            values[name] = f'{log[row]["solved"]:.3f}'
+    assert lines[-1].startswith(want.format(**values))
+
+
+@pytest.mark.parametrize('k', [1, 4])
+def test_the_last_sentence_on_another_task(k, checkpoints, tmp_path, no_figure):
+    final, lines = run_search('--ckpt', checkpoints['cycle'], '--k', k, '--n_test', 12,
+                              '--out_dir', tmp_path)
+    single = read_rows(tmp_path)['best-of-k, oracle', 'k=1']['solved']
+    start = f'A single chain is right in {single:.3f} of 12 instances (guessing: 0.200)'
+    assert lines[-1].startswith(start)
+    if k == 1:
+        assert 'nothing to choose' in lines[-1]
+    else:
+        assert lines[-1].endswith(
+            f'; of 4 chains the most probable one in {final["log_prob"]}, the majority in '
+            f'{final["majority"]}, and at least one of them in {final["oracle"]}.')
 
 
 @pytest.mark.parametrize('script, extra', [
@@ -1308,7 +1479,7 @@ def test_two_processes_find_what_one_finds(checkpoints, threes, tmp_path, no_fig
     done = two_processes('search.py', *argv, '--device', 'cpu', '--out_dir', tmp_path / 'two')
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('final ') == 1  # rank 0 alone prints
-    assert done.stdout.count('5 puzzles') == 1
+    assert done.stdout.count('5 puzzles, target') == 1
     run_search(*argv, '--out_dir', tmp_path / 'one')
 
     one = read_rows(tmp_path / 'one')
