@@ -205,6 +205,11 @@ def draw_behind(axis, reference, curve, style='-', label=''):
             drawn = True
 
 
+def draw_range(axis, x, least, most, colour, alpha=0.15):
+    """Shade what lies between two curves. (fill_between fails with numpy 1.24.0.)"""
+    axis.fill([*x, *reversed(x)], [*least, *reversed(most)], color=colour, alpha=alpha, lw=0)
+
+
 def mean_and_range(curves):
     """The mean, least and largest of several curves, place by place."""
     curves = np.array(curves)
@@ -650,8 +655,8 @@ def draw_search_series(axis, points, cost, style, label=None):
     x = [point[cost] for point in points]
     axis.plot(x, [point['solved'] for point in points], color=colour, linestyle=line,
               marker=marker, ms=5, label=label)
-    axis.fill_between(x, [point['least'] for point in points],
-                      [point['most'] for point in points], color=colour, alpha=0.12, lw=0)
+    draw_range(axis, x, [point['least'] for point in points], [point['most'] for point in points],
+               colour, alpha=0.12)
 
 
 def draw_levels(axis, levels):
@@ -1000,7 +1005,7 @@ def docs_hops():
         params = runs[0].final['params'] / 1000
         axis.plot(hops, mean, line, color=colour, marker='o', ms=4,
                   label=f'{label} ({params:.0f}k)')
-        axis.fill_between(hops, least, most, color=colour, alpha=0.15, lw=0)
+        draw_range(axis, hops, least, most, colour)
 
     chance = runs[0].final['chance']
     axis.axhline(chance, color='grey', linestyle=':', lw=1)
@@ -1107,7 +1112,7 @@ def docs_best_of_k():
         'multiply': '3 x 3 digits, 280 of 1,500 steps',
     }
     ks = [1, 2, 4, 8, 16, 32, 64]
-    figure, axes = new_figure(9, 3.6, columns=2, sharey=True)
+    figure, axes = new_figure(9, 4, columns=2, sharey=True)
     for axis, (row, title) in zip(axes, rows.items(), strict=True):
         runs = read_row(f'search/{row}')
         for rule, (label, colour, line) in rules.items():
@@ -1121,7 +1126,7 @@ def docs_best_of_k():
                  ylim=(-0.02, 1.03))
         axis.minorticks_off()
     axes[0].set_ylabel('accuracy, held-out')
-    axes[0].legend(fontsize=8)
+    legend_below(axes[0], columns=2)
     return figure
 
 
@@ -1270,7 +1275,7 @@ def docs_maze():
         ('4x4 with loops, grid: a shortest path', 'shortest',
          [('loops-path', '-'), ('loops-graded', '-')]),
     )
-    figure, axes = new_figure(13, 3.5, columns=4, sharey=True)
+    figure, axes = new_figure(13, 4, columns=4, sharey=True)
     for axis, (title, key, rows) in zip(axes, panels, strict=True):
         for row, line in rows:
             runs = read_row(f'train_maze/{row}')
@@ -1281,12 +1286,12 @@ def docs_maze():
                 curves.append(measures[key])
             mean, least, most = mean_and_range(curves)
             axis.plot(steps, mean, line, color=colours[loss], label=loss if line == '-' else None)
-            axis.fill_between(steps, least, most, color=colours[loss], alpha=0.15, lw=0)
+            draw_range(axis, steps, least, most, colours[loss])
         greedy = statistics.mean(run.final['greedy_shortest'] for run in runs)
         axis.axhline(greedy, color='black', linestyle=':', label='greedy walk')
         axis.set_title(title, fontsize=10)
         axis.set(xlabel='step', ylim=(0, 1.02))
-        axis.legend(fontsize=8, loc='lower right')
+        legend_below(axis, columns=2)
     axes[0].set_ylabel('held-out mazes solved')
     return figure
 
