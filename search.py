@@ -1023,7 +1023,7 @@ def compare(share, control, n):
     """Two shares of n puzzles, in words. A difference below two standard errors is none."""
     error = math.sqrt((share * (1 - share) + control * (1 - control)) / n)
     if abs(share - control) <= 2 * error:
-        return 'within noise as many as'
+        return 'not clearly different from'
     return 'more than' if share > control else 'fewer than'
 
 

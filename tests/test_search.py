@@ -1343,11 +1343,11 @@ def test_a_model_whose_verdicts_are_at_chance_is_told_of(
 @pytest.mark.parametrize('share, control, n, words', [
     (0.96, 0.2, 100, 'more than'),
     (0.2, 0.96, 100, 'fewer than'),
-    (0.21, 0.2, 100, 'within noise as many as'),
-    (0.2, 0.21, 100, 'within noise as many as'),
+    (0.21, 0.2, 100, 'not clearly different from'),
+    (0.2, 0.21, 100, 'not clearly different from'),
     (0.21, 0.2, 10**6, 'more than'),
-    (0.0, 0.0, 5, 'within noise as many as'),
-    (1.0, 1.0, 5, 'within noise as many as'),
+    (0.0, 0.0, 5, 'not clearly different from'),
+    (1.0, 1.0, 5, 'not clearly different from'),
 ])
 def test_two_shares_in_words(share, control, n, words):
     assert search.compare(share, control, n) == words
