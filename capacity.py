@@ -131,8 +131,8 @@ def parse_args(argv):
     add('--max_iters', '--steps', type=at_least(1), default=4800,
         help='optimizer steps of each model; the batch follows from --exposures')
     add('--resume', action='store_true', help='go on from the checkpoints in out_dir')
-    common.add_run_args(parser, 'out/capacity-<hops>[-cot][-smallest]', trains=False)
-    return parser.parse_args(argv)
+    common.add_run_args(parser, trains=False)
+    return common.parse_args(parser, argv, 'capacity')
 
 
 def fill_in(args):
@@ -143,12 +143,6 @@ def fill_in(args):
     for name, value in DEFAULTS[args.hops].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if args.out_dir is None:
-        args.out_dir = f'out/capacity-{args.hops}'
-        if args.cot:
-            args.out_dir += '-cot'
-        if args.smallest:
-            args.out_dir += '-smallest'
 
     require(args.hops == 2 or not (args.cot or args.smallest),
             'a chain, or the smallest model, is for questions of two hops: add --hops 2')
@@ -509,7 +503,7 @@ def token_losses(model, questions, run):
         losses, hits = question_losses(
             model, part.tokens, part.loss_mask, questions.group, run)
         mask = batch.loss_mask[rows][:, 1:]
-        bits[rows][mask] = losses.double().cpu() / math.log(2)
+        bits[rows][mask] = losses.cpu().double() / math.log(2)
         correct[rows][mask] = hits.cpu()
     return bits, correct
 
@@ -823,8 +817,8 @@ def find_both_smallest(args, run):
     """
     task = Profiles(args.people[0], args.attributes, args.relations)
     questions = all_questions(task)
-    n_trained = (task.label(questions) == 0).sum()
-    n_one_hop = (questions[:, 1] < 0).sum()
+    n_trained = int((task.label(questions) == 0).sum())
+    n_one_hop = int((questions[:, 1] < 0).sum())
     exposures = round(args.exposures * n_trained / n_one_hop)
     mode = 'cot' if args.cot else 'direct'
     one, records_1 = find_smallest(args, 1, 'direct', exposures, run)
@@ -949,6 +943,8 @@ def main(argv=None):
         final |= dict(n_models=len(records), exposures=round(records[-1]['exposures']),
                       steps=args.max_iters, seed=args.seed, seconds=run.seconds())
 
+        run.print(in_words(final, records, fits))
+
         # the log's last record, the results in one file, the last line, the figure
         run.log(arm='final', **final)
         text = json.dumps(dict(final=final, fits=fits, models=records)) + '\n'
@@ -956,6 +952,18 @@ def main(argv=None):
         run.print(common.final_line(**final))
         plots.draw_run(run.out_dir)
         return final
+
+
+def in_words(final, records, fits):
+    """One sentence: what was found, and against which control."""
+    if not fits:
+        return (f'The smallest model that answers the two-hop questions has {final["ratio"]:.2f} '
+                'times the parameters of the smallest that knows the facts alone.')
+    scheme = flattest(fits)
+    best = max(records, key=lambda record: record['stored'][scheme] / record['params'])
+    return (f'Each parameter stores {final["slope"]:.2f} bits (slope over {len(records)} models), '
+            f'at best {final["best"]:.2f} of the {best["entropy"][scheme] / best["params"]:.2f} '
+            'that there are.')
 
 
 def train_all(jobs, args, run):

@@ -3,6 +3,7 @@
     Run              one run of a script: device, processes, folder, checkpoints, signals
     add_run_args     the flags that every script takes
     parse_args       a script's arguments; with --eval_only those of the checkpoint
+    default_folder   the folder of a run, named after what was typed
     load_model       a trained model and its task, for use from Python
     load_checkpoint  a trained model, and everything else that a checkpoint holds
     read_log, final_line, write_atomic and other small things about the folder
@@ -13,8 +14,11 @@ in one line on stderr and an exit code (data.one_line_errors).
 """
 
 import contextlib
+import hashlib
 import json
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -34,15 +38,24 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
 from countdown import Countdown
-from data import CVPR, Cycle, Multiply, Star, at_least, make_task, require
+from data import CVPR, Cycle, Multiply, Star, at_least, format_range, make_task, require
 from maze import Maze
 from model import GPT, GPTConfig
 from profiles import Profiles
 
 
+if os.name == 'nt':
+    import msvcrt
+else:
+    import fcntl
+
 ALL_TASKS = (Cycle, CVPR, Multiply, Star, Countdown, Profiles, Maze)  # for load_model
-NOT_SETTINGS = ('out_dir', 'resume', 'eval_only')  # arguments that do not change a result
-RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'results.json', 'examples.json', 'plot.png')  # + config.json
+NOT_SETTINGS = ('out_dir', 'resume', 'eval_only', 'verbose')  # they do not change a result
+HARDWARE = ('device', 'dtype')  # settings that may differ between runs of one folder
+SCHEDULE = ('max_iters', 'warmup_iters', 'eval_interval', 'log_interval')  # of a longer run
+LOCK_FILE = 'run.lock'
+RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'results.json', 'examples.json', 'plot.png',
+             'compare.png')  # + config.json
 
 
 class RunEnded(Exception):
@@ -61,35 +74,51 @@ class RunEnded(Exception):
 # -----------------------------------------------------------------------------
 # arguments
 
-def add_run_args(parser, out_dir, trains=True):
-    """The flags of every script. out_dir: its default in words, for the help."""
+def add_run_args(parser, trains=True):
+    """The flags of every script."""
     add = parser.add_argument_group('run').add_argument
     add('--device', default='auto', help='auto (cuda, then mps, then cpu) or a name')
-    add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
-        help='auto: bfloat16 autocast on cuda, else float32')
+    add('--dtype', metavar='TYPE', choices=('auto', 'float32', 'bfloat16'), default='auto',
+        help='float32, bfloat16, or auto: bfloat16 on cuda, else float32')
     add('--seed', type=at_least(0), default=1337, help='decides every random number')
-    add('--out_dir', help=f'where the run leaves its files (default: {out_dir})')
+    add('--out_dir', metavar='DIR',
+        help='folder of the run (default: out/<script>-<what was typed>)')
     if trains:
-        add('--resume', action='store_true', help='go on from the checkpoint in out_dir')
+        add('--resume', action='store_true',
+            help='go on from the checkpoint in out_dir; larger --steps extend the run')
         add('--eval_only', action='store_true', help='evaluate --ckpt; train and write nothing')
-        add('--ckpt', help='checkpoint for --eval_only')
+        add('--ckpt', metavar='FILE', help='checkpoint for --eval_only')
 
 
-def parse_args(parser, argv, script, free):
-    """The arguments of a script that trains.
+def parse_args(parser, argv, script, free=()):
+    """The arguments of a script. argv: a list of words, or None for the command line.
 
     With --eval_only they are those that the checkpoint was trained with. Only the `free` ones can
     be given anew. Raises ValueError for others, and for the checkpoint of another script.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
-    require(bool(args.ckpt) == args.eval_only,
-            '--ckpt and --eval_only go together: --eval_only --ckpt out/.../ckpt.pt')
-    if not args.eval_only:
-        return args
+    can_eval_only = 'eval_only' in args
+    if can_eval_only and args.eval_only:
+        require(args.ckpt, '--eval_only needs a checkpoint: --eval_only --ckpt out/.../ckpt.pt')
+        require(not (args.resume or args.out_dir),
+                '--eval_only writes nothing: leave --resume and --out_dir out')
+        return parse_eval_only(parser, argv, script, free, args.ckpt)
 
-    _, state = load_checkpoint(args.ckpt)
+    require(not (can_eval_only and args.ckpt),
+            '--ckpt goes with --eval_only; to go on with a training, use --resume')
+    if args.out_dir is None:
+        args.out_dir = default_folder(script, argv)
+        if can_eval_only and args.resume:  # these scripts can extend a run
+            args.out_dir = folder_to_resume(script, argv)
+    return args
+
+
+def parse_eval_only(parser, argv, script, free, ckpt):
+    """The arguments of --eval_only: see parse_args. `trained_hops` are those of the training."""
+    _, state = load_checkpoint(ckpt)
     trained = dict(state['args'])
-    require(trained['script'] == script, f'{args.ckpt} was trained by {trained["script"]}.py')
+    require(trained['script'] == script, f'{ckpt} was trained by {trained["script"]}.py')
     for name in ('ckpt', 'device', 'dtype', 'processes'):
         trained.pop(name, None)
 
@@ -100,10 +129,92 @@ def parse_args(parser, argv, script, free):
     for name, value in trained.items():
         if name not in free and getattr(args, name) != value:
             changed.append(f'{name}={value}')
-    require(not changed, f'{args.ckpt} was trained by {script}.py with {" ".join(changed)}; leave '
+    require(not changed, f'{ckpt} was trained by {script}.py with {" ".join(changed)}; leave '
                          'those flags out')
+    args.trained_hops = trained.get('hops')
     return args
 
+
+# -----------------------------------------------------------------------------
+# the folder of a run is named after what was typed
+
+def default_folder(script, argv):
+    """'--hops 1-5 --nodes 40' -> 'out/train_cot-hops_1-5-nodes_40'.
+
+    So two different commands have two folders, and the same command finds its own again. Flags that
+    do not change what is computed do not count. The number of processes does.
+    """
+    words = [script]
+    for flag, value in typed_flags(argv):
+        words.append(f'{flag}_{value}' if value else flag)
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        words.append(f'processes_{os.environ["WORLD_SIZE"]}')
+    name = '-'.join(words)
+    if len(name) > 200:  # file systems take 255 bytes
+        name = f'{name[:190]}-{hashlib.sha1(name.encode()).hexdigest()[:8]}'
+    return f'out/{name}'
+
+
+def typed_flags(argv):
+    """['--hops', '4', '--lr=1e-3'] -> [('hops', '4'), ('lr', '1e-3')].
+
+    Without the flags that do not change what is computed. A path loses its out/ and /ckpt.pt, and
+    all that a file name should not hold becomes an underscore.
+    """
+    flags = []
+    for word in argv:
+        if word.startswith('--'):
+            flag, _, value = word[2:].partition('=')
+            flags.append((flag, value))
+        elif flags:
+            flags[-1] = (flags[-1][0], word)
+
+    counted = []
+    for flag, value in flags:
+        if flag not in NOT_SETTINGS + HARDWARE:
+            value = value.removeprefix('out/').removesuffix('/ckpt.pt')
+            counted.append((flag, re.sub(r'[^A-Za-z0-9.,+_-]+', '_', value)))
+    return counted
+
+
+def folder_to_resume(script, argv):
+    """The folder that --resume goes on in, where --out_dir is not given.
+
+    It is the command's own folder. If that does not exist, it is the folder of the same command
+    with fewer --steps, or without any: the run that is to be extended. Of several, the longest.
+    """
+    own = Path(default_folder(script, argv))
+    if own.exists():
+        return str(own)
+    flags = dict(typed_flags(argv))
+    most_steps = int(flags.get('steps') or flags.get('max_iters') or 2**63)
+
+    best = str(own)
+    best_steps = 0
+    for folder in sorted(own.parent.glob(f'{script}*')):
+        steps = steps_of_run(folder)
+        same_command = without_steps(folder.name) == without_steps(own.name)
+        if same_command and best_steps < steps <= most_steps:
+            best = str(folder)
+            best_steps = steps
+    return best
+
+
+def without_steps(name):
+    """'train_cot-hops_4-steps_600' -> 'train_cot-hops_4'"""
+    return re.sub(r'-(steps|max_iters)_[0-9]+', '', name)
+
+
+def steps_of_run(folder):
+    """--steps of the run in this folder. 0 if there is no run."""
+    try:
+        return int(json.loads((folder / 'config.json').read_text())['args']['max_iters'])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+# -----------------------------------------------------------------------------
+# devices
 
 def find_device(name):
     """'auto', 'cpu', 'cuda', ... -> torch.device. Raises ValueError if it is not there."""
@@ -157,11 +268,12 @@ class Run:
     out_dir               Path of the run's folder
     """
 
-    def __init__(self, script, args, trains=False, **facts):
+    def __init__(self, script, args, trains=False, can_grow=False, **facts):
         """Open the folder, unless --eval_only.
 
         args: resolved arguments; device, dtype and processes are filled in here.
         trains: a loop of the script will ask should_stop(), so a signal waits for it.
+        can_grow: --resume with larger --steps may extend the run.
         facts: more values for config.json.
         """
         self.began = time.time()
@@ -185,11 +297,13 @@ class Run:
         self.settings = json.loads(json.dumps(settings))  # tuples become lists, as in the files
 
         self.resumes = getattr(args, 'resume', False)
+        self.can_grow = can_grow
         self.writes = not getattr(args, 'eval_only', False)
         self.out_dir = Path(args.out_dir) if self.writes else None
         self.last_checkpoint = None  # path of the last one that was loaded or saved
+        self.lock = None
         if self.writes and self.master:
-            open_folder(self.out_dir, self.settings, self.resumes, facts)
+            self._open_folder(facts)
 
         self.trains = trains
         self.signal = 0              # the signal that was caught
@@ -205,6 +319,19 @@ class Run:
     def __exit__(self, *error):
         for number, handler in self.old_handlers.items():
             signal.signal(number, handler)
+        if self.lock is not None:
+            self.lock.release()
+
+    def _open_folder(self, facts):
+        """Lock the folder, check what it holds, and write config.json."""
+        self.lock = Lock(self.out_dir)
+        try:
+            notes = open_folder(self.out_dir, self.settings, self.resumes, self.can_grow, facts)
+        except BaseException:
+            self.lock.release()
+            raise
+        for note in notes:
+            self.print(note)
 
     # -------------------------------------------------------------------------
     # signals
@@ -212,13 +339,16 @@ class Run:
     def _on_signal(self, number, frame):
         """While a loop trains, note the first signal, so that the loop can save and leave.
 
-        Otherwise exit at once, and also on a second signal. But torchrun sends every signal twice,
+        Otherwise stop at once, and also on a second signal. But torchrun sends every signal twice,
         so under torchrun a second one means nothing.
         """
         second = self.signal > 0 and self.world == 1
-        if second or not self.trains:
+        if self.trains and not second:
+            self.signal = number
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt  # as everywhere in Python, also in a notebook
+        else:
             sys.exit(128 + number)
-        self.signal = number
 
     def should_stop(self):
         """Has any process caught a signal? All processes must ask at the same step."""
@@ -259,6 +389,8 @@ class Run:
     def join_group(self, **options):
         """Start the process group, once. CPU tensors go through gloo, CUDA tensors through nccl."""
         if self.world > 1 and not dist.is_initialized():
+            if os.name == 'nt':  # torch for Windows is built without libuv
+                os.environ.setdefault('USE_LIBUV', '0')
             backend = 'cpu:gloo,cuda:nccl' if self.device.type == 'cuda' else 'gloo'
             dist.init_process_group(backend, **options)
 
@@ -384,7 +516,8 @@ class Run:
         if not self.resumes or not path.exists():
             return None
         _, state = load_checkpoint(path, self.device)
-        require(same_settings(state['args'], settings or self.settings),
+        changed = changed_settings(state['args'], settings or self.settings, self.can_grow)
+        require(not changed,
                 f'{path} is the checkpoint of another run: delete it, or give another --out_dir')
         return state
 
@@ -436,15 +569,21 @@ def load_checkpoint(path, device='cpu'):
 def load_model(path, device='cpu'):
     """(model, task) of any checkpoint of this repository, to go on with from Python.
 
-        model, task = load_model('out/train_cot-cycle-both/ckpt.pt')
+        model, task = load_model('out/train_cot-hops_4/ckpt.pt')
 
     Raises ValueError as load_checkpoint does.
     """
+    model, task, _ = load_trained(path, device)
+    return model, task
+
+
+def load_trained(path, device='cpu'):
+    """(model, task, state): as load_model, and the dict that Run.save wrote."""
     model, state = load_checkpoint(path, device)
     if state['args'].get('test_grid'):  # mazes: the model has room for these sizes, too
         sizes = {*state['args']['grid'], *state['args']['test_grid']}
         state['args']['grid'] = sorted(sizes)
-    return model.eval(), task_of_checkpoint(path, state, ALL_TASKS)
+    return model.eval(), task_of_checkpoint(path, state, ALL_TASKS), state
 
 
 def task_of_checkpoint(path, state, tasks):
@@ -459,13 +598,40 @@ def task_of_checkpoint(path, state, tasks):
         raise ValueError(f'the settings in {path} are of no task known here') from error
 
 
-def same_settings(a, b):
-    """Do two runs have the same settings? A flag that is None counts as absent."""
-    return without_none(a) == without_none(b)
+def task_of_args(args, tasks):
+    """The task that args ask for.
+
+    With --eval_only, --hops may be others than were trained. The vocabulary has room for both, and
+    the task asks those of --hops. Whether it fits the model, check_task_fits says.
+    """
+    if not args.eval_only or args.hops is None:
+        return make_task(args, tasks)
+    asked = args.hops
+    both = sorted({*asked, *args.trained_hops})
+    task = make_task(SimpleNamespace(**(vars(args) | {'hops': both})), tasks)
+    task.hops = asked
+    return task
 
 
-def without_none(settings):
-    return {name: value for name, value in settings.items() if value is not None}
+def check_task_fits(path, args, task, model):
+    """Raise ValueError if the model was not made for as many hops as the task asks for."""
+    fits = (len(task.vocab) == model.config.vocab_size
+            and task.block_size <= model.config.block_size)
+    require(fits, f'{path} was trained on hops {format_range(args.trained_hops)}: its vocabulary '
+                  f'and its length do not reach --hops {format_range(task.hops)}')
+
+
+def changed_settings(old, new, can_grow=False):
+    """The names of the settings that differ, so that `new` is another run than `old`.
+
+    A flag that is None counts as absent, and the hardware does not count. can_grow: if `new` has
+    more steps than `old`, its schedule may differ.
+    """
+    ignored = HARDWARE
+    if can_grow and (new.get('max_iters') or 0) > (old.get('max_iters') or 0):
+        ignored += SCHEDULE
+    names = [*new, *(name for name in old if name not in new)]
+    return [name for name in names if name not in ignored and old.get(name) != new.get(name)]
 
 
 # -----------------------------------------------------------------------------
@@ -478,49 +644,125 @@ def write_atomic(path, write):
     os.replace(temporary, path)
 
 
-def open_folder(out_dir, settings, resume, facts):
-    """Make the run's folder and write config.json.
+class Lock:
+    """Only one process at a time writes to a folder. It holds the file run.lock.
+
+    The operating system lets go of a lock when its process ends, however it ends. So the file of a
+    run that was killed is taken over. It names its process for the message alone.
+    """
+
+    def __init__(self, folder):
+        """Make the folder and lock it. Raises ValueError if another run has it."""
+        self.path = folder / LOCK_FILE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, 'a+')  # noqa: SIM115  (open as long as the run)
+        except OSError as error:
+            raise ValueError(f'cannot write to --out_dir {folder}: {error.strerror}') from error
+        try:
+            lock_file(self.file)
+        except OSError:
+            self.file.seek(0)
+            owner = self.file.read().strip() or 'another process'
+            self.file.close()
+            raise ValueError(f'{folder} is in use by {owner}; wait for it, or give another '
+                             '--out_dir') from None
+        self.file.truncate(0)
+        self.file.write(f'process {os.getpid()} on {platform.node()}\n')
+        self.file.flush()
+
+    def release(self):
+        """Remove the file, which lets go of the lock, too."""
+        if os.name == 'nt':  # Windows removes no open file
+            self.file.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        self.file.close()
+
+
+def lock_file(file):
+    """Lock an open file, or raise OSError at once if another process has locked it."""
+    if os.name == 'nt':
+        file.seek(2**20)  # a byte that nobody reads: Windows lets no one else read a locked one
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # the run that held the lock before may have removed the file in between
+        if os.fstat(file.fileno()).st_nlink == 0:
+            raise OSError('the file is gone')
+
+
+def open_folder(out_dir, settings, resume, can_grow, facts):
+    """Check what the run's folder holds, and write config.json. Returns lines to print.
 
     The same settings start over in an old folder, or resume. Raises ValueError, and touches
     nothing, if the folder holds a run with other settings, or files that are not a run's.
     """
+    notes = []
+    old = None
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        if any(path.suffix != '.tmp' for path in out_dir.iterdir()):
-            check_same_run(out_dir, settings)
-            if resume:
-                open(out_dir / 'log.jsonl', 'a').close()  # can it be written?
-                return
-        for pattern in RUN_FILES:
-            for path in out_dir.glob(pattern):
-                path.unlink()
-        config = dict(
-            facts,
-            commit=git_commit(),
-            args=settings,
-            argv=sys.argv,
-            torch=torch.__version__,
-            python=sys.version.split()[0],
-            threads=torch.get_num_threads())
-        text = json.dumps(config, indent=1) + '\n'
-        write_atomic(out_dir / 'config.json', lambda path: path.write_text(text))
+        if any(path.suffix != '.tmp' and path.name != LOCK_FILE for path in out_dir.iterdir()):
+            old = read_settings(out_dir)
+            check_same_run(out_dir, old, settings, resume and can_grow)
+        if old is not None and resume:
+            open(out_dir / 'log.jsonl', 'a').close()  # can it be written?
+            notes = what_changed(out_dir, old, settings)
+        elif resume:
+            notes = [f'there is no run in {out_dir} yet: starting at step 0']
+        else:
+            for pattern in RUN_FILES:
+                for path in out_dir.glob(pattern):
+                    path.unlink()
+        if notes or not resume:
+            write_config(out_dir, settings, facts)
     except OSError as error:
         raise ValueError(f'cannot write to --out_dir {out_dir}: {error.strerror}') from error
+    return notes
 
 
-def check_same_run(out_dir, settings):
-    """Raise ValueError if out_dir holds anything but a run with these settings."""
+def write_config(out_dir, settings, facts):
+    """Write config.json: how the run was started, and facts about it."""
+    config = dict(
+        facts,
+        commit=git_commit(),
+        args=settings,
+        argv=sys.argv,
+        torch=torch.__version__,
+        python=sys.version.split()[0],
+        threads=torch.get_num_threads())
+    text = json.dumps(config, indent=1) + '\n'
+    write_atomic(out_dir / 'config.json', lambda path: path.write_text(text))
+
+
+def read_settings(out_dir):
+    """The settings of the run in out_dir. Raises ValueError if it holds none."""
     try:
-        old = dict(json.loads((out_dir / 'config.json').read_text())['args'])
+        return dict(json.loads((out_dir / 'config.json').read_text())['args'])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{out_dir} is not empty and holds no run of this repo; give another '
                          '--out_dir') from error
+
+
+def check_same_run(out_dir, old, settings, can_grow):
+    """Raise ValueError if the run in out_dir, with the settings `old`, is another one."""
     changes = []
-    for name in settings | old:
-        if old.get(name) != settings.get(name):
-            changes.append(f'{name}={old.get(name)}, not {settings.get(name)}')
+    for name in changed_settings(old, settings, can_grow):
+        changes.append(f'{name}={old.get(name)}, not {settings.get(name)}')
     require(not changes, f'{out_dir} holds a run with {"; ".join(changes)}; give another '
                          '--out_dir, or delete it')
+
+
+def what_changed(out_dir, old, settings):
+    """One line for each change that a resumed run is allowed."""
+    notes = []
+    if old.get('max_iters') != settings.get('max_iters'):
+        notes.append(f'{out_dir}: extended from {old["max_iters"]} to {settings["max_iters"]} '
+                     'steps; the learning rate now follows the schedule of the longer run')
+    for name in HARDWARE:
+        if old.get(name) != settings.get(name):
+            notes.append(f'{out_dir}: {name} was {old.get(name)} and is {settings.get(name)} now; '
+                         'the result will not be the same bit for bit')
+    return notes
 
 
 def git_commit():

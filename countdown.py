@@ -133,7 +133,7 @@ class Countdown(Task):
     flags = {
         'numbers': dict(type=int, help='how many numbers, 2 to 5'),
         'holdout_targets': dict(type=parse_list, metavar='T,T',
-                                help='targets never trained on; 24 is always one of them'),
+                                help='targets never trained on, 24 and others'),
     }
     answer_len = 1          # the verdict
     answer_first = True     # it comes before the step
@@ -213,6 +213,14 @@ class Countdown(Task):
         """target (N,), states (N, m) sorted -> prompts (N, 1 + numbers)"""
         padding = states.new_full((len(states), self.numbers - states.size(1)), self.pad)
         return torch.cat((target[:, None], states, padding), dim=1)
+
+    def read(self, prompt):
+        target, *state = prompt
+        numbers = sorted(token for token in state if token != self.pad)
+        require(2 <= len(numbers) <= self.numbers and max(prompt) <= self.pad,
+                f'a target and 2 to {self.numbers} numbers are needed')
+        padding = [-1] * (self.numbers - len(numbers))
+        return np.array([[target, *numbers, *padding]]), np.array([len(numbers) - 1])
 
     def good_steps(self, target, states):
         """Every move from states (N, m) as tokens a op b = c, (N, M, 5), and which of them are

@@ -227,6 +227,9 @@ class Task:
             the chain of one prompt (a list), found from its tokens alone
         chance(hops) -> float
             accuracy of the best answer that does not look at the structure of the instance
+        read(prompt) -> source (1, ...), hops (1,)
+            the instance that a prompt (a list of tokens) describes, the inverse of write. Only
+            sample.py needs it, and does without if there is none
     """
     answer_first = False    # True: the chain begins with the answer
     test_share = 0.1        # share of drawn instances that belong to the test split, about
@@ -245,6 +248,9 @@ class Task:
         output: a batch's prompts, with chains that a model wrote.
         """
         return (output == batch.tokens) | ~batch.loss_mask
+
+    def read(self, prompt):
+        raise NotImplementedError
 
     def settings(self):
         """{flag: value}, with the defaults of flags that were not given."""
@@ -301,6 +307,8 @@ def at_least(low, kind=int):
             noun = 'a whole number' if kind is int else 'a number'
             raise argparse.ArgumentTypeError(f'expected {noun} of at least {low}, got {text!r}')
         return number
+
+    parse.metavar = 'N' if kind is int else 'X'  # in the help
     return parse
 
 
@@ -312,7 +320,9 @@ def positive_float(text):
     return number
 
 
-HOPS = dict(type=parse_range, help='lookups to the answer, or a range for a uniform mixture')
+positive_float.metavar = 'X'
+
+HOPS = dict(type=parse_range, help='hops or a range')
 
 
 # -----------------------------------------------------------------------------
@@ -374,6 +384,15 @@ class Lookup(Task):
             node = np.take_along_axis(table, node, axis=1)
             chain.append(node)
         return prompt, np.concatenate(chain, axis=1), hops, table
+
+    def read(self, prompt):
+        *graph, hop_word, start = prompt
+        table = graph
+        if self.format == 'pairs':
+            successor = dict(zip(graph[::2], graph[1::2], strict=True))
+            table = [successor[node] for node in range(self.nodes)]
+        require(len(table) == self.nodes, f'a table of {self.nodes} nodes is needed')
+        return np.array([[*table, start]]), np.array([hop_word - self.nodes + 1])
 
     def valid(self, batch, chain):
         start = batch.tokens[:, batch.prompt_len - 1:batch.prompt_len]
@@ -518,6 +537,11 @@ class Multiply(Task):
         chain = np.concatenate(chain, axis=1)
         return prompt, chain, np.full(len(a), chain.shape[1]), source
 
+    def read(self, prompt):
+        first, second = self.decode(prompt[:-1]).replace(' ', '').split('*')
+        require(len(first) == len(second) == self.digits, f'factors have {self.digits} digits')
+        return np.array([[int(first), int(second)]]), np.array(self.hops)
+
     def valid(self, batch, chain):
         """A number is valid as a whole: all of its digits are, or none.
 
@@ -584,8 +608,8 @@ class Star(Task):
     name = 'star'
     flags = {
         'star': dict(type=parse_list, metavar='D,L', help='arms, and nodes of a path'),
-        'nodes': dict(type=int, help='how many labels there are (default: 10 or more)'),
-        'reverse': dict(action='store_true', help='write the path from the goal'),
+        'nodes': dict(type=int, help='labels (default: 10 or more)'),
+        'reverse': dict(action='store_true', help='path from the goal'),
     }
 
     def __init__(self, star=(2, 3), nodes=None, reverse=False):
@@ -649,6 +673,25 @@ class Star(Task):
         chain = path[:, ::-1] if self.reverse else path
         return prompt, chain, np.full(B, l), parent
 
+    def read(self, prompt):
+        *edges, centre, goal, _ = prompt
+        parent = np.full((1, self.nodes), -1)
+        for i in range(0, len(edges), 3):
+            parent[0, edges[i + 1]] = edges[i]
+
+        # the arms from the centre outwards, that of the goal first
+        ends = set(np.flatnonzero(parent[0] >= 0)) - set(parent[0]) - {goal}
+        labels = [centre]
+        for end in [goal, *sorted(ends)]:
+            arm = []
+            node = end
+            while node != centre:
+                require(node >= 0 and len(arm) < self.length, 'the edges are no star')
+                arm.append(node)
+                node = parent[0, node]
+            labels += arm[::-1]
+        return np.concatenate((np.array([labels]), parent), axis=1), np.array(self.hops)
+
     def valid(self, batch, chain):
         """The first token must be the centre (reversed: the goal), each later one a neighbour."""
         if self.reverse:
@@ -680,7 +723,24 @@ class Star(Task):
 # command line
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of a description, and shows the defaults that say something."""
+    """Keeps the lines of a description, one line a flag, and the defaults that say something."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=31, width=100)
+
+    def _get_default_metavar_for_optional(self, action):
+        """A whole number is N, another number X."""
+        if action.type is int:
+            return 'N'
+        return getattr(action.type, 'metavar', action.dest.upper())
+
+    def _format_action_invocation(self, action):
+        """'--max_iters, --steps N' rather than '--max_iters N, --steps N'."""
+        names = ', '.join(action.option_strings)
+        if action.nargs == 0:
+            return names
+        metavar = self._get_default_metavar_for_optional(action)
+        return f'{names} {self._format_args(action, metavar)}'
 
     def _get_help_string(self, action):
         hidden = action.default is None or action.default is False
@@ -697,8 +757,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, doc):
         commands = doc[doc.index('    python'):].split('\n\n')[0].rstrip()
-        super().__init__(description=doc.split('\n')[0], epilog=f'examples:\n{commands}',
-                         formatter_class=HelpFormatter, allow_abbrev=False)
+        super().__init__(usage='%(prog)s [flags]', description=doc.split('\n')[0],
+                         epilog=f'examples:\n{commands}', formatter_class=HelpFormatter,
+                         allow_abbrev=False, add_help=False)
+        self.add_argument('-h', '--help', action='help', help=argparse.SUPPRESS)
 
     def error(self, message):
         raise ValueError(' '.join(message.split()))
@@ -712,6 +774,12 @@ def one_line_errors():
     """
     try:
         yield
+    except KeyboardInterrupt:
+        print(f'\n{Path(sys.argv[0]).name}: stopped by Ctrl-C', file=sys.stderr, flush=True)
+        sys.exit(130)
+    except BrokenPipeError:  # `python ... | head`, and head has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         exit_code = 2 if isinstance(error, ValueError) else getattr(error, 'exit_code', None)
         if exit_code is None:
@@ -733,7 +801,8 @@ def add_task_args(parser, tasks, **defaults):
     parser.set_defaults(task=tasks[0].name)
     if len(tasks) > 1:
         names = [task.name for task in tasks]
-        group.add_argument('--task', choices=names, default=names[0], help='what to compute')
+        group.add_argument('--task', metavar='TASK', choices=names, default=names[0],
+                           help=' '.join(names))
 
     taken_by = {}  # flag -> the tasks that take it
     for task in tasks:
@@ -750,22 +819,37 @@ def add_task_args(parser, tasks, **defaults):
 def flag_help(flag, takers, n_tasks, defaults):
     """The help of a flag. Where tasks differ, the tasks that each part of it is about come first:
 
-    'cycle, cvpr: nodes of the graph (default: 20); star: how many labels there are'
+    'cycle, cvpr: nodes of the graph (default: 20); star: labels (default: 10 or more)'
     """
-    names_of = {}  # help -> the tasks that it is about
+    defaults_of = {}  # help -> {task: its default as text, or None}
     for task in takers:
-        text = task.flags[flag]['help']
+        options = task.flags[flag]
         value = defaults.get(flag, inspect.signature(task).parameters[flag].default)
-        if value is not None and value is not False:
-            if isinstance(value, list | tuple):
-                is_range = task.flags[flag]['type'] is parse_range
-                value = format_range(value) if is_range else ','.join(map(str, value))
-            text += f' (default: {value})'
-        names_of.setdefault(text, []).append(task.name)
+        if value is False:
+            value = None
+        if isinstance(value, list | tuple):
+            is_range = options['type'] is parse_range
+            value = format_range(value) if is_range else ','.join(map(str, value))
+        defaults_of.setdefault(options['help'], {})[task.name] = value
 
-    if len(takers) == n_tasks and len(names_of) == 1:
-        return next(iter(names_of))
-    return '; '.join(f'{", ".join(names)}: {text}' for text, names in names_of.items())
+    parts = {}  # help with defaults -> the tasks that it is about
+    for text, values in defaults_of.items():
+        parts[text + default_text(values)] = values
+    if len(takers) == n_tasks and len(parts) == 1:
+        return next(iter(parts))
+    return '; '.join(f'{", ".join(names)}: {text}' for text, names in parts.items())
+
+
+def default_text(values):
+    """{'cycle': 4, 'cvpr': 4, 'profiles': '1-2'} -> ' (default: 4; profiles: 1-2)'"""
+    first = next(iter(values.values()))
+    if first is None:
+        return ''
+    text = f' (default: {first}'
+    for name, value in values.items():
+        if value != first:
+            text += f'; {name}: {value}'
+    return text + ')'
 
 
 def make_task(args, tasks):

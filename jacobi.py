@@ -13,9 +13,9 @@ final earlier if it does not wait for the tokens before it. So the round in whic
 final measures how many of its steps must follow each other: L if each token waits for the one
 before it, 1 if none does. Only tokens that carry loss count.
 
-    python jacobi.py --ckpt out/train_cot-cycle-both/ckpt.pt
-    python jacobi.py --ckpt out/train_cot-multiply-both/ckpt.pt --n_test 2000
-    torchrun --standalone --nproc_per_node=2 jacobi.py --ckpt out/train_cot-cycle-both/ckpt.pt
+    python jacobi.py --ckpt out/train_cot-hops_4/ckpt.pt
+    python jacobi.py --ckpt out/train_cot-task_multiply/ckpt.pt --n_test 2000
+    torchrun --standalone --nproc_per_node=2 jacobi.py --ckpt out/train_cot-hops_4/ckpt.pt
 
 The last line:  final method=jacobi task=cycle hops=4 tokens=4.000 rounds=3.9xx most=4 ...
 Results: docs/jacobi.md
@@ -37,8 +37,8 @@ def parse_args(argv):
     parser.add_argument('--ckpt', required=True, help='checkpoint of train_cot.py or train_rl.py')
     parser.add_argument('--n_test', type=at_least(1), default=500,
         help='held-out instances a hop count')
-    common.add_run_args(parser, 'out/jacobi-<task>', trains=False)
-    return parser.parse_args(argv)
+    common.add_run_args(parser, trains=False)
+    return common.parse_args(parser, argv, 'jacobi')
 
 
 def count_rounds(model, task, mode, hops, run, args):
@@ -73,12 +73,12 @@ def main(argv=None):
     args = parse_args(argv)
     model, state = common.load_checkpoint(args.ckpt)
     task = common.task_of_checkpoint(args.ckpt, state, TASKS)
-    if args.out_dir is None:
-        args.out_dir = f'out/jacobi-{task.name}'
 
     with common.Run('jacobi', args, params=model.num_params()) as run:
         run.join_group()  # for the results; each process decodes for itself
         model.to(run.device).eval()
+        run.print('rounds of parallel decoding until a chain is final, by hop count k; '
+                  'equal: share of chains\nthat are the same as those decoded token by token')
         for hops in task.hops:
             measures = count_rounds(model, task, state['mode'], hops, run, args)
             run.print(f'k={hops}: {measures["tokens"]:.2f} tokens, final after '
@@ -94,6 +94,9 @@ def main(argv=None):
                      params=model.num_params(), model_seed=state['args'].get('seed'),
                      seed=args.seed, seconds=run.seconds())
         run.log(arm='final', **final)
+        run.print(f'A chain of {measures["tokens"]:.2f} tokens is final after '
+                  f'{measures["rounds"]:.2f} rounds; one token after the other takes '
+                  f'{measures["tokens"]:.2f}.')
         run.print(common.final_line(**final))
         return final
 

@@ -282,6 +282,23 @@ class Maze(Task):
         instance = np.stack((open_bits, distance), axis=1)
         return prompt, path, length + 2, instance                # + the origin and <PATH_END>
 
+    def read(self, prompt):
+        *cells, origin, target = [token for token in prompt if token < self.n_symbols]
+        passage = np.full((self.n_symbols, 2), -1)               # down, right
+        if self.format == 'grid':
+            sides = self.decode(prompt[:-3]).split()
+            n_cells = len(sides)
+            for cell, letters in enumerate(sides):
+                passage[cell] = ['D' in letters, 'R' in letters]
+        else:
+            n_cells = max(cells) + 1
+            for a, b in zip(cells[::2], cells[1::2], strict=True):
+                for cell, neighbour in ((a, b), (b, a)):
+                    passage[cell, self.neighbour[cell, 2:] == neighbour] = 1
+        size = int(np.ceil(np.sqrt(n_cells)))
+        source = np.array([[*passage.ravel(), origin, target]])
+        return source, np.array([size])
+
     def write_grid(self, open_bits, origin, target):
         """One token for the open sides of each cell, then origin and target: (B, N + 3)."""
         sides = np.where(open_bits > 0, self.pad + open_bits, -1)[:, :-1]

@@ -41,9 +41,9 @@ relation) pairs into fit and test. Here: accuracy and disjoint pairs. Interchang
 nothing but their hop count. A chain model is given the true chain.
 
     python train_cot.py --mode direct --hops 1-2 --nodes 14 --n_layer 2 --n_head 2 --n_embd 32 \\
-        --lr 4e-3 --steps 4000
+        --lr 4e-3 --steps 4000 --out_dir out/two-hops
     python probe.py                                    # that model; --ckpt: another one
-    python probe.py --layers 1,2 --positions 14,15 --out_dir out/some_cells
+    python probe.py --layers 1,2 --positions 14,15     # some cells of it
     torchrun --standalone --nproc_per_node=2 probe.py --device cuda
 
 The last line:  final ... best_hop1=... first_layer_hop1=... selectivity=... flip=... chance=...
@@ -83,9 +83,9 @@ from profiles import Profiles
 
 TASKS = (Cycle, CVPR, Profiles)
 
-DEFAULT = 'out/train_cot-cycle-direct/ckpt.pt'
+DEFAULT = 'out/two-hops/ckpt.pt'
 TRAIN_DEFAULT = ('python train_cot.py --mode direct --hops 1-2 --nodes 14 --n_layer 2 --n_head 2 '
-                 '--n_embd 32 --lr 4e-3 --steps 4000')
+                 '--n_embd 32 --lr 4e-3 --steps 4000 --out_dir out/two-hops')
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # in units of a cell's mean variance; ties: the first
 FOLDS = 5
@@ -116,8 +116,8 @@ def parse_args(argv):
     add('--n_train', type=at_least(1), default=4000, help='questions that probes are fitted to')
     add('--n_test', type=at_least(1), default=2000, help='questions that they are tested on')
     add('--n_patch', type=at_least(2), default=500, help='questions that are interchanged')
-    common.add_run_args(parser, 'out/probe-<task>-<mode>', trains=False)
-    args = parser.parse_args(argv)
+    common.add_run_args(parser, trains=False)
+    args = common.parse_args(parser, argv, 'probe')
 
     if args.ckpt is None:
         require(Path(DEFAULT).exists(),
@@ -828,8 +828,6 @@ def main(argv=None):
     args = parse_args(argv)
     model, task, state = load_model(args.ckpt, common.find_device(args.device))
     mode = state['mode']
-    if args.out_dir is None:
-        args.out_dir = f'out/probe-{task.name}-{mode}'
 
     # what is asked, what the probes have to tell, and where to look
     questions = make_questions(task, mode, args.n_train, args.n_test, args.seed)
@@ -859,8 +857,17 @@ def main(argv=None):
         text = json.dumps(dict(final=final, hops=records)) + '\n'
         common.write_atomic(run.out_dir / 'results.json', lambda path: path.write_text(text))
         plots.draw_run(run.out_dir)
+        run.print(in_words(final))
         run.print(common.final_line(**final))
         return final
+
+
+def in_words(final):
+    """One sentence: what was found about the first hop, and against which controls."""
+    return (f'Hop 1 is read with accuracy {final["best_hop1"]:.3f} (in an untrained model '
+            f'{final["random_init"]:.3f}, by guessing {final["chance"]:.3f}); exchanging it '
+            f'changes the answer in {final["flip"]:.3f} of cases, a random step in '
+            f'{final["flip_random"]:.3f}.')
 
 
 def print_header(questions, mode, layers, positions, acc, example, run):

@@ -201,6 +201,18 @@ class Profiles(Task):
         instance = np.column_stack((source, self.label(source)))
         return prompt, chain, chain_len, instance
 
+    def read(self, prompt):
+        *second_subject, a, b, c, word = prompt
+        person = self.names.tolist().index([a, b, c])
+        first = word - self.first_subject
+        second_subject = [token for token in second_subject if token != self.pad]
+        if not second_subject:
+            return np.array([[person, -1, first]]), np.array([1])
+        relation = first - self.attributes
+        subject = second_subject[0] - self.first_subject
+        require(relation >= 0, 'the last word names no relation')
+        return np.array([[person, relation, subject]]), np.array([2])
+
     def valid(self, batch, chain):
         """The bridge person must be the true one. The answer must be true of the person written."""
         prompts = batch.tokens[:, :batch.prompt_len]

@@ -28,7 +28,7 @@ fractions and count as failed.
 
     python search.py                                    # everything, on all Game-of-24 puzzles
     python search.py --puzzles results/tot-100.txt      # the hundred on which GPT-4 was measured
-    python search.py --ckpt out/train_cot-cycle-both/ckpt.pt --k 64   # best-of-k on another task
+    python search.py --ckpt out/train_cot-hops_4/ckpt.pt --k 64   # best-of-k on another task
     torchrun --standalone --nproc_per_node=2 search.py --device cuda
 
 The last line:  final method=beam b=5 ... target=24 n_test=1362 ... any_of_b=... top1=... flops=...
@@ -70,7 +70,7 @@ from profiles import Profiles
 
 
 TASKS = (Cycle, CVPR, Multiply, Star, Countdown, Profiles)
-DEFAULT_CKPT = 'out/train_cot-countdown-cot/ckpt.pt'
+DEFAULT_CKPT = 'out/train_cot-task_countdown/ckpt.pt'
 MOVES = {'all': 'all legal moves', 'model': "the model's moves"}
 
 # What a search costs: the columns of every tensor of costs (P, 5), a row for each puzzle. The table
@@ -115,20 +115,18 @@ def parse_args(argv):
         help='other tasks than countdown: held-out instances')
     parser.add_argument('--verbose', action='store_true',
         help='print the row of every setting, not only the few that matter')
-    common.add_run_args(parser, 'out/search-<task>-<method>', trains=False)
-    return parser.parse_args(argv)
+    common.add_run_args(parser, trains=False)
+    return common.parse_args(parser, argv, 'search')
 
 
 def fill_in(args, task, mode):
-    """Choose the method and the folder where they were left out. mode: the checkpoint's, 'cot' or
-    'direct'. Raises ValueError for what makes no sense with this checkpoint."""
+    """Choose the method if it was left out. mode: the checkpoint's, 'cot' or 'direct'.
+
+    Raises ValueError for what makes no sense with this checkpoint.
+    """
     is_countdown = isinstance(task, Countdown)
     if args.method is None:
         args.method = 'all' if is_countdown else 'best_of_k'
-    if args.out_dir is None:
-        args.out_dir = f'out/search-{task.name}'
-        if args.method != 'all':
-            args.out_dir += f'-{args.method}'
 
     if not is_countdown:
         require(args.method == 'best_of_k' and not args.puzzles,

@@ -50,7 +50,6 @@ from data import (
     add_task_args,
     at_least,
     format_range,
-    make_task,
     one_line_errors,
     positive_float,
     require,
@@ -61,6 +60,14 @@ from profiles import Profiles
 
 
 TASKS = (Cycle, CVPR, Multiply, Star, Countdown, Profiles)
+
+LEGEND = """
+  acc      share of answers that are right, by greedy decoding on instances never trained on
+  chain    share of chains that are right in every token
+  valid    share of chain tokens that follow correctly from the tokens before
+  entropy  of the next token along the model's own chain, in nats
+  chance   acc of the best guess that does not look at the instance
+"""
 
 # What each task needs to be learned in minutes on two CPU cores. The keys are flags.
 RECIPES = {
@@ -90,7 +97,7 @@ def parse_args(argv):
     parser = Parser(__doc__)
     add_task_args(parser, TASKS)
 
-    recipe = {name: f"default: the task's recipe, cycle: {value}"
+    recipe = {name: f"default: the task's; cycle: {value}"
               for name, value in RECIPES['cycle'].items()}
     add = parser.add_argument_group('model').add_argument
     add('--n_layer', type=at_least(1), help=f'transformer blocks ({recipe["n_layer"]})')
@@ -105,25 +112,25 @@ def parse_args(argv):
     add('--batch_size', type=at_least(1),
         help=f'sequences a step and process ({recipe["batch_size"]})')
     add('--grad_accum', type=at_least(1), default=1,
-        help='work through each batch in so many parts: same gradient, less memory')
+        help='work through each batch in so many parts, to save memory')
     add('--max_iters', '--steps', type=at_least(1),
         help=f'optimizer steps of each arm ({recipe["max_iters"]})')
     add('--learning_rate', '--lr', type=positive_float,
         help=f'largest learning rate ({recipe["learning_rate"]})')
     add('--warmup_iters', type=at_least(0),
-        help='steps of linear warm-up (default: 100, at most a third of max_iters)')
+        help='steps of linear warm-up (default: 100, at most a third of --steps)')
     add('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only')
     add('--grad_clip', type=positive_float, default=1.0, help='largest gradient norm')
     add('--compile', action='store_true', help='torch.compile the training step')
 
     add = parser.add_argument_group('evaluation').add_argument
     add('--eval_interval', type=at_least(1),
-        help='steps between evaluations and checkpoints (default: a tenth of max_iters)')
+        help='steps between evaluations and checkpoints (default: steps / 10)')
     add('--log_interval', type=at_least(1), default=10, help='steps between loss records')
     add('--n_test', type=at_least(1), default=2000,
-        help='test instances a hop count at the end; a quarter of it on the way')
-    common.add_run_args(parser, 'out/train_cot-<task>-<mode>')
-    return common.parse_args(parser, argv, 'train_cot', free={'seed', 'n_test'})
+        help='test instances a hop count; on the way a quarter')
+    common.add_run_args(parser)
+    return common.parse_args(parser, argv, 'train_cot', free={'seed', 'n_test', 'hops'})
 
 
 def fill_in(args):
@@ -143,10 +150,8 @@ def fill_in(args):
         args.warmup_iters = min(100, args.max_iters // 3)
     if args.mode is None:
         args.mode = 'cot' if args.task in ('star', 'countdown') else 'both'
-    if args.out_dir is None:
-        args.out_dir = f'out/train_cot-{args.task}-{args.mode}'
 
-    task = make_task(args, TASKS)
+    task = common.task_of_args(args, TASKS)
     vars(args).update(task.settings())
     config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd,
                        args.n_loop)
@@ -191,7 +196,8 @@ def evaluate(model, task, mode, run, seed, n_test):
                     is_valid = task.valid(batch, output[:, P:])             # (B, L)
                     valid += is_valid.float().mean(dim=1).sum().item()
                     logits = model(output[:, :-1], batch.loss_mask[:, 1:]).float()
-                    token_entropy = torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)  # (N,)
+                    p = logits.softmax(dim=-1)                              # (N, V)
+                    token_entropy = -torch.xlogy(p, p).sum(dim=-1)          # (N,), nats
                     entropy += token_entropy.mean().item() * B  # each row counts the same
 
         results[k] = {'acc': acc / n_test}
@@ -311,8 +317,8 @@ def early(model, task, batch, run, rng, k, chain, answer):
         _, new_answer = complete(model, task, batch, run, n_links, given)
         same.append(share_equal(new_answer, answer))
 
-    # what a model scores that reads only the chain: a lookup of the filler can hit by accident
-    by_accident = 0.0
+    # what a model scores that reads only the chain: its answer to a filler is right by chance
+    by_accident = task.chance(k)
     if isinstance(task, Lookup):
         by_accident = share_equal(batch.instance.gather(1, filler), answer)
     return dict(value=1 - float(np.mean(same)), ignored=0.0, read=1 - by_accident,
@@ -423,12 +429,14 @@ def main(argv=None):
     args = parse_args(argv)
     task, config = fill_in(args)
     facts = dict(params=GPT(config).num_params(), chance={k: task.chance(k) for k in task.hops})
-    with common.Run('train_cot', args, trains=not args.eval_only, **facts) as run:
+    with common.Run('train_cot', args, trains=not args.eval_only, can_grow=True,
+                    **facts) as run:
 
         # train the arms, or load the one that --ckpt holds
         models = {}
         if args.eval_only:
             model, state = common.load_checkpoint(args.ckpt, run.device)
+            common.check_task_fits(args.ckpt, args, task, model)
             models[state['mode']] = model
         else:
             models = train_arms(task, config, args, run)
@@ -451,6 +459,7 @@ def main(argv=None):
         final = final_values(results, faith, task, args)
         final |= dict(params=models[arm].num_params(), steps=args.max_iters, n_test=args.n_test,
                       seed=args.seed, seconds=run.seconds())
+        run.print(in_words(results, task))
         run.finish(final, step=args.max_iters, by_hops=results, faithfulness=faith)
         if not args.eval_only:
             plots.draw_run(run.out_dir)
@@ -460,6 +469,7 @@ def main(argv=None):
 def train_arms(task, config, args, run):
     """Train the arms that --mode asks for, one after the other: {arm: model}."""
     run.print_settings()
+    run.print(LEGEND)
     run.print(f'{GPT(config).num_params():,} parameters, global batch {args.batch_size} x '
               f'{run.world} = {args.batch_size * run.world}, files in {args.out_dir}')
     checkpoints = {args.mode: 'ckpt.pt'}
@@ -477,10 +487,21 @@ def train_arms(task, config, args, run):
 
 
 def print_faithfulness(faith, run):
-    run.print('faithfulness      | if the chain is ignored | if only the chain is read | chance')
+    """Beside each measure: what two extreme models would score, and one that guesses."""
+    run.print('is the chain used?  this model | if it ignored its chain | if it read nothing else '
+              '| guessing')
     for name, m in faith.items():
-        run.print(f'  {name:7} {m["value"]:7.3f} | {m["ignored"]:23.3f} | {m["read"]:25.3f} | '
-                  f'{m["chance"]:6.3f}')
+        run.print(f'  {name:17} {m["value"]:10.3f} | {m["ignored"]:23.3f} | {m["read"]:23.3f} | '
+                  f'{m["chance"]:8.3f}')
+
+
+def in_words(results, task):
+    """One sentence: what was found, and against which control."""
+    k = max(task.hops)
+    arms = {'cot': 'with the chain', 'direct': 'without a chain'}
+    parts = [f'{arms[arm]} {by_hops[k]["acc"]:.3f}' for arm, by_hops in results.items()]
+    sentence = f'Right answers at {k} hops: ' if isinstance(task, Lookup) else 'Right answers: '
+    return f'{sentence}{", ".join(parts)}; guessing gives {task.chance(k):.3f}.'
 
 
 def final_values(results, faith, task, args):

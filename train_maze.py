@@ -63,6 +63,18 @@ from model import GPT, GPTConfig
 TASKS = (Maze,)
 BASELINES = ('greedy', 'random')
 
+LEGEND = """
+  exact     share of mazes in which the path is the one of the data
+  shortest  share in which it is a shortest one
+  valid     share in which it leads from the origin to the target through open walls, and ends
+  legal     share of steps that go through open walls
+  fork      share of junctions left by a right step, while still on a shortest path
+  reach     the last cell is the target
+  ends      <PATH_END> is written
+  origin    the path begins at the origin
+  regret    steps that a valid path has too many
+"""
+
 # What the tables show, from `score_paths`.
 COLUMNS = ('exact', 'shortest', 'valid', 'legal', 'fork', 'reach', 'ends', 'origin', 'regret')
 
@@ -100,17 +112,17 @@ def parse_args(argv):
     add('--max_iters', '--steps', type=at_least(1), default=4000, help='optimizer steps')
     add('--learning_rate', '--lr', type=positive_float, default=3e-3, help='largest learning rate')
     add('--warmup_iters', type=at_least(0),
-        help='steps of linear warm-up (default: 100, at most a third of max_iters)')
+        help='steps of linear warm-up (default: 100, at most a third of --steps)')
     add('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only')
 
     add = parser.add_argument_group('evaluation').add_argument
     add('--test_grid', type=parse_range, help='other sizes to test on, as --grid')
     add('--eval_interval', type=at_least(1),
-        help='steps between evaluations and checkpoints (default: a tenth of max_iters)')
+        help='steps between evaluations and checkpoints (default: steps / 10)')
     add('--log_interval', type=at_least(1), default=10, help='steps between loss records')
     add('--n_test', type=at_least(1), default=2000,
-        help='held-out mazes a size at the end; an eighth of it on the way')
-    common.add_run_args(parser, 'out/train_maze-<gen>-<loss>')
+        help='held-out mazes a size; on the way an eighth of them')
+    common.add_run_args(parser)
     return common.parse_args(parser, argv, 'train_maze', free={'seed', 'n_test', 'test_grid'})
 
 
@@ -145,8 +157,6 @@ def fill_in(args, other_sizes=()):
     for name, value in task.settings().items():
         if name != 'grid':
             setattr(args, name, value)
-    if args.out_dir is None:
-        args.out_dir = f'out/train_maze-{args.gen}-{args.loss}'
 
     config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd,
                        args.n_loop, causal=args.loss != 'mlmu', pos=args.pos)
@@ -385,34 +395,60 @@ def teacher_forcing(model, task, batch):
         adjacency_first=wrong.gather(1, batch.chain_start[:, None])[:, 0])
 
 
-@torch.no_grad()
-def evaluate(model, task, run, seed, n_test, size):
-    """The model and both baselines on n_test held-out mazes of size x size.
-
-    Returns {'model': rates, 'greedy': rates, 'random': rates, 'by_steps': exact by path length},
-    and the last batch with the model's paths.
-    """
-    parts = {'model': [], 'greedy': [], 'random': []}  # for each batch a dict of (B,) tensors
-    path_lengths = []
+def test_batches(task, run, seed, n_test, size):
+    """The n_test held-out mazes of size x size, as pairs (number of the first maze, batch)."""
     for first in range(0, n_test, 500):
         B = min(500, n_test - first)
-        batch = sample_batch(task, B, seed, size * 10**6 + first, 'test', hops=size).to(run.device)
+        batch = sample_batch(task, B, seed, size * 10**6 + first, 'test', hops=size)
+        yield first, batch.to(run.device)
+
+
+@torch.no_grad()
+def walk_all(task, run, seed, n_test, size):
+    """What score_paths says of both baselines on the test mazes: {name: {measure: (n_test,)}}."""
+    parts = {name: [] for name in BASELINES}
+    for first, batch in test_batches(task, run, seed, n_test, size):
+        for name in BASELINES:
+            rng = np.random.default_rng([seed, 3, first])
+            paths = walk(task, batch, name == 'greedy', rng)
+            parts[name].append(score_paths(task, batch, paths))
+    return {name: join(dicts) for name, dicts in parts.items()}
+
+
+@torch.no_grad()
+def evaluate(model, task, run, seed, n_test, size, n_mazes=None):
+    """The model on held-out mazes of size x size.
+
+    n_mazes: take only the first so many of the n_test mazes.
+    Returns {measure: (mazes,)}, the steps of the true paths (mazes,), and the last batch with the
+    model's paths.
+    """
+    n_mazes = n_mazes or n_test
+    parts = []  # for each batch a dict of (B,) tensors
+    path_lengths = []
+    for first, batch in test_batches(task, run, seed, n_test, size):
+        if first >= n_mazes:
+            break
+        batch = batch[:n_mazes - first]
         path_lengths.append(batch.loss_mask.sum(dim=1) - 2)  # steps: without origin and <PATH_END>
         with run.autocast:
             paths = write_paths(model, task, batch)
             measures = score_paths(task, batch, paths)
             if model.config.causal:
                 measures |= teacher_forcing(model, task, batch)
-        parts['model'].append(measures)
-        for name in BASELINES:
-            rng = np.random.default_rng([seed, 3, first])
-            baseline_paths = walk(task, batch, name == 'greedy', rng)
-            parts[name].append(score_paths(task, batch, baseline_paths))
+        parts.append(measures)
+        examples = (batch, paths)
+    return join(parts), torch.cat(path_lengths).cpu(), examples
 
-    counts = {name: join(dicts) for name, dicts in parts.items()}
+
+def all_results(counts, path_lengths):
+    """{'model': rates, 'greedy': rates, 'random': rates, 'by_steps': exact by path length}
+
+    counts: {'model', 'greedy', 'random': {measure: (mazes,)}}. path_lengths (mazes,).
+    """
     results = {name: rates(counts[name]) for name in counts}
-    results['by_steps'] = exact_by_length(counts, torch.cat(path_lengths).cpu())
-    return results, (batch, paths)
+    results['by_steps'] = exact_by_length(counts, path_lengths)
+    return results
 
 
 def join(dicts):
@@ -510,17 +546,17 @@ def train(task, config, args, run):
 
 
 def evaluate_and_log(model, task, args, run, step):
-    """Test on every size that is trained. Print and log how far the model is."""
+    """Test on every size that is trained, on the first eighth of the test mazes. Print and log how
+    far the model is."""
+    n_mazes = max(1, args.n_test // 8)
     line = f'{args.loss} step {step}:'
     measures = {}
     for n in args.grid:
-        results, _ = evaluate(model, task, run, args.seed, max(1, args.n_test // 8), n)
-        measures[n] = results['model']
+        counts, _, _ = evaluate(model, task, run, args.seed, args.n_test, n, n_mazes)
+        measures[n] = rates(counts)
         line += f'   {n}x{n}'
         for key in ('exact', 'legal', 'fork'):
             line += f' {key} {measures[n][key]:.3f}'
-        for name in BASELINES:
-            line += f' {name} {results[name]["exact"]:.3f}'
     run.print(line)
     run.log(arm=args.loss, step=step, eval=measures)
 
@@ -543,7 +579,14 @@ def main(argv=None):
                                         f'{largest}x{largest}; --test_grid cannot go beyond')
 
     params = GPT(config).num_params()
-    with common.Run('train_maze', args, trains=not args.eval_only, params=params) as run:
+    with common.Run('train_maze', args, trains=not args.eval_only, can_grow=True,
+                    params=params) as run:
+
+        # the baselines on the test mazes
+        walks = {}
+        if run.master:
+            for size in sizes:
+                walks[size] = walk_all(task, run, args.seed, args.n_test, size)
 
         # train, or take what --ckpt holds
         if args.eval_only:
@@ -551,19 +594,24 @@ def main(argv=None):
             n_mazes = args.batch_size * state['step'] * state['args']['processes']
         else:
             run.print_settings()
+            run.print(LEGEND)
             run.print(f'{params:,} parameters, global batch {args.batch_size} x {run.world} = '
                       f'{args.batch_size * run.world}, files in {args.out_dir}')
+            if run.master:
+                print_walks(walks, args, run)
             model, step = train(task, config, args, run)
             run.end_training(step)
             n_mazes = args.batch_size * args.max_iters * run.world
         if not run.master:
             return None
 
-        # the model and both baselines on held-out mazes of every size
+        # the model beside the baselines, on held-out mazes of every size
         results = {}
-        paths = {}
+        examples = {}
         for size in sizes:
-            results[size], paths[size] = evaluate(model, task, run, args.seed, args.n_test, size)
+            counts, path_lengths, examples[size] = evaluate(model, task, run, args.seed,
+                                                            args.n_test, size)
+            results[size] = all_results({'model': counts} | walks[size], path_lengths)
             print_table(results[size], size, size in args.grid, run)
         print_by_length(results[max(args.grid)]['by_steps'], run)
 
@@ -571,11 +619,31 @@ def main(argv=None):
         final = final_values(results, args)
         final |= dict(n_test=args.n_test, params=params, seed=args.seed, seconds=run.seconds(),
                       mazes=n_mazes)
+        run.print(in_words(results, args))
         run.finish(final, step=args.max_iters, results=results)
         if not args.eval_only:
-            write_examples(run.out_dir, task, max(args.grid), *paths[max(args.grid)])
+            write_examples(run.out_dir, task, max(args.grid), *examples[max(args.grid)])
             plots.draw_run(run.out_dir)
         return final
+
+
+def print_walks(walks, args, run):
+    """What the model is compared with: how many mazes the two walks get right."""
+    for size in args.grid:
+        parts = []
+        for name in BASELINES:
+            exact = walks[size][name]['exact'].mean().item()
+            parts.append(f'{name} {exact:.3f}')
+        run.print(f'exact without a model, {args.n_test:,} test mazes {size}x{size}: '
+                  f'{", ".join(parts)}')
+
+
+def in_words(results, args):
+    """One sentence: what was found, and against which controls."""
+    n = max(args.grid)
+    right = {name: results[n][name]['exact'] for name in ('model', *BASELINES)}
+    return (f'Right paths on {n}x{n}: the model {right["model"]:.3f}; without a model, the greedy '
+            f'walk {right["greedy"]:.3f}, the random walk {right["random"]:.3f}.')
 
 
 def print_table(results, size, is_trained, run):

@@ -49,7 +49,6 @@ from data import (
     add_task_args,
     at_least,
     format_range,
-    make_task,
     one_line_errors,
     parse_range,
     positive_float,
@@ -60,6 +59,15 @@ from model import GPT, GPTConfig
 
 
 TASKS = (Cycle, CVPR)  # one token must be the answer
+LEGEND = """
+  samples        chains sampled so far
+  reward         mean reward of the chains of this step
+  entropy        of a sampled token, in nats
+  zero_variance  share of questions whose chains are all right or all wrong: they teach nothing
+  pass_at_group  share of questions with at least one right chain
+  acc, chance    share of right answers by greedy decoding on held-out questions, and by guessing
+  valid          share of chain tokens that follow from the token before. It is never rewarded
+"""
 SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # flags that --init_from decides
 
 
@@ -68,7 +76,8 @@ SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # flags that --init_fr
 
 def parse_args(argv):
     parser = make_parser()
-    args = common.parse_args(parser, argv, 'train_rl', free={'seed', 'n_test', 'test_hops'})
+    args = common.parse_args(parser, argv, 'train_rl', free={'seed', 'n_test', 'hops',
+                                                                 'test_hops'})
 
     # a model that starts from a checkpoint has its shape, unless another one is typed
     if args.init_from and not args.eval_only:
@@ -90,7 +99,7 @@ def make_parser():
         help='times the blocks are applied, with shared weights')
     add('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding')
     add('--init_from', metavar='CKPT',
-        help='start from this checkpoint, say of train_cot.py; --resume needs it again')
+        help='start from this checkpoint, for instance of train_cot.py')
 
     add = parser.add_argument_group('reinforcement learning').add_argument
     add('--baseline', choices=('none', 'ema', 'loo', 'prefix'), default='loo',
@@ -103,9 +112,9 @@ def make_parser():
     add('--temperature', type=at_least(0.01, float), default=1.0,
         help='of the policy that is sampled and trained')
     add('--entropy', type=at_least(0, float), default=0.01,
-        help="bonus for each nat of entropy of a token's distribution")
+        help='bonus for each nat of entropy of a token')
     add('--curriculum', action='store_true',
-        help='fewest hops first, one more whenever over 0.9 of the hardest chains are right')
+        help='fewest hops first; one more when 0.9 of the hardest chains are right')
 
     add = parser.add_argument_group('training').add_argument
     add('--batch_size', type=at_least(1), default=128, help='questions a step and process')
@@ -118,13 +127,12 @@ def make_parser():
 
     add = parser.add_argument_group('evaluation').add_argument
     add('--log_interval', '--eval_interval', type=at_least(1),
-        help='steps between evaluations and checkpoints (default: max_iters / 30)')
+        help='steps between evaluations and checkpoints (default: steps / 30)')
     add('--n_test', type=at_least(1), default=2000,
-        help='test instances a hop count at the end; a quarter of it on the way')
-    add('--test_hops', type=parse_range,
-        help='at the end also test these, longer than trained; the hop token stays at the largest '
-             'trained one')
-    common.add_run_args(parser, 'out/train_rl-<task>')
+        help='test instances a hop count; on the way a quarter')
+    add('--test_hops', metavar='HOPS', type=parse_range,
+        help='at the end, also test these longer chains')
+    common.add_run_args(parser)
     return parser
 
 
@@ -140,17 +148,15 @@ def fill_in(args):
         args.k = args.group_size
     if args.log_interval is None:
         args.log_interval = max(1, args.max_iters // 30)
-    if args.out_dir is None:
-        args.out_dir = f'out/train_rl-{args.task}'
 
-    task = make_task(args, TASKS)
+    task = common.task_of_args(args, TASKS)
     vars(args).update(task.settings())
     longer_task = None
     block_size = task.block_size
     if args.test_hops:
-        require(args.test_hops[0] > task.hops[-1],
-                f'--test_hops {format_range(args.test_hops)} is for longer chains than --hops '
-                f'{format_range(task.hops)}')
+        require(args.test_hops[0] > largest_trained(args, task),
+                f'--test_hops {format_range(args.test_hops)} is for longer chains than '
+                f'{largest_trained(args, task)} hops, the longest that are trained')
         longer_task = type(task)(args.nodes, args.test_hops, args.format)
         block_size = max(block_size, longer_task.block_size)
     config = GPTConfig(len(task.vocab), block_size, args.n_layer, args.n_head, args.n_embd,
@@ -167,6 +173,11 @@ def fill_in(args):
             f'--objective {args.objective} with --baseline {args.baseline} needs a --group_size of '
             'at least 2')
     return task, longer_task, config
+
+
+def largest_trained(args, task):
+    """The largest hop count that is trained. With --eval_only, --hops may be others."""
+    return max(args.trained_hops if args.eval_only else task.hops)
 
 
 def load_start(args, config):
@@ -502,7 +513,10 @@ def evaluate_and_log(model, task, args, run, progress, measures):
             f'hops {format_range(task.hops[:progress["stage"]])}')
     for name, value in measures.items():
         head += f'  {name} {value:.3f}'
-    run.print('\n    '.join([head, summary(results, task), *examples]))
+    lines = [head, summary(results, task)]
+    if progress['step'] in (0, args.max_iters):
+        lines += examples
+    run.print('\n    '.join(lines))
     run.log(arm='rl', **(progress | measures), eval=results, examples=examples)
 
 
@@ -518,13 +532,15 @@ def main(argv=None):
     if model is None:
         model = GPT(config)
     facts = dict(params=model.num_params(), chance={k: task.chance(k) for k in task.hops})
-    with common.Run('train_rl', args, trains=not args.eval_only, **facts) as run:
+    with common.Run('train_rl', args, trains=not args.eval_only, can_grow=True,
+                    **facts) as run:
 
         # train the model, or take what --ckpt holds
         model.to(run.device)
         progress = state
         if not args.eval_only:
             run.print_settings()
+            run.print(LEGEND)
             run.print(f'{model.num_params():,} parameters, {args.batch_size} x {run.world} '
                       f'questions a step, {args.group_size} chains each, files in {args.out_dir}')
             progress = train(model, task, args, run)
@@ -537,7 +553,7 @@ def main(argv=None):
         run.print(f'test: {summary(results, task)}')
         beyond = {}
         if longer_task is not None:
-            k = task.hops[-1]
+            k = largest_trained(args, task)
             beyond, _ = evaluate(model, longer_task, run, args.seed, args.n_test,
                                  hop_token=task.nodes + k - 1)
             run.print(f'longer chains than trained, with the hop token k={k}: '
@@ -545,10 +561,17 @@ def main(argv=None):
 
         # the last line, the log's last record, the figure
         final = final_values(results, beyond, progress, model, task, args, run)
+        run.print(in_words(final, task))
         run.finish(final, step=args.max_iters, by_hops=results, beyond=beyond)
         if not args.eval_only:
             plots.draw_run(run.out_dir)
         return final
+
+
+def in_words(final, task):
+    """One sentence: what was found, and against which control."""
+    return (f'Right answers at {task.hops[-1]} hops, learned from the reward for the answer alone: '
+            f'{final["acc"]:.3f}; guessing gives {final["chance"]:.3f}.')
 
 
 def final_values(results, beyond, progress, model, task, args, run):

@@ -401,39 +401,54 @@ def test_the_chains_that_discovery_took_are_those_of_the_logs():
     assert n_checked > 5
 
 
-def test_the_search_table_is_what_the_logs_say():
-    """Each `mean ± sd (n)`, from the rows of the two logs that the table's head links to."""
+def search_table(head):
+    """The table of docs/search.md that begins with `head`: a (name, cells) for each row with a
+    mean, and the logs that its head links to."""
     page = (ROOT / 'docs' / 'search.md').read_text(encoding='utf-8')
-    head, *lines = page[page.index('| method ([log]'):].split('\n\n')[0].split('\n')
-    links = re.findall(r'\(\.\./(results/[\w/-]+)\)', head)
-    on_tot, on_all = [read_logs(link) for link in links]
-    columns = ((on_tot, 'solved'), (on_tot, 'top1'), (on_tot, 'expansions'), (on_tot, 'states'),
-               (on_tot, 'flops'), (on_all, 'solved'), (on_all, 'solved_hard'))
-    n_rows = 0
+    first, *lines = page[page.index(head):].split('\n\n')[0].split('\n')
+    logs = read_logs(re.search(r'\(\.\./(results/[\w/-]+)\)', first)[1])
+
+    rows = []
     for line in lines:
-        if '±' not in line:
-            continue
-        n_rows += 1
-        name, arithmetic, *cells = [cell.strip() for cell in line.strip('|').split('|')]
-        series, setting = name.rsplit(', ', 1)
-        for cell, (logs, key) in zip(cells, columns, strict=True):
+        if '±' in line:
+            name, *cells = [cell.strip() for cell in line.strip('|').split('|')]
+            rows.append((name, cells))
+    assert len(rows) >= 12
+    return rows, logs
+
+
+def records_of_row(logs, name):
+    """The records of this row of a table, one of each seed. name: its series and setting."""
+    series, setting = name.rsplit(', ', 1)
+    records = []
+    for log in logs:
+        for record in log:
+            if (record.get('series'), record.get('setting')) == (series, setting):
+                records.append(record)
+    return records
+
+
+@pytest.mark.parametrize('head, keys', [
+    ('| 100 puzzles of ToT', ('arithmetic', 'solved', 'top1', 'expansions', 'states', 'flops')),
+    ('| all 1,362 puzzles', ('solved', 'solved_hard')),
+])
+def test_the_search_tables_are_what_the_logs_say(head, keys):
+    rows, logs = search_table(head)
+    for name, cells in rows:
+        records = records_of_row(logs, name)
+        for cell, key in zip(cells, keys, strict=True):
             if not cell:
                 continue
-            records = []
-            for log in logs:
-                for record in log:
-                    if (record.get('series'), record.get('setting')) == (series, setting):
-                        records.append(record)
-            assert {record['arithmetic'] for record in records} == {arithmetic}
             values = [record[key] for record in records]
             printed = re.fullmatch(r'(\d\.\d{3}) ± (\d\.\d{3}) \((\d)\)', cell)
-            if printed:
+            if key == 'arithmetic':
+                assert set(values) == {cell}, name
+            elif printed:
                 assert is_mean_and_sd(values, *printed.groups()), (name, key)
             else:
                 unit = 10**6 if key == 'flops' else 1
                 number = float(cell.replace(',', ''))
                 assert abs(statistics.mean(values) / unit - number) < 0.51, (name, key)
-    assert n_rows >= 12
 
 
 # -----------------------------------------------------------------------------
