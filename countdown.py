@@ -215,12 +215,13 @@ class Countdown(Task):
         return torch.cat((target[:, None], states, padding), dim=1)
 
     def read(self, prompt):
-        target, *state = prompt
-        numbers = sorted(token for token in state if token != self.pad)
-        require(2 <= len(numbers) <= self.numbers and max(prompt) <= self.pad,
-                f'a target and 2 to {self.numbers} numbers are needed')
+        words = [token for token in prompt if token != self.pad]
+        require(3 <= len(words) <= 1 + self.numbers and max(words) < self.n_symbols,
+                f'it needs a target and 2 to {self.numbers} numbers')
+        target, *numbers = words
+        require(target in self.targets, 'targets go from 10 to 100')
         padding = [-1] * (self.numbers - len(numbers))
-        return np.array([[target, *numbers, *padding]]), np.array([len(numbers) - 1])
+        return np.array([[target, *sorted(numbers), *padding]]), np.array([len(numbers) - 1])
 
     def good_steps(self, target, states):
         """Every move from states (N, m) as tokens a op b = c, (N, M, 5), and which of them are

@@ -258,7 +258,10 @@ class Task:
 
     def encode(self, text):
         """'3 k=4 0' -> [3, 23, 0]. Raises ValueError at a word that is not in the vocabulary."""
-        return [self.vocab.index(word) for word in text.split()]
+        words = text.split()
+        for word in words:
+            require(word in self.vocab, f'{self.name} of this size has no word {word!r}')
+        return [self.vocab.index(word) for word in words]
 
     def decode(self, tokens):
         """[3, 23, 0] -> '3 k=4 0'"""
@@ -386,13 +389,19 @@ class Lookup(Task):
         return prompt, np.concatenate(chain, axis=1), hops, table
 
     def read(self, prompt):
+        prompt_len = self.block_size - max(self.hops)
+        require(len(prompt) == prompt_len, f'it has {len(prompt)} words, not {prompt_len}')
         *graph, hop_word, start = prompt
+        hops = hop_word - self.nodes + 1
+        require(1 <= hops <= max(self.hops), 'the last word but one is no hop count')
+
         table = graph
         if self.format == 'pairs':
             successor = dict(zip(graph[::2], graph[1::2], strict=True))
-            table = [successor[node] for node in range(self.nodes)]
-        require(len(table) == self.nodes, f'a table of {self.nodes} nodes is needed')
-        return np.array([[*table, start]]), np.array([hop_word - self.nodes + 1])
+            table = [successor.get(node, self.pad) for node in range(self.nodes)]
+        require(max(*table, start) < self.nodes,
+                f'it needs a successor for each of {self.nodes} nodes, and a start node')
+        return np.array([[*table, start]]), np.array([hops])
 
     def valid(self, batch, chain):
         start = batch.tokens[:, batch.prompt_len - 1:batch.prompt_len]
@@ -538,9 +547,11 @@ class Multiply(Task):
         return prompt, chain, np.full(len(a), chain.shape[1]), source
 
     def read(self, prompt):
-        first, second = self.decode(prompt[:-1]).replace(' ', '').split('*')
-        require(len(first) == len(second) == self.digits, f'factors have {self.digits} digits')
-        return np.array([[int(first), int(second)]]), np.array(self.hops)
+        text = self.decode(prompt).replace(' ', '')
+        factor = f'([0-9]{{{self.digits}}})'
+        match = re.fullmatch(rf'{factor}\*{factor}=', text)
+        require(match, f'it needs two factors of {self.digits} digits')
+        return np.array([[int(match[1]), int(match[2])]]), np.array(self.hops)
 
     def valid(self, batch, chain):
         """A number is valid as a whole: all of its digits are, or none.
@@ -674,23 +685,30 @@ class Star(Task):
         return prompt, chain, np.full(B, l), parent
 
     def read(self, prompt):
+        prompt_len = self.block_size - self.length
+        require(len(prompt) == prompt_len, f'it has {len(prompt)} words, not {prompt_len}')
         *edges, centre, goal, _ = prompt
-        parent = np.full((1, self.nodes), -1)
+        parent = {}
         for i in range(0, len(edges), 3):
-            parent[0, edges[i + 1]] = edges[i]
+            parent[edges[i + 1]] = edges[i]
+        require(max(*parent, *parent.values(), centre, goal) < self.nodes, 'an edge is two nodes')
 
         # the arms from the centre outwards, that of the goal first
-        ends = set(np.flatnonzero(parent[0] >= 0)) - set(parent[0]) - {goal}
+        no_star = f'its edges are not {self.arms} arms of {self.length} nodes, one to the goal'
+        ends = set(parent) - set(parent.values()) - {goal}
         labels = [centre]
         for end in [goal, *sorted(ends)]:
             arm = []
             node = end
-            while node != centre:
-                require(node >= 0 and len(arm) < self.length, 'the edges are no star')
+            while node in parent and len(arm) < self.length:
                 arm.append(node)
-                node = parent[0, node]
+                node = parent[node]
+            require(node == centre and len(arm) == self.length - 1, no_star)
             labels += arm[::-1]
-        return np.concatenate((np.array([labels]), parent), axis=1), np.array(self.hops)
+        n_nodes = 1 + self.arms * (self.length - 1)
+        require(len(labels) == len(set(labels)) == n_nodes, no_star)
+        parents = [parent.get(node, -1) for node in range(self.nodes)]
+        return np.array([labels + parents]), np.array(self.hops)
 
     def valid(self, batch, chain):
         """The first token must be the centre (reversed: the goal), each later one a neighbour."""

@@ -283,21 +283,28 @@ class Maze(Task):
         return prompt, path, length + 2, instance                # + the origin and <PATH_END>
 
     def read(self, prompt):
-        *cells, origin, target = [token for token in prompt if token < self.n_symbols]
-        passage = np.full((self.n_symbols, 2), -1)               # down, right
+        cells = [token for token in prompt if token < self.n_symbols]
+        require(len(cells) >= 2 and len(cells) % 2 == 0, 'it needs pairs of cells')
+        *cells, origin, target = cells
+        below_right = self.neighbour[:-1, 2:]                    # (N, 2) cells
+        passage = np.zeros((self.n_symbols, 2), dtype=int)       # down, right
         if self.format == 'grid':
-            sides = self.decode(prompt[:-3]).split()
-            n_cells = len(sides)
-            for cell, letters in enumerate(sides):
+            sides = prompt[:-3]
+            size = int(len(sides)**0.5)
+            require(1 < size <= max(self.grid) and size**2 == len(sides),
+                    f'it has {len(sides)} words for cells, not those of a square')
+            for cell, word in enumerate(sides):
+                letters = self.vocab[word]
                 passage[cell] = ['D' in letters, 'R' in letters]
+            passage[below_right >= size**2] = 0                  # nothing leads out of the maze
         else:
-            n_cells = max(cells) + 1
+            require(cells, 'it needs passages')
+            size = 1 + int(self.cells[cells].max())
             for a, b in zip(cells[::2], cells[1::2], strict=True):
-                for cell, neighbour in ((a, b), (b, a)):
-                    passage[cell, self.neighbour[cell, 2:] == neighbour] = 1
-        size = int(np.ceil(np.sqrt(n_cells)))
-        source = np.array([[*passage.ravel(), origin, target]])
-        return source, np.array([size])
+                passage[a] |= below_right[a] == b
+                passage[b] |= below_right[b] == a
+        require(max(origin, target) < size**2, 'an end lies outside of the maze')
+        return np.array([[*passage.ravel(), origin, target]]), np.array([size])
 
     def write_grid(self, open_bits, origin, target):
         """One token for the open sides of each cell, then origin and target: (B, N + 3)."""

@@ -458,6 +458,8 @@ class GPT(nn.Module):
                  use_cache=True, samples=1, uniform=None, return_logp=False):
         """Continue each row of idx (B, T): returns (B * samples, T + max_new_tokens).
 
+        idx may also be one prompt as a list of tokens. Then the result is a list, too.
+
         temperature  0 is greedy. Otherwise sample from softmax(logits / temperature).
         top_k        sample among the k most likely tokens only.
         samples      continue every row this many times. The continuations of a row follow each
@@ -472,6 +474,11 @@ class GPT(nn.Module):
         Raises ValueError if the result does not fit in block_size, the model is not causal,
         temperature is negative, or top_k or samples is below 1.
         """
+        if isinstance(idx, list):
+            prompt = torch.tensor([idx], device=self.wte.weight.device)
+            output = self.generate(prompt, max_new_tokens, temperature, top_k, generator, use_cache)
+            return output[0].tolist()
+
         B, T = idx.shape
         if temperature < 0 or (top_k is not None and top_k < 1) or samples < 1:
             raise ValueError('temperature must be at least 0, top_k and samples at least 1, got '

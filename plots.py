@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from common import read_log, write_atomic
 from data import Parser, format_range, one_line_errors, require
@@ -194,6 +196,45 @@ def legend_below(axis, columns=3, **options):
                     frameon=False, **options)
 
 
+def legend_beside(axis, handles=None):
+    """A legend right of the axis."""
+    axis.legend(handles=handles, loc='center left', bbox_to_anchor=(1.01, 0.5), fontsize=8,
+                frameon=False)
+
+
+def panels_over_legend(width, height, columns, handles, ncols=4):
+    """A figure with axes side by side and one legend of all below them, and its axes."""
+    figure = Figure(figsize=(width, height), layout='constrained')
+    strip_height = 0.2 + 0.2 * math.ceil(len(handles) / ncols)
+    top, strip = figure.subfigures(2, 1, height_ratios=(height - strip_height, strip_height))
+    strip.legend(handles=handles, loc='center', ncols=ncols, fontsize=8, frameon=False)
+    return figure, top.subplots(1, columns, sharey=True, squeeze=False)[0]
+
+
+def sample_of(label, style='-', **options):
+    """A line or mark for a legend that stands for no single curve."""
+    return Line2D([], [], **({'linestyle': style} | options), label=label)
+
+
+def label_ends(axis, ends, gap=0.06):
+    """The names of curves, right of the axis at their ends: (y, name, colour) each."""
+    least, most = axis.get_ylim()
+    below = -math.inf
+    for y, name, colour in sorted(ends):
+        height = max((y - least) / (most - least), below + gap)
+        axis.text(1.01, height, name, color=colour, fontsize=8, va='center',
+                  transform=axis.transAxes)
+        below = height
+
+
+def short_ticks(axis, ticks=None):
+    """20k and 3M in place of 20000 and 3e6, on an x or y axis. Ticks: where, if not anywhere."""
+    if ticks:
+        axis.set_ticks(ticks)
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(EngFormatter(sep=''))
+
+
 def draw_behind(axis, reference, curve, style='-', label=''):
     """A thin grey line for each run of the reference. curve(run): x and y, or None."""
     drawn = False
@@ -245,7 +286,7 @@ def draw_train_cot(runs, reference):
             right.hlines(run.chance(h), h - 0.45, h + 0.45, color='black', linestyle=':')
     titles = sorted({f'{run.task}, {max(run.hops)} hops' for run in runs})
     left.set(xlabel='step', ylabel='accuracy of the answer', title='; '.join(titles),
-             ylim=(0, 1.04))
+             ylim=(0, 1.09))
     right.set(xlabel='hops', title='after training',
               xticks=sorted({h for run in runs for h in run.hops}))
     legend_below(left, columns=3 if len(curves) <= 2 and not reference.runs else 2)
@@ -284,8 +325,10 @@ def draw_bars(axis, run, arm, key, place, colour, faint=False, label=None):
     """Bars of a measure by hop count, after training. place: (i, n), the i-th of n side by side."""
     by_hops = run.final.get('by_hops', {}).get(arm, {})
     hops = [int(h) + shift_of(place) for h in by_hops]
-    axis.bar(hops, [measures[key] for measures in by_hops.values()], 0.7 / place[1], color=colour,
-             alpha=0.5 if faint else 1, label=label)
+    bars = axis.bar(hops, [measures[key] for measures in by_hops.values()], 0.7 / place[1],
+                    color=colour, alpha=0.5 if faint else 1, label=label)
+    if len(hops) * place[1] <= 6:  # there is room for numbers
+        axis.bar_label(bars, fmt='%.3f', fontsize=8, padding=3)
 
 
 def shift_of(place):
@@ -328,7 +371,7 @@ def draw_countdown(runs, reference):
     for h in hops:
         right.hlines(runs[0].chance(h), h - 0.45, h + 0.45, color='black', linestyle=':',
                      label='verdict, chance' if h == hops[0] else None)
-    left.set(xlabel='step', ylabel='share of held-out states', ylim=(0, 1.04),
+    left.set(xlabel='step', ylabel='share of held-out states', ylim=(0, 1.09),
              title='countdown: verdict true and step good')
     right.set(xlabel='numbers left', title='after training', xticks=hops,
               xticklabels=[h + 1 for h in hops])
@@ -361,7 +404,9 @@ def draw_train_rl(runs, reference):
 
     for i, run in enumerate(runs):
         colour = f'C{len(run.hops) - 1}' if len(runs) == 1 else f'C{i}'
-        right.plot(*validity_and_accuracy(run), color=colour, marker='o', ms=3)
+        right.plot(*validity_and_accuracy(run), color=colour, marker='o', ms=3,
+                   label='an evaluation of this run' if len(runs) == 1 else None)
+    draw_expected(right, k, runs[0].chance(k))
     titles = []
     for run in runs:
         nodes = run.args.get('nodes')
@@ -369,10 +414,20 @@ def draw_train_rl(runs, reference):
     title = '; '.join(sorted(set(titles)))
     left.set(xlabel='chains sampled', ylabel='greedy accuracy, held-out', title=title,
              ylim=(0, 1.04))
-    right.set(xlabel='validity of the chain', title=f'{k} hops, over training',
-              xlim=(-0.02, 1.04), ylim=(0, 1.04))
+    right.set(xlabel='validity of the chain', xlim=(-0.02, 1.04), ylim=(0, 1.04),
+              title=f'{"1 hop" if k == 1 else f"{k} hops"}, over training')
+    short_ticks(left.xaxis)
     legend_below(left, columns=5 if len(runs) == 1 and not reference.runs else 2)
+    legend_below(right, columns=1)
     return figure
+
+
+def draw_expected(axis, hops, chance):
+    """What a model scores whose answer is right when all links of its chain are, or by luck."""
+    validity = np.linspace(0, 1, 101)
+    all_right = validity ** hops
+    axis.plot(validity, all_right + (1 - all_right) * chance, color='black', lw=1, ls='--',
+              label='all links right, or a lucky guess')
 
 
 def discovery(run, hops):
@@ -411,18 +466,27 @@ def draw_train_maze(runs, reference):
         draw_maze_measures(axis, run)
         return figure
 
-    figure = Figure(figsize=(11, 4.2), layout='constrained')
+    figure = Figure(figsize=(10, 4.2), layout='constrained')
     left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
     draw_maze_measures(left.subplots(), run)
-    examples = json.loads(path.read_text())
-    axes = right.subplots(2, 4).flat
+    draw_maze_examples(right, json.loads(path.read_text()))
+    return figure
+
+
+def draw_maze_examples(figure, examples):
+    """Up to eight mazes with two paths each, and below them what the colours mean."""
+    top, strip = figure.subfigures(2, 1, height_ratios=(7, 1))
+    top.suptitle('held-out mazes after training')
+    axes = top.subplots(2, 4).flat
     for axis, maze in zip(axes, examples['mazes'], strict=False):
         draw_maze(axis, maze, examples['size'])
     for axis in axes:  # fewer examples than places
         axis.axis('off')
-    right.suptitle('held-out mazes: true path wide and grey, to the star;\n'
-                   'the model\'s path blue, or red if it is no shortest one', fontsize=9)
-    return figure
+    strip.legend(loc='center', ncols=2, fontsize=8, frameon=False, handles=[
+        sample_of('true path', color='0.8', lw=7),
+        sample_of('target', '', color='tab:green', marker='*', ms=11),
+        sample_of("model's path", color='tab:blue', marker='o', ms=3),
+        sample_of("model's path, not a shortest one", color='tab:red', marker='o', ms=3)])
 
 
 def draw_maze_measures(axis, run):
@@ -435,7 +499,7 @@ def draw_maze_measures(axis, run):
                          label=f'exact, {name} walk')
     n = max(run.args['grid'])
     axis.set(xlabel='step', ylabel='share right, held-out mazes', ylim=(0, 1.04),
-             title=f'{run.args["gen"]} {n}x{n}, loss on {run.args["loss"]}')
+             title=f'{n}x{n} mazes ({run.args["gen"]}), {run.args["loss"]} loss')
     legend_below(axis, columns=2)
 
 
@@ -892,23 +956,27 @@ def hop_curve(run, j, key):
 
 
 def draw_probed_cells(run):
+    """Left, for each hop: probe accuracy and flips by (layer, position). Right: by layer."""
     hops = hop_records(run)
     shown = sorted({round(i) for i in np.linspace(0, len(hops) - 1, min(5, len(hops)))})
-    n_positions = len(hops[0]['positions'])
-    width = min(9, 1.5 + 0.28 * n_positions)
-    figure = Figure(figsize=(2 * width + 5, 1.6 + 2.5 * len(shown)), layout='constrained')
-    cells, side = figure.subfigures(1, 2, width_ratios=(2 * width, 5))
-    cell_axes = cells.subplots(len(shown), 2, squeeze=False)
-    side_axes = side.subplots(len(shown), 1, squeeze=False)[:, 0]
-    for (left, middle), right, i in zip(cell_axes, side_axes, shown, strict=True):
+    width = min(9, max(4, 0.9 + 0.32 * len(hops[0]['positions'])))
+    height = 1.6 + 2 * len(shown) * (0.45 + 0.22 * len(hops[0]['layers']))
+    figure = Figure(figsize=(width + 3.6, height), layout='constrained')
+    grid = figure.add_gridspec(2 * len(shown), 2, width_ratios=(width, 3.6))
+    cell_axes = []
+    for row, i in enumerate(shown):
         hop = hops[i]
-        draw_cells(left, run, hop, 'acc', f'hop {hop["hop"]}: probe accuracy')
-        image = draw_cells(middle, run, hop, 'flip', f'hop {hop["hop"]}: flip')
-        draw_probe_curves(right, hop)
+        for key, name, y in (('acc', 'probe accuracy', 2 * row), ('flip', 'flip', 2 * row + 1)):
+            axis = figure.add_subplot(grid[y, 0])
+            image = draw_cells(axis, run, hop, key, f'hop {hop["hop"]}: {name}')
+            cell_axes.append(axis)
+        side = figure.add_subplot(grid[2 * row:2 * row + 2, 1])
+        draw_probe_curves(side, hop)
 
-    cells.colorbar(image, ax=cell_axes, location='bottom', shrink=0.4, aspect=40,
-                   label='share of questions; below the panels, the tokens of one question')
-    legend_below(side_axes[-1], columns=3)
+    label_positions(cell_axes[-1], run, hops[0]['positions'])
+    figure.colorbar(image, ax=cell_axes, location='bottom', shrink=0.6, aspect=40,
+                    label='share of questions')
+    legend_below(side, columns=2)
     figure.suptitle(probe_title(run))
     return figure
 
@@ -921,21 +989,32 @@ def probe_title(run):
 def draw_cells(axis, run, hop, key, title):
     """A measure in each cell. A mark shows the position where the hop is needed."""
     layers = hop['layers']
-    positions = hop['positions']
-    image = axis.imshow(hop[key], vmin=0, vmax=1, aspect='auto', origin='lower', cmap='viridis')
-    axis.plot(positions.index(hop['position']), len(layers) - 0.62, 'v', color='black', ms=6,
+    image = draw_grid(axis, hop[key])
+    axis.plot(hop['positions'].index(hop['position']), len(layers) - 0.4, 'v', color='black', ms=6,
               clip_on=False)
-    axis.set(title=title, ylabel='layer', yticks=range(len(layers)), yticklabels=layers)
-    if len(positions) <= 40:
-        axis.set_xticks(range(len(positions)), run.config.get('example', positions), fontsize=7)
-    else:
-        axis.set_xlabel('position')
-    if len(positions) <= 20:
-        for i, row in enumerate(hop[key]):
+    axis.set_title(title, fontsize=10)
+    axis.set(ylabel='layer', yticks=range(len(layers)), yticklabels=layers, xticks=[])
+    return image
+
+
+def draw_grid(axis, values):
+    """Shares as colours, and as numbers if there is room for them."""
+    image = axis.imshow(values, vmin=0, vmax=1, aspect='auto', origin='lower', cmap='viridis')
+    if len(values[0]) <= 20:
+        for i, row in enumerate(values):
             for j, value in enumerate(row):
-                axis.text(j, i, f'{value:.2f}'.lstrip('0'), ha='center', va='center', fontsize=6,
+                axis.text(j, i, f'{value:.2f}'.lstrip('0'), ha='center', va='center', fontsize=8,
                           color='white' if value < 0.6 else 'black')
     return image
+
+
+def label_positions(axis, run, positions):
+    """Below the lowest cells: the tokens of one question, or the positions."""
+    axis.set_xlabel('token of one question' if 'example' in run.config else 'position')
+    if len(positions) <= 40:
+        axis.set_xticks(range(len(positions)), run.config.get('example', positions), fontsize=8)
+    else:
+        axis.set_xticks(range(0, len(positions), 10), positions[::10], fontsize=8)
 
 
 def draw_probe_curves(axis, hop):
@@ -946,8 +1025,8 @@ def draw_probe_curves(axis, hop):
     found = 'not decodable'
     if hop['first_layer'] != 'none':
         found = f'decodable from layer {hop["first_layer"]}'
-    axis.set(title=f'hop {hop["hop"]} at \u25bc: {found}', ylim=(-0.03, 1.03),
-             xticks=hop['layers'], xlabel='layer', ylabel='share of questions')
+    axis.set_title(f'hop {hop["hop"]} at \u25bc: {found}', fontsize=10)
+    axis.set(ylim=(-0.03, 1.03), xticks=hop['layers'], xlabel='layer', ylabel='share of questions')
 
 
 def draw_staircase(axis, runs, title, xlabel):
@@ -956,16 +1035,18 @@ def draw_staircase(axis, runs, title, xlabel):
     all_hops = [hop_records(run) for run in runs]
     layers = all_hops[0][0]['layers']
     for j in range(len(all_hops[0])):
-        for key, style, marker, suffix in (('acc', '-', 'o', ''), ('flip', '--', 'd', ', flip')):
+        for key, style, marker, name in (('acc', '-', 'o', 'probe'), ('flip', '--', 'd', 'flip')):
             curves = [where_needed(hops[j], key) for hops in all_hops]
             for curve in curves:
                 axis.plot(layers, curve, style, color=f'C{j}', lw=0.6, alpha=0.5)
             axis.plot(layers, np.mean(curves, axis=0), style, color=f'C{j}', marker=marker, ms=4,
-                      label=f'hop {j + 1}{suffix}')
+                      label=f'hop {j + 1}, {name}')
     untrained = []
     for hops in all_hops:
         for hop in hops:
             untrained += where_needed(hop, 'random_init')
+    if len(runs) > 1:
+        axis.plot([], [], color='0.5', lw=0.6, label='thin: one run each')
     axis.axhline(max(untrained), color='black', lw=0.8, ls=':', label='untrained, at most')
     axis.set(title=title, xlabel=xlabel, ylim=(-0.03, 1.03), xticks=layers)
 

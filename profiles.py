@@ -202,15 +202,22 @@ class Profiles(Task):
         return prompt, chain, chain_len, instance
 
     def read(self, prompt):
-        *second_subject, a, b, c, word = prompt
-        person = self.names.tolist().index([a, b, c])
-        first = word - self.first_subject
-        second_subject = [token for token in second_subject if token != self.pad]
+        words = [token for token in prompt if token != self.pad]
+        require(4 <= len(words) <= 3 + max(self.hops),
+                'it needs a name of three words, and one word that asks'
+                + (', or two' if max(self.hops) == 2 else ''))
+        *second_subject, a, b, c, word = words
+        is_person = (self.names == (a, b, c)).all(axis=1)
+        require(is_person.any(), f'there is no person {self.decode([a, b, c])}')
+        person = int(is_person.argmax())
+
+        subjects = [token - self.first_subject for token in (*second_subject, word)]
+        require(min(subjects) >= 0, 'it asks for no attribute or relation')
         if not second_subject:
-            return np.array([[person, -1, first]]), np.array([1])
+            return np.array([[person, -1, subjects[0]]]), np.array([1])
+        subject, first = subjects
         relation = first - self.attributes
-        subject = second_subject[0] - self.first_subject
-        require(relation >= 0, 'the last word names no relation')
+        require(relation >= 0, f'{self.vocab[word]} is no relation')
         return np.array([[person, relation, subject]]), np.array([2])
 
     def valid(self, batch, chain):

@@ -63,7 +63,7 @@ def parse_args(argv):
 
     require(args.ckpt != DEFAULT_CKPT or Path(DEFAULT_CKPT).exists(),
             f'there is no checkpoint {DEFAULT_CKPT} yet; this makes it: {MAKE_DEFAULT}')
-    require(not (args.prompt and (args.interactive or args.hops)),
+    require(args.prompt is None or not (args.interactive or args.hops),
             'a prompt comes alone, without -i and --hops')
     return args
 
@@ -76,33 +76,47 @@ def read_prompt(task, mode, text):
 
     Raises ValueError if it is no prompt of this task.
     """
-    example = example_prompt(task, mode)
     try:
         prompt = task.encode(text)
-    except ValueError:
-        unknown = [word for word in text.split() if word not in task.vocab]
-        raise ValueError(f'the model does not know the word {unknown[0]!r}. One of its prompts: '
-                         f'{example}') from None
-    try:
         source, hops = task.read(prompt)
         batch = write_batch(task, np.random.default_rng(0), source, hops, mode)
+    except NotImplementedError:
+        raise ValueError(f'the task {task.name} has no method `read`, which turns a prompt into an '
+                         'instance; without a prompt, held-out instances are drawn') from None
     except (ValueError, IndexError, KeyError) as error:
-        raise ValueError(f'{text!r} is no prompt of this model ({error}). One of its prompts: '
-                         f'{example}') from None
+        raise no_prompt(task, mode, text, f' ({error})') from None
 
-    # The instance written anew must have the words that were typed. Their order may differ, since
-    # edges and passages are listed in any order. Then the typed order counts.
-    P = batch.prompt_len
+    # The instance written anew must be what was typed. Only nodes and cells may stand in another
+    # order, since edges and passages are listed in any order. Then the typed order counts.
+    P = int(batch.chain_start[0])
     written = batch.tokens[0, :P].tolist()
-    same_words = without_padding(task, written) == without_padding(task, prompt)
-    require(same_words, f'{text!r} is no prompt of this model. One of its prompts: {example}')
+    if not same_prompt(task, prompt, written):
+        raise no_prompt(task, mode, text)
     if len(prompt) == P and not isinstance(task, Countdown):
         batch.tokens[0, :P] = torch.tensor(prompt)
+
+    if P + most_tokens(task, batch, mode) > task.block_size:
+        raise no_prompt(task, mode, text, ' (it is too long)')
+    if isinstance(task, Maze) and batch.instance[0, 1, batch.tokens[0, P]] < 0:
+        raise no_prompt(task, mode, text, ' (no way leads from the origin to the target)')
     return batch
 
 
-def without_padding(task, tokens):
-    return sorted(token for token in tokens if token != task.pad)
+def same_prompt(task, a, b):
+    """Are these two prompts equal, but for padding and for the order of nodes, digits or cells?"""
+    a = [token for token in a if token != task.pad]
+    b = [token for token in b if token != task.pad]
+    form_of_a = [max(token, task.n_symbols - 1) for token in a]
+    form_of_b = [max(token, task.n_symbols - 1) for token in b]
+    return form_of_a == form_of_b and sorted(a) == sorted(b)
+
+
+def no_prompt(task, mode, text, reason=''):
+    """The error for a text that is no prompt of the task, with one that is."""
+    if len(text) > 60:
+        text = text[:57] + '...'
+    return ValueError(f'{text!r} is no prompt of this model{reason}. One of its prompts: '
+                      f'{example_prompt(task, mode)}')
 
 
 def example_prompt(task, mode):
@@ -115,14 +129,14 @@ def example_prompt(task, mode):
 # thinking
 
 @torch.no_grad()
-def think(model, task, batch, temperature=0.0, generator=None):
+def think(model, task, batch, mode, temperature=0.0, generator=None):
     """Write a chain after the prompt of batch (one row), one token at a time.
 
     Every token takes a forward pass over the whole sequence. (model.generate is faster.)
     Returns the chain, a list of tokens, and for each the probabilities of all tokens, (L, V).
     """
     P = int(batch.chain_start[0])
-    longest = int(batch.loss_mask[0].sum())  # of the true chain
+    longest = most_tokens(task, batch, mode)
     tokens = batch.tokens[:1, :P]
     chain = []
     probabilities = []
@@ -149,12 +163,21 @@ def next_logits(model, tokens, pad):
     return model(tokens, is_last)
 
 
-def has_ended(task, chain, longest):
-    """Is the chain complete? longest: tokens of the true chain."""
+def most_tokens(task, batch, mode):
+    """How many tokens a chain may have."""
     if isinstance(task, Maze):
-        return task.path_end in chain[-1:] or len(chain) == task.answer_len
-    if isinstance(task, Countdown):  # a 'no' ends it, after a 'yes' comes a step
-        return len(chain) == 6 or task.no in chain[:1] or (longest == 1 and len(chain) == 6)
+        return task.answer_len
+    if isinstance(task, Countdown) and mode == 'cot':
+        return 6  # a verdict and a step
+    return int(batch.loss_mask[0].sum())  # those of the true chain
+
+
+def has_ended(task, chain, longest):
+    """Is the chain complete?"""
+    if isinstance(task, Maze) and task.path_end in chain:
+        return True
+    if isinstance(task, Countdown) and task.no in chain[:1]:
+        return True
     return len(chain) == longest
 
 
@@ -165,16 +188,20 @@ def check(task, batch, chain, mode):
     """Which tokens of the chain follow from those before, a list of bool, or None if this cannot be
     told; and whether the answer is right."""
     P = int(batch.chain_start[0])
-    written = torch.tensor([chain])
-    output = torch.cat((batch.tokens[:1, :P], written), dim=1)
-    if isinstance(task, Maze):
-        is_right = bool(task.valid(batch, written).all()) and chain[-1] == task.path_end
-    else:
-        correct = task.correct(batch, output[:, :batch.tokens.size(1)])
-        is_right = bool(correct.gather(1, batch.answer).all())
-    if mode == 'direct':
-        return None, is_right
-    return task.valid(batch, written)[0].tolist(), is_right
+    T = batch.tokens.size(1)
+    written = torch.tensor([chain])                                         # (1, L)
+    follows = None
+    if mode == 'cot':
+        follows = task.valid(batch, written)[0].tolist()
+
+    if isinstance(task, Maze):  # any shortest path is right
+        shortest = int(batch.loss_mask.sum())
+        return follows, all(follows) and len(chain) == shortest
+    # as long as the true chain: after a verdict there may be a step too many, or none
+    padding = torch.full((1, T), task.pad)
+    output = torch.cat((batch.tokens[:1, :P], written, padding), dim=1)[:, :T]
+    correct = task.correct(batch, output)
+    return follows, bool(correct.gather(1, batch.answer).all())
 
 
 def true_answer(task, batch):
@@ -191,7 +218,8 @@ def true_answer(task, batch):
 def show(model, task, batch, mode, args, generator):
     """Let the model think about one prompt, and print it all. Returns whether it is right."""
     P = int(batch.chain_start[0])
-    chain, probabilities = think(model, task, batch.to(args.device), args.temperature, generator)
+    chain, probabilities = think(model, task, batch.to(args.device), mode,
+                                 args.temperature, generator)
     follows, is_right = check(task, batch, chain, mode)
 
     print(f'prompt  {task.decode(batch.tokens[0, :P].tolist())}\n')
@@ -298,10 +326,12 @@ def main(argv=None):
     print(f'{task.name}, {model.num_params():,} parameters, trained by '
           f'{state["args"]["script"]}.py for {state["step"]:,} steps\n')
 
+    if args.hops:  # are there such instances?
+        sample_batch(task, 1, args.seed, 0, 'test', mode, args.hops)
     results = []
     if args.interactive:
         results = ask_again_and_again(model, task, mode, args, generator)
-    elif args.prompt:
+    elif args.prompt is not None:
         batch = read_prompt(task, mode, args.prompt)
         results = [show(model, task, batch, mode, args, generator)]
     else:

@@ -4,11 +4,15 @@ that are what the logs say, and the rules of the house."""
 import ast
 import json
 import re
+import signal
 import statistics
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+import torch
 from conftest import ROOT, call, final_values, run_script
 
 import bench
@@ -20,10 +24,12 @@ import maze
 import plots
 import probe
 import profiles
+import sample
 import search
 import train_cot
 import train_maze
 import train_rl
+from common import default_folder
 
 
 SCRIPTS = {
@@ -34,6 +40,7 @@ SCRIPTS = {
     'jacobi.py': jacobi,
     'capacity.py': capacity,
     'probe.py': probe,
+    'sample.py': sample,
     'bench.py': bench,
     'plots.py': plots,
     'data.py': data,
@@ -42,6 +49,7 @@ SCRIPTS = {
     'maze.py': maze,
 }
 TRAINERS = ('train_cot.py', 'train_rl.py', 'train_maze.py')
+RUNS = (*TRAINERS, 'search.py', 'jacobi.py', 'capacity.py', 'probe.py')  # they leave a folder
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 DOCUMENTS = [ROOT / 'README.md', ROOT / 'results' / 'README.md', *sorted(ROOT.glob('docs/*.md'))]
 
@@ -116,6 +124,11 @@ BAD = {
         '--n_train 1e3', '--n_test 1', '--n_patch 1', '--seed -1', '--seed 18446744073709551616',
         '--dtype float8', '--device tpu --ckpt x.pt', '--resume', '--hops 2', '--task cycle',
         '--layer 1', 'ckpt.pt',
+    ],
+    'sample.py': [
+        '', '--ckpt nowhere.pt', '--ckpt .', '--n 0', '--hops 0', '--temperature -1',
+        '--temperature nan', '--seed -1', '--device tpu --ckpt x.pt', '--resume', 'a b',
+        '-i k=4 --ckpt x.pt', '--task cycle',
     ],
     'plots.py': ['', 'nowhere', '.', '--docs nowhere', 'a b', '--out x.png'],
     'data.py': ['--task maze', '--n 0', '--hops 20', '--star 2,3', '--digits 3', 'cycle'],
@@ -194,6 +207,93 @@ def test_the_same_arguments_start_over(tmp_path):
     assert logs[0] == logs[1]
 
 
+def test_the_same_command_twice_at_once(tmp_path):
+    """One of them is refused in one line. The other ends with one final line in the log."""
+    argv = [sys.executable, ROOT / 'train_cot.py', *SMALL.split(), '--out_dir', tmp_path / 'run']
+    first = subprocess.Popen(map(str, argv), stdout=subprocess.PIPE, text=True)
+    while first.poll() is None and not (tmp_path / 'run' / 'run.lock').exists():
+        time.sleep(0.01)
+    code, out, err = call(train_cot, list(map(str, argv[2:])))
+    last = first.communicate()[0].strip().split('\n')[-1]
+    assert (code, err.count('\n')) == (2, 1) and 'is in use by process' in err, (out, err)
+    assert last.startswith('final task=cycle')
+    log = (tmp_path / 'run' / 'log.jsonl').read_text()
+    assert log.count('"final"') == 1
+    assert not (tmp_path / 'run' / 'run.lock').exists()
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path, monkeypatch):
+    """With both runs under the same rate at every step, the weights are those of one long run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_cot, 'get_lr', lambda step, args: 1e-3)
+    argv = SMALL.replace('--steps 2', '').split()
+    assert call(train_cot, [*argv, '--steps', '3'])[0] == 0
+    code, out, err = call(train_cot, [*argv, '--steps', '5', '--resume'])
+    assert code == 0 and 'extended from 3 to 5 steps' in out, err
+    assert call(train_cot, [*argv, '--steps', '5', '--out_dir', 'whole'])[0] == 0
+    folder, = (tmp_path / 'out').iterdir()
+    extended = torch.load(folder / 'ckpt.pt', weights_only=True)
+    whole = torch.load('whole/ckpt.pt', weights_only=True)
+    assert extended['step'] == whole['step'] == 5
+    for name, weight in whole['model'].items():
+        assert torch.equal(weight, extended['model'][name])
+
+
+def test_main_works_in_a_thread_and_twice_and_leaves_no_handler_behind(tmp_path):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    finals = []
+
+    def run(folder):
+        finals.append(train_cot.main([*SMALL.split(), '--out_dir', str(tmp_path / folder)]))
+
+    thread = threading.Thread(target=run, args=('thread',))
+    thread.start()
+    thread.join()
+    run('main')
+    for final in finals:
+        del final['seconds']
+    assert finals[0] == finals[1] and len(finals) == 2
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    with pytest.raises(ValueError, match='argument --hops'):
+        train_cot.main(['--hops', '0'])
+
+
+def test_ctrl_c_outside_of_training_ends_without_a_traceback(monkeypatch):
+    def interrupt(argv):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(train_cot, 'main', interrupt)
+    code, out, err = call(train_cot, [])
+    assert (code, out) == (130, '') and 'stopped by Ctrl-C' in err and 'Traceback' not in err
+
+
+def test_evaluation_on_other_hop_counts(tmp_path):
+    assert call(train_cot, [*SMALL.split(), '--out_dir', str(tmp_path)])[0] == 0
+    checkpoint = ['--eval_only', '--ckpt', str(tmp_path / 'ckpt.pt'), '--device', 'cpu']
+    code, out, err = call(train_cot, [*checkpoint, '--hops', '1'])
+    assert code == 0 and final_values(out)['hops'] == '1', err
+    code, out, _ = call(train_cot, [*checkpoint, '--hops', '1-2', '--n_test', '7'])
+    assert code == 0 and {'acc_h1', 'acc_h2'} < final_values(out).keys()
+    code, _, err = call(train_cot, [*checkpoint, '--hops', '3'])
+    assert code == 2 and 'trained on hops 2' in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('name, argv, legend, sentence', [
+    ('train_cot.py', SMALL.replace('--mode cot', ''),
+     '  valid    share', 'Right answers at 2 hops: with the chain'),
+    ('train_rl.py', '--nodes 6 --n_embd 8 --batch_size 4 --steps 2 --n_test 5 --device cpu',
+     '  zero_variance  share', 'Right answers at 4 hops, learned from the reward'),
+    ('train_maze.py', '--grid 3 --n_embd 8 --batch_size 4 --steps 2 --n_test 5 --device cpu',
+     '  fork      share', 'Right paths on 3x3: the model'),
+])
+def test_a_run_explains_its_measures_once_and_ends_with_a_sentence(name, argv, legend, sentence,
+                                                                   tmp_path):
+    code, out, err = call(SCRIPTS[name], [*argv.split(), '--out_dir', str(tmp_path)])
+    lines = out.strip().split('\n')
+    assert code == 0, err
+    assert out.count(legend) == 1
+    assert lines[-2].startswith(sentence) and lines[-2].endswith('.')
+
+
 # -----------------------------------------------------------------------------
 # help
 
@@ -210,6 +310,7 @@ def test_help_names_the_question_and_the_commands(name):
     question = SCRIPTS[name].__doc__.split('\n')[0]
     assert question in out and f'python {name}' in out
     assert 'None' not in out  # no default that says nothing
+    assert out.count('\n') <= 60 and max(map(len, out.split('\n'))) <= 100  # fits on a screen
 
 
 @pytest.mark.parametrize('name', TRAINERS)
@@ -300,6 +401,37 @@ def test_the_documents_hold_many_commands():
     assert counts['search.md'] >= 5 and counts['README.md'] >= 1, counts
 
 
+def run_folders(text):
+    """{folder that a command of this text writes to: the command}"""
+    folders = {}
+    for name, arguments in documented_commands(text):
+        argv = arguments.split()
+        if name not in RUNS or '--eval_only' in argv or '--help' in argv:
+            continue
+        folder = default_folder(name.removesuffix('.py'), argv)
+        if '--out_dir' in argv:
+            folder = argv[argv.index('--out_dir') + 1]
+        previous = folders.setdefault(folder, (name, argv))
+        assert previous == (name, argv), f'two commands write to {folder}'
+    return folders
+
+
+def test_the_documented_commands_have_folders_of_their_own():
+    """So all of them can be pasted one after the other, in one folder."""
+    everything = '\n'.join(path.read_text(encoding='utf-8') for path in DOCUMENTS)
+    assert len(run_folders(everything)) > 40
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+def test_documented_checkpoints_are_made_by_documented_commands(path):
+    """On the same page, or by the command at the top of README."""
+    text = path.read_text(encoding='utf-8')
+    made = {*run_folders(text), *run_folders(README)}
+    for line in code_lines(text):
+        for folder in re.findall(r'--(?:ckpt|init_from) (out/[^ ]+)/ckpt\w*\.pt', line):
+            assert folder in made, folder
+
+
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
 def test_links_point_at_files_that_are_there(path):
     text = path.read_text(encoding='utf-8')
@@ -314,6 +446,40 @@ def test_every_script_has_its_page():
             assert (ROOT / page).exists(), (name, page)
     for name in (*TRAINERS, 'search.py', 'jacobi.py', 'capacity.py', 'probe.py', 'bench.py'):
         assert 'Results: docs/' in SCRIPTS[name].__doc__, name
+
+
+HEADINGS = ['The question', 'Run it', 'What you see', 'Results', 'What we learned',
+            'How far to trust it']
+
+
+def prose(text):
+    """The paragraphs and list items of a document, without code, tables, headings and figures."""
+    text = re.sub(r'```.*?```', '', text, flags=re.DOTALL)
+    lines = []
+    for line in text.split('\n'):
+        is_prose = not re.match(r' {4}|\||#|!\[', line)
+        lines.append(line if is_prose else '')
+    paragraphs = re.split(r'\n\s*\n|\n(?=\s*(?:- |\d+\. ))', '\n'.join(lines))
+    return [' '.join(paragraph.split()) for paragraph in paragraphs if paragraph.strip()]
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+def test_no_sentence_is_longer_than_40_words(path):
+    for paragraph in prose(path.read_text(encoding='utf-8')):
+        for sentence in re.split(r'(?<=[.!?])\s+', paragraph):
+            assert len(sentence.split()) <= 40, sentence
+
+
+def test_readme_is_short():
+    assert len(README.split()) <= 1500
+
+
+@pytest.mark.parametrize('page', ['train_cot', 'train_rl', 'train_maze', 'search', 'jacobi',
+                                  'capacity', 'probe', 'speed'])
+def test_a_page_answers_the_same_six_questions_and_is_short(page):
+    text = (ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
+    assert re.findall(r'^## (.*)', text, re.MULTILINE) == HEADINGS
+    assert sum(len(paragraph.split()) for paragraph in prose(text)) <= 1300
 
 
 def python_blocks():
@@ -333,10 +499,10 @@ def test_the_task_of_the_readme_is_a_task():
 
 def test_the_python_lines_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    argv = '--hops 4 --steps 2 --n_test 8 --device cpu'
-    code, _, err = call(train_cot, argv.split())
-    assert code == 0, err
-    exec(python_blocks()[1], {})
+    monkeypatch.setitem(train_cot.RECIPES['cycle'], 'max_iters', 2)
+    names = {}
+    exec(python_blocks()[1], names)
+    assert names['final']['steps'] == 2 and names['final']['n_test'] == 2000
 
 
 # -----------------------------------------------------------------------------
