@@ -598,14 +598,14 @@ def task_of_checkpoint(path, state, tasks):
         raise ValueError(f'the settings in {path} are of no task known here') from error
 
 
-def task_of_args(args, tasks):
-    """The task that args ask for.
+def task_of_args(args, tasks, **defaults):
+    """The task that args ask for, as make_task makes it.
 
     With --eval_only, --hops may be others than were trained. The vocabulary has room for both, and
     the task asks those of --hops. Whether it fits the model, check_task_fits says.
     """
     if not args.eval_only or args.hops is None:
-        return make_task(args, tasks)
+        return make_task(args, tasks, **defaults)
     asked = args.hops
     both = sorted({*asked, *args.trained_hops})
     task = make_task(SimpleNamespace(**(vars(args) | {'hops': both})), tasks)

@@ -47,7 +47,9 @@ def legal_moves(states, largest=199):
     the last two operations.
     """
     N, m = states.shape
-    i, j = torch.triu_indices(m, m, 1, device=states.device)     # all pairs of numbers
+
+    # all pairs of numbers, made on the CPU: not every torch can make them on mps
+    i, j = torch.triu_indices(m, m, 1).to(states.device)
     a = torch.maximum(states[:, i], states[:, j])                # (N, pairs)
     b = torch.minimum(states[:, i], states[:, j])
     if states.is_floating_point():

@@ -812,8 +812,8 @@ def one_line_errors():
 def add_task_args(parser, tasks, **defaults):
     """Add --task and the flags of these tasks.
 
-    A flag that is not typed is None, and the task then takes its own default. defaults: {flag:
-    value}, where a script wants another default than the tasks have.
+    A flag that is not typed is None, and make_task fills it in. defaults: {flag: value} for the
+    help, where the script gives make_task other defaults than the tasks have.
     """
     group = parser.add_argument_group('task')
     parser.set_defaults(task=tasks[0].name)
@@ -829,7 +829,7 @@ def add_task_args(parser, tasks, **defaults):
 
     for flag, takers in taken_by.items():
         options = dict(takers[0].flags[flag])
-        options['default'] = defaults.get(flag)
+        options['default'] = None
         options['help'] = flag_help(flag, takers, len(tasks), defaults)
         group.add_argument(f'--{flag}', **options)
 
@@ -870,14 +870,15 @@ def default_text(values):
     return text + ')'
 
 
-def make_task(args, tasks):
+def make_task(args, tasks, **defaults):
     """The one of these tasks that args ask for.
 
-    args: a namespace with `task` and flags of tasks. A flag that is missing or None keeps the
-    task's default. Raises ValueError for a size that makes no sense and for a flag of another task.
+    args: a namespace with `task` and flags of tasks. A flag that is missing or None has the value
+    in `defaults`, or else the task's own default.
+    Raises ValueError for a size that makes no sense and for a flag of another task.
     """
     task_class = {task.name: task for task in tasks}[args.task]
-    given = {}
+    given = {flag: value for flag, value in defaults.items() if flag in task_class.flags}
     for task in tasks:
         for flag in task.flags:
             if getattr(args, flag, None) is not None:

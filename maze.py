@@ -96,10 +96,11 @@ class Maze(Task):
         cells = [(row, column) for row in range(n) for column in range(n)]
         cells.sort(key=lambda cell: (max(cell), min(cell), cell))
         number = {cell: i for i, cell in enumerate(cells)}
-        self.cells = np.array(cells + [(-1, -1)])                # (N + 1, 2) row, column
+        self.cells = np.array(cells + [(-1, -1)], dtype=np.int64)  # (N + 1, 2) row, column
 
-        # neighbour[cell, side]: the cell beyond that side, N if there is none
-        self.neighbour = np.full((N + 1, 4), N)
+        # neighbour[cell, side]: the cell beyond that side, N if there is none. An index for torch,
+        # so it must be int64. The default of numpy < 2 on Windows is int32.
+        self.neighbour = np.full((N + 1, 4), N, dtype=np.int64)
         for row, column in cells:
             for side, (down, right) in enumerate(SIDES):
                 beyond = (row + down, column + right)

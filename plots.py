@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, NullLocator
 
 from common import read_log, write_atomic
 from data import Parser, format_range, one_line_errors, require
@@ -202,12 +202,13 @@ def legend_beside(axis, handles=None):
                 frameon=False)
 
 
-def panels_over_legend(width, height, columns, handles, ncols=4):
+def panels_over_legend(width, height, columns, handles, ncols=4, title=None):
     """A figure with axes side by side and one legend of all below them, and its axes."""
     figure = Figure(figsize=(width, height), layout='constrained')
     strip_height = 0.2 + 0.2 * math.ceil(len(handles) / ncols)
     top, strip = figure.subfigures(2, 1, height_ratios=(height - strip_height, strip_height))
     strip.legend(handles=handles, loc='center', ncols=ncols, fontsize=8, frameon=False)
+    top.suptitle(title)
     return figure, top.subplots(1, columns, sharey=True, squeeze=False)[0]
 
 
@@ -216,7 +217,7 @@ def sample_of(label, style='-', **options):
     return Line2D([], [], **({'linestyle': style} | options), label=label)
 
 
-def label_ends(axis, ends, gap=0.06):
+def label_ends(axis, ends, gap=0.055):
     """The names of curves, right of the axis at their ends: (y, name, colour) each."""
     least, most = axis.get_ylim()
     below = -math.inf
@@ -231,7 +232,7 @@ def short_ticks(axis, ticks=None):
     """20k and 3M in place of 20000 and 3e6, on an x or y axis. Ticks: where, if not anywhere."""
     if ticks:
         axis.set_ticks(ticks)
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(EngFormatter(sep=''))
 
 
@@ -591,8 +592,8 @@ SEARCH_STYLES = {  # series: colour, line style, marker
 
 def draw_search(runs, reference):
     """Share solved against forward FLOPs (left) and nodes expanded (right); the mean of several
-    runs, with the range from the least to the largest. What uses no model has no FLOPs: it is a
-    line across the left panel."""
+    runs, with the range from the least to the largest. What uses no model has no FLOPs: it is in
+    the right panel only."""
     for run in [*runs, *reference.runs]:
         require(run.final, f'{run.folder} is not finished: its figure needs the last record')
     tasks = {run.task for run in runs}
@@ -606,7 +607,6 @@ def draw_search(runs, reference):
     figure = Figure(figsize=(12, 5.8), layout='constrained')
     top, bottom = figure.subfigures(2, 1, height_ratios=(6, 1))
     left, right = top.subplots(1, 2, sharey=True)
-    levels = []
     for series, style in SEARCH_STYLES.items():
         points = search_points(runs, series)
         if not points:
@@ -614,11 +614,6 @@ def draw_search(runs, reference):
         draw_search_series(right, points, 'expansions', style, label=series)
         if points[0]['flops'] > 0:
             draw_search_series(left, points, 'flops', style)
-        elif 'rollouts' not in series:
-            # without a model: the smallest budget of dfs, the widest beam
-            point = points[0] if 'dfs' in series else points[-1]
-            levels.append((point['solved'], f'{series}, {point["setting"]}', style))
-    draw_levels(left, levels)
     if runs[0].final['target'] == 24:
         draw_gpt4(right)
 
@@ -723,19 +718,8 @@ def draw_search_series(axis, points, cost, style, label=None):
                colour, alpha=0.12)
 
 
-def draw_levels(axis, levels):
-    """Lines across the panel with their names on the right: (y, name, style) each. A name goes
-    below its line if the next line above is near."""
-    above = math.inf
-    for y, name, (colour, line, _) in sorted(levels, key=lambda level: level[0], reverse=True):
-        axis.axhline(y, color=colour, linestyle=line, lw=1)
-        axis.text(0.99, y, name, fontsize=7, ha='right', va='top' if above - y < 0.06 else 'bottom',
-                  transform=axis.get_yaxis_transform())
-        above = y
-
-
 def draw_gpt4(axis):
-    label = 'GPT-4 (Yao et al. 2023), on 100 puzzles'
+    label = 'GPT-4 (Yao et al. 2023),\non 100 puzzles'
     for name, (nodes, solved) in GPT4.items():
         axis.plot(nodes, solved, color='tab:green', marker='*', ms=11, linestyle='none',
                   label=label if name == 'IO' else None)
@@ -960,9 +944,10 @@ def draw_probed_cells(run):
     hops = hop_records(run)
     shown = sorted({round(i) for i in np.linspace(0, len(hops) - 1, min(5, len(hops)))})
     width = min(9, max(4, 0.9 + 0.32 * len(hops[0]['positions'])))
-    height = 1.6 + 2 * len(shown) * (0.45 + 0.22 * len(hops[0]['layers']))
-    figure = Figure(figsize=(width + 3.6, height), layout='constrained')
-    grid = figure.add_gridspec(2 * len(shown), 2, width_ratios=(width, 3.6))
+    height = 0.35 + 0.22 * len(hops[0]['layers'])  # of one heatmap
+    figure = Figure(figsize=(width + 3.6, 1.5 + 2 * len(shown) * height), layout='constrained')
+    grid = figure.add_gridspec(2 * len(shown) + 1, 2, width_ratios=(width, 3.6),
+                               height_ratios=[height] * 2 * len(shown) + [0.8])
     cell_axes = []
     for row, i in enumerate(shown):
         hop = hops[i]
@@ -974,9 +959,14 @@ def draw_probed_cells(run):
         draw_probe_curves(side, hop)
 
     label_positions(cell_axes[-1], run, hops[0]['positions'])
-    figure.colorbar(image, ax=cell_axes, location='bottom', shrink=0.6, aspect=40,
-                    label='share of questions')
-    legend_below(side, columns=2)
+    side.set_xlabel('layer')
+    left, right = (figure.add_subplot(grid[-1, column]) for column in (0, 1))
+    figure.colorbar(image, ax=left, location='top', fraction=0.9, aspect=40,
+                    label='share of questions (a number: 0.15 or more)')
+    right.legend(*side.get_legend_handles_labels(), loc='upper center', ncols=2, fontsize=8,
+                 frameon=False)
+    left.axis('off')
+    right.axis('off')
     figure.suptitle(probe_title(run))
     return figure
 
@@ -989,22 +979,24 @@ def probe_title(run):
 def draw_cells(axis, run, hop, key, title):
     """A measure in each cell. A mark shows the position where the hop is needed."""
     layers = hop['layers']
-    image = draw_grid(axis, hop[key])
-    axis.plot(hop['positions'].index(hop['position']), len(layers) - 0.4, 'v', color='black', ms=6,
+    image = draw_grid(axis, hop[key], least=0.15)
+    axis.plot(hop['positions'].index(hop['position']), len(layers) - 0.2, 'v', color='black', ms=6,
               clip_on=False)
     axis.set_title(title, fontsize=10)
-    axis.set(ylabel='layer', yticks=range(len(layers)), yticklabels=layers, xticks=[])
+    axis.set(ylabel='layer', yticks=range(len(layers)), yticklabels=layers, xticks=[],
+             ylim=(-0.5, len(layers) - 0.5))
     return image
 
 
-def draw_grid(axis, values):
-    """Shares as colours, and as numbers if there is room for them."""
+def draw_grid(axis, values, least=0):
+    """Shares as colours, and from `least` on as numbers, too, if there is room for them."""
     image = axis.imshow(values, vmin=0, vmax=1, aspect='auto', origin='lower', cmap='viridis')
     if len(values[0]) <= 20:
         for i, row in enumerate(values):
             for j, value in enumerate(row):
-                axis.text(j, i, f'{value:.2f}'.lstrip('0'), ha='center', va='center', fontsize=8,
-                          color='white' if value < 0.6 else 'black')
+                if value >= least:
+                    axis.text(j, i, f'{value:.2f}'.lstrip('0'), ha='center', va='center',
+                              fontsize=8, color='white' if value < 0.6 else 'black')
     return image
 
 
@@ -1026,7 +1018,7 @@ def draw_probe_curves(axis, hop):
     if hop['first_layer'] != 'none':
         found = f'decodable from layer {hop["first_layer"]}'
     axis.set_title(f'hop {hop["hop"]} at \u25bc: {found}', fontsize=10)
-    axis.set(ylim=(-0.03, 1.03), xticks=hop['layers'], xlabel='layer', ylabel='share of questions')
+    axis.set(ylim=(-0.03, 1.03), xticks=hop['layers'], ylabel='share of questions')
 
 
 def draw_staircase(axis, runs, title, xlabel):
@@ -1062,39 +1054,46 @@ DRAW = {
 
 
 # -----------------------------------------------------------------------------
-# the figures of the documents
+# the figures of the documents, one message each. They are read at a width of 800 pixels.
 
 def docs_hops():
     """Depth, loops or a chain: accuracy against hops."""
     rows = {
-        'hops-chain': ('chain of thought, 1 layer', 'tab:blue', '-'),
-        'hops-direct-1': ('direct, 1 layer', 'tab:red', ':'),
-        'hops-direct-2': ('direct, 2 layers', 'tab:red', '--'),
-        'hops-direct-4': ('direct, 4 layers', 'tab:red', '-'),
-        'hops-loop-2': ('direct, 1 layer looped 2 x', 'tab:orange', '--'),
-        'hops-loop-4': ('direct, 1 layer looped 4 x', 'tab:orange', '-'),
+        'hops-loop-4': ('1 layer applied 4 times', 'tab:orange', '-', 's'),
+        'hops-direct-4': ('4 layers', 'tab:red', '-', 'o'),
+        'hops-direct-2': ('2 layers', 'tab:purple', '-', '^'),
+        'hops-loop-2': ('1 layer applied twice', 'tab:green', '-', 'd'),
+        'hops-direct-1': ('1 layer', 'tab:gray', '-', 'v'),
     }
-    figure, axis = new_figure(8.6, 3.8)
-    for row, (label, colour, line) in rows.items():
-        runs = read_row(f'train_cot/{row}')
-        curves = []
-        for run in runs:
-            (by_hops,) = run.final['by_hops'].values()
-            curves.append([measures['acc'] for measures in by_hops.values()])
-        hops = [int(h) for h in by_hops]
-        mean, least, most = mean_and_range(curves)
-        params = runs[0].final['params'] / 1000
-        axis.plot(hops, mean, line, color=colour, marker='o', ms=4,
-                  label=f'{label} ({params:.0f}k)')
-        draw_range(axis, hops, least, most, colour)
+    figure, axis = new_figure(8, 3.8)
+    hops, mean, params = docs_hops_curve('hops-chain')
+    axis.plot(hops, mean, color='tab:blue', lw=9, alpha=0.3)
+    ends = [(mean[-1] + 0.01, 'chain of thought, 1 layer', 'tab:blue')]
+    sizes = [params]
+    for row, (label, colour, line, marker) in rows.items():
+        hops, mean, params = docs_hops_curve(row)
+        axis.plot(hops, mean, line, color=colour, marker=marker, ms=5)
+        ends.append((mean[-1], f'no chain, {label}', colour))
+        sizes.append(params)
 
-    chance = runs[0].final['chance']
-    axis.axhline(chance, color='grey', linestyle=':', lw=1)
-    axis.text(hops[-1], chance - 0.02, 'chance', color='grey', ha='right', va='top', fontsize=8)
-    axis.set(xlabel='hops', ylabel='accuracy of the answer, held-out', ylim=(-0.03, 1.05),
-             xticks=hops, title='10 nodes, one model for 1 to 6 hops (parameters)')
-    axis.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
+    chance = read_row('train_cot/hops-chain')[0].final['chance']
+    axis.axhline(chance, color='black', linestyle=':', lw=1)
+    ends.append((chance, 'chance', 'black'))
+    axis.set(xlabel='hops', ylabel='accuracy of the answer, held-out', ylim=(0, 1.1), xticks=hops,
+             title=f'10 nodes: six models of {min(sizes) / 1000:.0f}k to {max(sizes) / 1000:.0f}k '
+                   'parameters, one seed each')
+    label_ends(axis, ends)
     return figure
+
+
+def docs_hops_curve(row):
+    """Hops, accuracy after training (the mean over seeds) and parameters of a row of train_cot."""
+    runs = read_row(f'train_cot/{row}')
+    curves = []
+    for run in runs:
+        (by_hops,) = run.final['by_hops'].values()
+        curves.append([measures['acc'] for measures in by_hops.values()])
+    return [int(h) for h in by_hops], np.mean(curves, axis=0), runs[0].final['params']
 
 
 def chains_and_accuracy(run, hops):
@@ -1116,265 +1115,428 @@ def chains_until(points, bar=0.95):
     return None
 
 
-def docs_rl():
-    """Left: chains until 95% at 4 hops, by baseline. Right: accuracy against validity."""
-    rows = {
-        'train_cot/rl-cot': ('chain shown (train_cot.py)', 'tab:gray'),
-        'train_rl/loo': ('leave-one-out (default)', 'tab:blue'),
-        'train_rl/ema': ('running mean', 'tab:cyan'),
-        'train_rl/none': ('no baseline', 'tab:green'),
-        'train_rl/passk': ('pass@8', 'tab:orange'),
-        'train_rl/prefix': ('value of each prefix', 'tab:purple'),
-        'train_rl/hops-4': ('4 hops only', 'tab:red'),
-    }
-    figure, (left, right) = new_figure(10, 4, columns=2, width_ratios=(5, 4))
-    for y, (row, (_, colour)) in enumerate(rows.items()):
-        for run in read_row(row):
+DOCS_RL = {  # row: label, colour
+    'train_cot/rl-cot': ('chains are shown (train_cot.py)', 'tab:gray'),
+    'train_rl/loo': ('leave-one-out, the default', 'tab:blue'),
+    'train_rl/ema': ('running mean', 'tab:blue'),
+    'train_rl/none': ('no baseline', 'tab:blue'),
+    'train_rl/passk': ('pass@8', 'tab:blue'),
+    'train_rl/prefix': ('value of each prefix', 'tab:blue'),
+    'train_rl/hops-4': ('4 hops only, no easy questions', 'tab:red'),
+}
+
+
+def docs_rl_baselines():
+    """Chains until 95% at 4 hops, by baseline."""
+    figure, axis = new_figure(8, 3.8)
+    for y, (row, (_, colour)) in enumerate(DOCS_RL.items()):
+        runs = read_row(row)
+        for i, run in enumerate(runs):
             points = chains_and_accuracy(run, 4)
             chains = chains_until(points)
-            marker = 'x' if chains is None else 'o'
-            left.plot(chains or points[-1][0], y, marker, ms=7, color=colour, alpha=0.7)
-            arm = 'cot' if row.startswith('train_cot') else 'rl'
-            valid, accuracy = validity_and_accuracy(run, arm)
-            right.plot(valid, accuracy, color=colour, lw=0.8, marker='.', ms=3, alpha=0.7)
-    left.set(xscale='log', xlabel='chains until 95% greedy accuracy at 4 hops (\u00d7: never)',
-             yticks=range(len(rows)), yticklabels=[label for label, _ in rows.values()],
-             ylim=(len(rows) - 0.5, -0.5), title='10 nodes, 1 to 4 hops, one dot a seed')
-    left.grid(axis='x', alpha=0.3)
+            height = y + 0.13 * (i - (len(runs) - 1) / 2)  # seeds one below the other
+            axis.plot(chains or points[-1][0], height, 'x' if chains is None else 'o', ms=6,
+                      color=colour)
+    axis.set(xscale='log', xlabel='chains until an accuracy of 0.95 at 4 hops',
+             yticks=range(len(DOCS_RL)), yticklabels=[label for label, _ in DOCS_RL.values()],
+             ylim=(len(DOCS_RL) - 0.5, -0.5), title='10 nodes, questions of 1 to 4 hops')
+    short_ticks(axis.xaxis, [30000, 100000, 300000, 1000000, 3000000])
+    axis.grid(axis='x', alpha=0.3)
+    legend_beside(axis, [
+        sample_of('a seed', '', marker='o', color='tab:blue'),
+        sample_of('a seed that never\ngot there (at its end)', '', marker='x', color='tab:blue'),
+        sample_of('learns from shown\nchains instead', '', marker='o', color='tab:gray'),
+        sample_of('the control, which\nnever gets there', '', marker='x', color='tab:red')])
+    return figure
 
-    # what a model scores whose answer is right when all four links are, or by luck
-    validity = np.linspace(0, 1, 101)
-    by_links = validity**4 + (1 - validity**4) / 9
-    right.plot(validity, by_links, color='black', lw=1, ls='--',
-               label='all four links right, or a lucky guess')
-    right.axhline(1 / 9, color='black', lw=1, ls=':', label='chance')
-    right.set(xlabel='validity of the chain', ylabel='greedy accuracy at 4 hops',
-              xlim=(-0.02, 1.03), ylim=(0, 1.03), title='over training')
-    right.legend(frameon=False)
+
+def docs_rl_validity():
+    """Accuracy against validity, at every evaluation of all those runs."""
+    figure, axis = new_figure(7.5, 3.8)
+    for row, (_, colour) in DOCS_RL.items():
+        arm = 'cot' if row.startswith('train_cot') else 'rl'
+        for run in read_row(row):
+            axis.plot(*validity_and_accuracy(run, arm), '.', color=colour, ms=5, alpha=0.6)
+    chance = read_row('train_rl/loo')[0].chance(4)
+    draw_expected(axis, 4, chance)
+    axis.axhline(chance, color='black', lw=1, ls=':', label='chance')
+    axis.set(xlabel='validity of the chain', ylabel='greedy accuracy', xlim=(-0.02, 1.03),
+             ylim=(0, 1.03), title='4 hops, one dot an evaluation')
+    legend_beside(axis, [
+        sample_of('rewards alone', '', marker='.', color='tab:blue'),
+        sample_of('chains are shown', '', marker='.', color='tab:gray'),
+        sample_of('4 hops only', '', marker='.', color='tab:red'),
+        sample_of('all four links right,\nor a lucky guess', '--', color='black', lw=1),
+        sample_of('chance', ':', color='black', lw=1)])
     return figure
 
 
 def docs_rl_cost():
     """Chains until 95% against the number of hops."""
     series = (
-        ('10 nodes, uniform mixture of 1 to k', 'tab:blue',
+        ('10 nodes,\nmixture of 1 to k hops', 'tab:blue',
          {1: 'mix-1', 2: 'mix-2', 3: 'mix-3', 4: 'loo'}),
-        ('32 nodes, 1 to 8 by curriculum', 'tab:orange', dict.fromkeys(range(1, 9), '32')),
+        ('32 nodes, 1 to 8 hops,\neasy ones first', 'tab:orange', dict.fromkeys(range(1, 9), '32')),
     )
-    figure, axis = new_figure(6, 3.6)
+    figure, axis = new_figure(7.5, 3.6)
+    handles = []
     for label, colour, rows in series:
-        means = {}
+        means = []
         for hops, row in rows.items():
             reached = []
             for run in read_row(f'train_rl/{row}'):
-                points = chains_and_accuracy(run, hops)
-                chains = chains_until(points)
-                marker = 'x' if chains is None else 'o'
-                axis.plot(hops, chains or points[-1][0], marker, color=colour, alpha=0.6, ms=6)
-                reached.append(chains)
-            if None not in reached:
-                means[hops] = statistics.geometric_mean(reached)
-        axis.plot(list(means), list(means.values()), color=colour, label=label)
-    axis.set(yscale='log', xlabel='hops', ylabel='chains until 95% greedy accuracy',
+                reached.append(chains_until(chains_and_accuracy(run, hops)))
+            axis.plot([hops] * len(reached), reached, 'o', color=colour, alpha=0.6, ms=5)
+            means.append(statistics.geometric_mean(reached))
+        axis.plot(list(rows), means, color=colour)
+        handles.append(sample_of(label, color=colour))
+    axis.set(yscale='log', xlabel='hops, k', ylabel='chains until an accuracy of 0.95 at k hops',
              xticks=range(1, 9), title='the cost of discovery')
-    axis.legend(frameon=False)
+    short_ticks(axis.yaxis, [100000, 200000, 500000, 1000000, 2000000, 5000000])
+    axis.grid(axis='y', alpha=0.3)
+    handles += [sample_of('a seed', '', marker='o', color='0.4', ms=5),
+                sample_of('geometric mean of seeds', color='0.4')]
+    legend_beside(axis, handles)
+    return figure
+
+
+def docs_search_flops():
+    """Solved against FLOPs, for all that uses the model."""
+    series = {  # label, at which point, offset of the label, its side, colour, line style
+        'beam, all legal moves': ('beam (b = 1, 3, 5),\nmoves by code', 0, (-8, 0), 'right',
+                                  'tab:blue', '-'),
+        'dfs, all legal moves': ('depth first,\nmoves by code', -1, (-8, -3), 'right',
+                                 'tab:blue', '--'),
+        "beam, the model's moves": ("beam (b = 1, 3, 5),\nthe model's moves", 0, (8, -12), 'left',
+                                    'tab:orange', '-'),
+        "dfs, the model's moves": ("depth first,\nthe model's moves", -1, (0, 12), 'center',
+                                   'tab:orange', '--'),
+        'best-of-k, oracle': ('k chains of the model\n(k = 1 to 100): one is right', 2, (10, -8),
+                              'left', 'tab:green', '-'),
+    }
+    runs = read_row('search/tot')
+    figure, axis = new_figure(8, 4.2)
+    for name, (label, place, offset, side, colour, line) in series.items():
+        points = search_points(runs, name)
+        draw_search_series(axis, points, 'flops', (colour, line, 'o'))
+        point = points[place]
+        axis.annotate(label, (point['flops'], point['solved']), xytext=offset, fontsize=8,
+                      textcoords='offset points', color=colour, ha=side, va='center')
+    axis.set(xscale='log', xlabel='forward FLOPs a puzzle', ylabel='share solved', ylim=(0, 1.12),
+             yticks=np.linspace(0, 1, 6), title=docs_search_title(runs))
+    short_ticks(axis.xaxis, [3e7, 1e8, 3e8, 1e9, 3e9])
+    return figure
+
+
+def docs_search_title(runs):
+    return (f'{runs[0].final["n_test"]} puzzles of Tree of Thoughts. Mean of {len(runs)} models, '
+            'shaded: the range')
+
+
+def docs_search_nodes():
+    """Solved against nodes, by what guides the search. Code makes the moves."""
+    series = {  # a colour for each guide
+        'beam, all legal moves': ('the model', 'tab:blue', '-'),
+        'dfs, all legal moves': ('the model', 'tab:blue', '--'),
+        "beam, 'mult' heuristic": ("'mult'", 'black', '-'),
+        "dfs, 'mult' heuristic": ("'mult'", 'black', '--'),
+        'beam, random values': ('no guide', 'tab:gray', '-'),
+        'dfs, random order': ('no guide', 'tab:gray', '--'),
+    }
+    runs = read_row('search/tot')
+    figure, axis = new_figure(8, 4)
+    for name, (guide, colour, line) in series.items():
+        points = search_points(runs, name)
+        draw_search_series(axis, points, 'expansions', (colour, line, 'o'))
+        end = points[-1]
+        is_beam = name.startswith('beam')
+        axis.annotate(guide, (end['expansions'], end['solved']), fontsize=8, color=colour,
+                      xytext=(8, 0) if is_beam else (0, 8), textcoords='offset points',
+                      ha='left' if is_beam else 'center', va='center')
+    axis.set(xscale='log', xlabel='nodes expanded a puzzle', ylabel='share solved', ylim=(0, 1.1),
+             yticks=np.linspace(0, 1, 6), title=docs_search_title(runs))
+    short_ticks(axis.xaxis, [3, 5, 10, 20, 40])
+    legend_beside(axis, [
+        sample_of('beam, b = 1, 3, 5', marker='o', color='0.4'),
+        sample_of('depth first,\nby budget of nodes', '--', marker='o', color='0.4')])
+    return figure
+
+
+def docs_search_gpt4():
+    """Beside GPT-4, which finds its moves itself: a model that does so, too."""
+    runs = read_row('search/tot')
+    figure, axis = new_figure(8, 4)
+    draw_search_series(axis, search_points(runs, "beam, the model's moves"), 'expansions',
+                       ('tab:blue', '-', 'o'), label='ours: beam, b = 1, 3, 5')
+    draw_search_series(axis, search_points(runs, 'best-of-k, oracle'), 'expansions',
+                       ('tab:orange', '-', 'o'),
+                       label='ours: one of k chains\nis right, k = 1 to 100')
+    draw_gpt4(axis)
+    axis.set(xscale='log', xlabel='nodes expanded a puzzle', ylabel='share solved', ylim=(0, 1.05),
+             title=docs_search_title(runs))
+    short_ticks(axis.xaxis, [1, 3, 10, 30, 100, 300])
+    legend_beside(axis)
     return figure
 
 
 def docs_best_of_k():
     """Choosing among k answers, on two half-trained models."""
     rules = {
-        'oracle': ('one of the k is right (pass@k: a ceiling)', 'tab:orange', ':'),
-        'log-prob': ('most probable chain', 'tab:olive', '-'),
-        'majority': ('majority vote', 'tab:brown', '-'),
+        'oracle': ('one of the k is right (the ceiling)', 'tab:orange', ':'),
+        'log-prob': ('most probable chain', 'tab:blue', '-'),
+        'majority': ('majority vote', 'tab:brown', '--'),
     }
     rows = {
-        'cycle': '4 pointers over 20 nodes, 130 of 300 steps',
-        'multiply': '3 x 3 digits, 280 of 1,500 steps',
+        'cycle': 'cycle, 20 nodes, 4 hops',
+        'multiply': 'multiply, 3 x 3 digits',
     }
     ks = [1, 2, 4, 8, 16, 32, 64]
-    figure, axes = new_figure(9, 4, columns=2, sharey=True)
+    handles = [sample_of(label, line, color=colour) for label, colour, line in rules.values()]
+    handles.append(sample_of('chance', ':', color='black', lw=1))
+    figure, axes = panels_over_legend(8, 4, 2, handles)
     for axis, (row, title) in zip(axes, rows.items(), strict=True):
         runs = read_row(f'search/{row}')
-        for rule, (label, colour, line) in rules.items():
+        for rule, (_, colour, line) in rules.items():
             for run in runs:
                 records = [r for r in run.log if r.get('series') == f'best-of-k, {rule}']
                 k = [int(record['setting'].removeprefix('k=')) for record in records]
-                axis.plot(k, [record['solved'] for record in records], color=colour,
-                          linestyle=line, marker='.', label=label if run is runs[0] else None)
-        axis.axhline(runs[0].final['chance'], color='black', linestyle=':', lw=1, label='chance')
-        axis.set(xscale='log', xticks=ks, xticklabels=ks, xlabel='chains sampled, k', title=title,
-                 ylim=(-0.02, 1.03))
-        axis.minorticks_off()
+                axis.plot(k, [record['solved'] for record in records], line, color=colour,
+                          marker='.')
+        axis.axhline(runs[0].final['chance'], color='black', linestyle=':', lw=1)
+        axis.set(xscale='log', xlabel='chains sampled, k', ylim=(-0.02, 1.03),
+                 title=f'{title}: one line a seed')
+        short_ticks(axis.xaxis, ks)
     axes[0].set_ylabel('accuracy, held-out')
-    legend_below(axes[0], columns=2)
     return figure
 
 
-def docs_capacity():
-    """Bits for each parameter; the smallest models; which scheme is flat."""
-    figure, (left, middle, right) = new_figure(15, 5.2, columns=3)
-    docs_capacity_bits(left)
-    docs_capacity_smallest(middle)
-    docs_capacity_flat(right)
-    return figure
-
-
-def docs_capacity_bits(axis):
-    for row, colour, exposures in (('1', 'tab:blue', 1000), ('1-300', 'tab:cyan', 300),
+def docs_capacity_bits():
+    """Stored bits against parameters: how much fits."""
+    figure, axis = new_figure(8, 3.8)
+    for row, colour, exposures in (('1', 'tab:blue', 1000), ('1-300', 'tab:orange', 300),
                                    ('1-100', 'tab:gray', 100)):
         records = model_records(read_row(f'capacity/{row}'))
         params = [record['params'] for record in records]
-        stored = [record['stored']['one hop'] / 1000 for record in records]
+        stored = [record['stored']['one hop'] for record in records]
         slope = slope_through_origin(params, stored)
         axis.plot(params, stored, 'o', color=colour, ms=5,
-                  label=f'{exposures:,} exposures: {1000 * slope:.2f} bits a parameter')
+                  label=f'{exposures:,} exposures:\n{slope:.2f} bits a parameter')
         axis.axline((0, 0), slope=slope, color=colour, linewidth=1)
     records = model_records(read_row('capacity/1'))
     axis.plot([record['params'] for record in records],
-              [record['entropy']['one hop'] / 1000 for record in records],
+              [record['entropy']['one hop'] for record in records],
               '_', color='black', ms=16, label='facts to be stored')
-    axis.axline((0, 0), slope=2 / 1000, color='black', linestyle=':', label='2 bits a parameter')
-    axis.set(xlabel='parameters', ylabel='stored, thousand bits', title='one hop: how much fits',
+    axis.axline((0, 0), slope=2, color='black', linestyle=':', label='2 bits a parameter')
+    axis.set(xlabel='parameters', ylabel='bits', title='one hop: bits stored, one dot a model',
              xlim=(0, None), ylim=(0, None))
-    axis.legend(fontsize=8)
-
-
-def docs_capacity_smallest(axis):
-    series = (  # row, measure, hops, style, colour, label
-        ('chain', 'acc_1', 1, 'o-', 'tab:blue', 'one hop, the facts alone'),
-        ('chain', 'acc_2_trained', 2, 's-', 'tab:green', 'two hops, chain'),
-        ('chain', 'acc_2_combination', 2, 's:', 'tab:green', 'two hops, chain, held out'),
-        ('latent', 'acc_2_trained', 2, '^-', 'tab:red', 'two hops, no chain'),
-        ('latent', 'acc_2_combination', 2, '^:', 'tab:red', 'two hops, no chain, held out'),
-        ('loop', 'acc_2_trained', 2, 'd-', 'tab:purple', 'two hops, no chain, layers twice'),
-        ('loop', 'acc_2_combination', 2, 'd:', 'tab:purple',
-         'two hops, no chain, layers twice, held out'),
-    )
-    for row, key, hops, style, colour, label in series:
-        by_params = {}
-        for record in model_records(read_row(f'capacity/{row}')):
-            if record['hops'] == hops:
-                by_params.setdefault(record['params'], []).append(record[key])
-        params = sorted(by_params)
-        means = [statistics.mean(by_params[p]) for p in params]
-        axis.plot(params, means, style, color=colour, ms=4, label=label)
-    chance = [r['chance'] for r in model_records(read_row('capacity/latent')) if r['hops'] == 2]
-    axis.axhline(0.99, color='black', linewidth=0.5)
-    axis.axhline(chance[0], color='black', linestyle=':', linewidth=1, label='chance')
-    axis.set(xlabel='parameters', ylabel='share of questions right', xscale='log', ylim=(0, 1.03),
-             title='100 people: the smallest model that learns them')
-    axis.set_xticks([7000, 10000, 20000, 40000], ['7k', '10k', '20k', '40k'])
-    axis.tick_params(axis='x', which='minor', labelbottom=False)
-    axis.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.13), ncols=2)
-
-
-def docs_capacity_flat(axis):
-    records = model_records(read_row('capacity/flat'))
-    for scheme, colour in zip(('optimal', 'double', 'big hash'), SCHEME_COLOURS, strict=True):
-        for size, style in ((8000, 'o-'), (16000, 's--')):
-            by_people = {}
-            for record in records:
-                if round(record['params'] / 8000) * 8000 == size:
-                    bits = record['stored'][scheme] / record['params']
-                    by_people.setdefault(record['people'], []).append(bits)
-            people = sorted(by_people)
-            axis.plot(people, [statistics.mean(by_people[n]) for n in people], style,
-                      color=colour, ms=4, label=f'{scheme}, {size // 1000}k parameters')
-    axis.set(xlabel='people', ylabel='stored bits a parameter, if ...', xscale='log',
-             ylim=(0, None), title='two hops, no chain: which scheme is flat?')
-    axis.set_xticks(people, [str(n) for n in people])
-    axis.tick_params(axis='x', which='minor', labelbottom=False)
-    axis.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.13), ncols=3)
-
-
-def docs_probe():
-    """Where hops are found, and whether they are used, in six models."""
-    figure, (top, bottom) = new_figure(15, 8.6, rows=2, columns=3)
-    draw_staircase(top[0], read_row('probe/direct'), 'direct, 4 layers, 3 hops',
-                   'layer, at the last token of the prompt')
-    draw_staircase(top[1], read_row('probe/loop'), 'one layer, 4 times, 3 hops',
-                   'times applied, at the last token of the prompt')
-    draw_staircase(top[2], read_row('probe/chain'), 'one layer and a chain, 3 hops',
-                   'layer, at the token before each hop is written')
-    draw_staircase(bottom[0], read_row('probe/default'), 'the default: 2 layers, 2 hops',
-                   'layer, at the last token of the prompt')
-    docs_probe_training(bottom[1])
-    docs_probe_profiles(bottom[2])
-    for axis in (top[0], bottom[0]):
-        axis.set(ylabel='share of held-out questions')
-    top[2].legend(loc='upper left', fontsize=8)
+    short_ticks(axis.xaxis)
+    short_ticks(axis.yaxis)
+    legend_beside(axis)
     return figure
 
 
-def docs_probe_training(axis):
+def docs_capacity_smallest():
+    """How large a model must be to learn the questions, with and without a chain."""
+    series = (  # row, hops, measure of trained questions, held out, marker, colour, label
+        ('chain', 1, 'acc_1', None, 'o', 'tab:blue', 'one hop, the facts alone'),
+        ('chain', 2, 'acc_2_trained', 'acc_2_combination', 's', 'tab:green', 'two hops, chain'),
+        ('latent', 2, 'acc_2_trained', 'acc_2_combination', '^', 'tab:red', 'two hops, no chain'),
+        ('loop', 2, 'acc_2_trained', 'acc_2_combination', 'd', 'tab:purple',
+         'two hops, no chain,\nlayer applied twice'),
+    )
+    figure, axis = new_figure(8, 3.8)
+    handles = []
+    for row, hops, trained, held_out, marker, colour, label in series:
+        records = [r for r in model_records(read_row(f'capacity/{row}')) if r['hops'] == hops]
+        for key, line in ((trained, '-'), (held_out, ':')):
+            if key:
+                axis.plot(*docs_mean_by(records, 'params', key), line, marker=marker,
+                          color=colour, ms=4)
+        handles.append(sample_of(label, marker=marker, color=colour, ms=4))
+    chance = records[0]['chance']
+    axis.axhline(0.99, color='black', linewidth=0.5)
+    axis.axhline(chance, color='black', linestyle='--', linewidth=1)
+    axis.set(xlabel='parameters', ylabel='share of questions right', xscale='log', ylim=(0, 1.05),
+             title='100 people: how large must a model be?')
+    short_ticks(axis.xaxis, [10000, 20000, 30000, 40000, 60000])
+    handles += [sample_of('trained questions', color='0.4'),
+                sample_of('held-out questions', ':', color='0.4'),
+                sample_of('0.99: counts as learned', color='black', lw=0.5),
+                sample_of('chance, two hops', '--', color='black', lw=1)]
+    legend_beside(axis, handles)
+    return figure
+
+
+def docs_mean_by(records, x, y):
+    """The values of x, and for each of them the mean of y."""
+    by_x = {}
+    for record in records:
+        by_x.setdefault(record[x], []).append(record[y])
+    return sorted(by_x), [statistics.mean(by_x[value]) for value in sorted(by_x)]
+
+
+def docs_capacity_schemes():
+    """Two hops without a chain: under which scheme are the bits a parameter flat?"""
+    records = model_records(read_row('capacity/flat'))
+    figure, axis = new_figure(8, 3.8)
+    handles = []
+    for scheme, colour in zip(('optimal', 'double', 'big hash'), SCHEME_COLOURS, strict=True):
+        for size, style in ((8000, 'o-'), (16000, 's--')):
+            shown = []
+            for record in records:
+                if round(record['params'] / 8000) * 8000 == size:
+                    bits = record['stored'][scheme] / record['params']
+                    shown.append(dict(people=record['people'], bits=bits))
+            axis.plot(*docs_mean_by(shown, 'people', 'bits'), style, color=colour, ms=4)
+        handles.append(sample_of(scheme, color=colour))
+    axis.set(xlabel='people', ylabel='bits a parameter', xscale='log', ylim=(0, None),
+             title='two hops, no chain: the bits that are stored, by scheme')
+    short_ticks(axis.xaxis, [50, 100, 200])
+    handles += [sample_of('8k parameters', color='0.4', marker='o', ms=4),
+                sample_of('16k parameters', '--', color='0.4', marker='s', ms=4)]
+    legend_beside(axis, handles)
+    return figure
+
+
+def docs_probe_layers(row, title, xlabel='layer, at the prompt\'s end'):
+    """A panel for each hop: probe and flip by layer, where the hop is needed. A mark a model."""
+    runs = read_row(f'probe/{row}')
+    n_hops = len(hop_records(runs[0]))
+    untrained = 0
+    handles = [sample_of('probe', color='tab:blue'), sample_of('flip', '--', color='tab:red'),
+               sample_of('probe, untrained, at most', ':', color='black', lw=1)]
+    for marker, name in zip('os^', ('first', 'second', 'third'), strict=True):
+        handles.append(sample_of(f'{name} model', '', marker=marker, color='0.4', ms=5))
+    figure, axes = panels_over_legend(8, 3.8, n_hops, handles, 3, title)
+    for j, axis in enumerate(axes):
+        for run, marker in zip(runs, 'os^', strict=True):
+            hop = hop_records(run)[j]
+            untrained = max(untrained, *where_needed(hop, 'random_init'))
+            axis.plot(hop['layers'], where_needed(hop, 'acc'), color='tab:blue', lw=1,
+                      marker=marker, ms=5)
+            axis.plot(hop['layers'], where_needed(hop, 'flip'), '--', color='tab:red', lw=1,
+                      marker=marker, ms=5)
+        axis.set(title=f'hop {j + 1}', xlabel=xlabel, ylim=(-0.03, 1.05), xticks=hop['layers'])
+    for axis in axes:
+        axis.axhline(untrained, color='black', lw=1, ls=':')
+    axes[0].set_ylabel('share of questions')
+    return figure
+
+
+def docs_probe_chain():
+    """Where a chain model has its hops: after its one layer, at the token before each."""
+    runs = read_row('probe/chain')
+    hops = hop_records(runs[0])
+    figure, axes = new_figure(8, 3.8, rows=2, sharex=True)
+    for axis, key, title in ((axes[0], 'acc', 'can a probe read hop j? (accuracy)'),
+                             (axes[1], 'flip', 'does the answer follow hop j? (flip)')):
+        after_layer = []
+        for j in range(len(hops)):
+            after_layer.append(np.mean([hop_records(run)[j][key][1] for run in runs], axis=0))
+        image = draw_grid(axis, after_layer)
+        axis.set(ylabel='hop j', yticks=range(len(hops)), yticklabels=range(1, len(hops) + 1))
+        axis.set_title(title, fontsize=10)
+
+    positions = hops[0]['positions']
+    n_prompt = hops[0]['position'] + 1  # hop 1 is needed at the prompt's last token
+    chain = [f'hop {j}' for j in range(1, len(positions) - n_prompt + 1)]
+    axes[1].set_xticks(range(len(positions)), [*range(n_prompt - 1), 'prompt\nends', *chain],
+                       fontsize=8)
+    axes[1].set_xlabel('position; the last ones hold the chain written so far')
+    figure.colorbar(image, ax=axes, label='share of questions')
+    return figure
+
+
+def docs_probe_training():
     """The default model while it learns, from results/studies/probe_curve.py."""
     lines = (ROOT / 'results' / 'studies' / 'probe_curve.jsonl').read_text().splitlines()
     records = [json.loads(line) for line in lines]
     steps = [record['step'] for record in records]
-    for key, style, label in (('acc', 'k-', 'answer right, 2 hops'),
-                              ('hop1', 'C0o-', 'probe, hop 1'),
-                              ('hop2_1', 'C1s:', 'probe, hop 2, after layer 1'),
-                              ('hop2_2', 'C1o-', 'probe, hop 2, after layer 2'),
-                              ('flip', 'C0d--', 'flip, hop 1')):
-        axis.plot(steps, [record[key] for record in records], style, ms=3, label=label)
-    axis.set(title='the default while it learns (one seed)', xlabel='step', ylim=(-0.03, 1.03))
-    axis.legend(fontsize=8)
+    figure, axis = new_figure(8, 3.8)
+    axis.plot(steps, [record['acc'] for record in records], color='black', lw=7, alpha=0.25,
+              label='the model\'s answer, 2 hops')
+    for key, style, label in (('hop1', 'C0o-', 'probe for hop 1, after layer 1'),
+                              ('flip', 'C3d--', 'flip of hop 1, after layer 1'),
+                              ('hop2_2', 'C1o-', 'probe for hop 2, after layer 2'),
+                              ('hop2_1', 'C1s:', 'probe for hop 2, after layer 1')):
+        axis.plot(steps, [record[key] for record in records], style, ms=3, lw=1.2, label=label)
+    axis.set(title='the default model while it learns (one seed)', xlabel='step',
+             ylabel='share of questions', ylim=(-0.03, 1.05))
+    legend_beside(axis)
+    return figure
 
 
-def docs_probe_profiles(axis):
+def docs_probe_profiles():
     """A model that composes facts beside one that learned two-hop answers by heart."""
     measures = (
-        ('acc', 'o', '-', 'bridge, unseen pairs'),
-        ('flip', 'd', '--', 'flip'),
-        ('unasked', '^', ':', 'bridge, pairs never asked in two hops'),
+        ('acc', 'o-', 'tab:blue', 'probe: the bridge person'),
+        ('flip', 'd--', 'tab:red', 'flip'),
+        ('unasked', '^:', 'tab:green', 'probe, pairs never asked in two hops'),
     )
-    for row, colour in (('composer', 'C0'), ('memoriser', 'C3')):
-        for key, marker, line, label in measures:
-            curves = [where_needed(hop_records(run)[0], key) for run in read_row(f'probe/{row}')]
-            layers = range(len(curves[0]))
-            axis.plot(layers, np.mean(curves, axis=0), line, marker=marker, color=colour, ms=4,
-                      label=f'{row}: {label}')
+    handles = []
+    for _, style, colour, label in measures:
+        handles.append(sample_of(label, style[1:], marker=style[0], ms=4, color=colour))
+    handles.append(sample_of('thin: one model each; thick: their mean', color='0.5', lw=0.6))
+    figure, axes = panels_over_legend(8, 4, 2, handles, 2,
+                                      "profiles: who is X's mentor's employer?")
+    for axis, row in zip(axes, ('composer', 'memoriser'), strict=True):
+        hops = [hop_records(run)[0] for run in read_row(f'probe/{row}')]
+        layers = hops[0]['layers']
+        for key, style, colour, _ in measures:
+            curves = [where_needed(hop, key) for hop in hops]
+            axis.plot(layers, np.mean(curves, axis=0), style, color=colour, ms=5)
             for curve in curves:
-                axis.plot(layers, curve, line, color=colour, lw=0.6, alpha=0.5)
-    axis.set(title="profiles: who is X's mentor's employer?", xlabel='times the layer was applied',
-             ylim=(-0.03, 1.6), xticks=layers, yticks=np.linspace(0, 1, 6))
-    axis.legend(fontsize=7, loc='upper center')  # above the curves
-
-
-def docs_maze():
-    """Learning curves of the losses, mean over seeds with the range."""
-    colours = {'path': 'tab:blue', 'full': 'tab:red', 'balanced': 'tab:orange',
-               'mlmu': 'tab:purple', 'graded': 'tab:green'}
-    panels = (  # title, measure, [(row, line style)]
-        ('3x3 dfs, adjlist: solid lr 5e-4, dashed 2e-3', 'exact',
-         [('path', '-'), ('balanced', '-'), ('full', '-'),
-          ('path-fast', '--'), ('balanced-fast', '--'), ('full-fast', '--')]),
-        ('4x4 Wilson, adjlist', 'exact',
-         [('wilson-path', '-'), ('wilson-balanced', '-'), ('wilson-full', '-')]),
-        ('4x4 dfs, grid', 'exact', [('default', '-'), ('mlmu', '-')]),
-        ('4x4 with loops, grid: a shortest path', 'shortest',
-         [('loops-path', '-'), ('loops-graded', '-')]),
-    )
-    figure, axes = new_figure(13, 4, columns=4, sharey=True)
-    for axis, (title, key, rows) in zip(axes, panels, strict=True):
-        for row, line in rows:
-            runs = read_row(f'train_maze/{row}')
-            loss = runs[0].args['loss']
-            curves = []
-            for run in runs:
-                steps, measures = maze_curves(run)
-                curves.append(measures[key])
-            mean, least, most = mean_and_range(curves)
-            axis.plot(steps, mean, line, color=colours[loss], label=loss if line == '-' else None)
-            draw_range(axis, steps, least, most, colours[loss])
-        greedy = statistics.mean(run.final['greedy_shortest'] for run in runs)
-        axis.axhline(greedy, color='black', linestyle=':', label='greedy walk')
-        axis.set_title(title, fontsize=10)
-        axis.set(xlabel='step', ylim=(0, 1.02))
-        legend_below(axis, columns=2)
-    axes[0].set_ylabel('held-out mazes solved')
+                axis.plot(layers, curve, style[1:], color=colour, lw=0.6, alpha=0.5)
+        axis.set(title=row, xlabel='times the layer was applied', ylim=(-0.03, 1.05),
+                 xticks=layers)
+    axes[0].set_ylabel('share of questions')
     return figure
+
+
+LOSS_COLOURS = {'path': 'tab:blue', 'full': 'tab:red', 'balanced': 'tab:orange',
+                'mlmu': 'tab:purple', 'graded': 'tab:green'}
+
+
+def docs_maze(measure, panels):
+    """Learning curves. Panels: {title: rows of train_maze, whose losses are compared}."""
+    losses = {}
+    for rows in panels.values():
+        for row in rows:
+            losses[read_row(f'train_maze/{row}')[0].args['loss']] = True
+    handles = [sample_of(f'{loss} loss', color=LOSS_COLOURS[loss]) for loss in losses]
+    handles += [sample_of('greedy walk', ':', color='black'),
+                sample_of('least to most of three seeds', color='0.85', lw=6)]
+    width = 8 if len(panels) > 1 else 7
+    figure, axes = panels_over_legend(width, 3.6, len(panels), handles, ncols=len(losses))
+    for axis, (title, rows) in zip(axes, panels.items(), strict=True):
+        for row in rows:
+            runs = read_row(f'train_maze/{row}')
+            curves = [maze_curve(run, measure)[1] for run in runs]
+            steps = maze_curve(runs[0], measure)[0]
+            colour = LOSS_COLOURS[runs[0].args['loss']]
+            mean, least, most = mean_and_range(curves)
+            axis.plot(steps, mean, color=colour)
+            draw_range(axis, steps, least, most, colour)
+        greedy = statistics.mean(run.final['greedy_shortest'] for run in runs)
+        axis.axhline(greedy, color='black', linestyle=':')
+        axis.set(title=title, xlabel='step', ylim=(0, 1.02))
+    axes[0].set_ylabel(f'share of mazes with {measure} path')
+    return figure
+
+
+def docs_maze_figures():
+    """The four comparisons of losses."""
+    return {
+        'maze_losses.png': lambda: docs_maze('exact', {
+            '3x3, learning rate 5e-4': ['path', 'balanced', 'full'],
+            '3x3, learning rate 2e-3': ['path-fast', 'balanced-fast', 'full-fast']}),
+        'maze_wilson.png': lambda: docs_maze('exact', {
+            "4x4, Wilson's mazes": ['wilson-path', 'wilson-balanced', 'wilson-full']}),
+        'maze_mlmu.png': lambda: docs_maze('exact', {
+            '4x4, depth-first mazes': ['default', 'mlmu']}),
+        'maze_graded.png': lambda: docs_maze('shortest', {
+            '4x4 with loops': ['loops-path', 'loops-graded']}),
+    }
 
 
 def docs_figures():
@@ -1383,15 +1545,26 @@ def docs_figures():
         'cycle-20.png': lambda: draw(read_row('train_cot/cycle-20')[:1]),
         'hops.png': docs_hops,
         'rl-10.png': lambda: draw(read_row('train_rl/loo')[:1]),
-        'rl.png': docs_rl,
+        'rl_baselines.png': docs_rl_baselines,
+        'rl_validity.png': docs_rl_validity,
         'rl_cost.png': docs_rl_cost,
-        'search.png': lambda: draw(read_row('search/tot')),
+        'search_flops.png': docs_search_flops,
+        'search_nodes.png': docs_search_nodes,
+        'search_gpt4.png': docs_search_gpt4,
         'best_of_k.png': docs_best_of_k,
-        'capacity.png': docs_capacity,
+        'capacity_bits.png': docs_capacity_bits,
+        'capacity_smallest.png': docs_capacity_smallest,
+        'capacity_schemes.png': docs_capacity_schemes,
         'probe-default.png': lambda: draw(read_row('probe/default')[:1]),
-        'probe.png': docs_probe,
+        'probe_chain.png': docs_probe_chain,
+        'probe_2_hops.png': lambda: docs_probe_layers('default', '2 layers, 2 hops'),
+        'probe_3_hops.png': lambda: docs_probe_layers('direct', '4 layers, 3 hops'),
+        'probe_loop.png': lambda: docs_probe_layers(
+            'loop', 'one layer, applied 4 times, 3 hops', 'times the layer was applied'),
+        'probe_training.png': docs_probe_training,
+        'probe_profiles.png': docs_probe_profiles,
         'maze-default.png': lambda: draw(read_row('train_maze/default')[:1]),
-        'maze.png': docs_maze,
+        **docs_maze_figures(),
     }
 
 

@@ -210,8 +210,11 @@ class Questions:
 def make_questions(task, mode, n_train, n_test, seed):
     """Questions of the task's largest hop count. mode: with the chain ('cot') or 'direct'.
 
-    Raises ValueError if there is nothing between question and answer.
+    Raises ValueError if there is nothing between question and answer, and for tasks whose hops this
+    file does not know.
     """
+    require(isinstance(task, Lookup | Profiles), f'probe.py does not know where the hops of '
+            f'{task.name} are: teach it in make_questions')
     require(max(task.hops) > 1, 'with one hop there is nothing between question and answer: train '
                                 'with --hops 2, or more')
     if isinstance(task, Lookup):
@@ -262,7 +265,7 @@ def profiles_questions(task, mode, n_train, n_test, seed):
     n_pairs = task.people * task.relations
 
     # all questions in random order
-    number = rng.permutation(n_pairs * n_subjects)
+    number = rng.permutation(n_pairs * n_subjects).astype(np.int64)  # Windows, numpy < 2: int32
     pair = number // n_subjects
     person = pair // task.relations
     relation = pair % task.relations
@@ -670,18 +673,16 @@ def patched_answers(model, questions, tokens, stream, layer, position, value):
     as they are. Those of the chain behind it, and the answer, are the model's own greedy choice.
     """
     depth = n_applications(model)
-    index = torch.tensor([position], device=tokens.device)
-    value = value[:, None]                                                  # (B, 1, C)
     idx = tokens[:, :max(position + 1, questions.batch.prompt_len)]
 
     # below the patch nothing changes, so the first pass starts there
-    x = stream[layer][:, :idx.size(1)].index_copy(1, index, value)
+    x = with_vector(stream[layer][:, :idx.size(1)], position, value)
     first = layer
     while True:
         last = LossPositions(last_position(idx), causal=True)
         for i in range(first, depth):
             if i == layer:
-                x = x.index_copy(1, index, value)
+                x = with_vector(x, position, value)
             x = apply_block(model, x, i, loss_positions=last if i == depth - 1 else None)
         x = x.view(len(idx), -1, x.size(-1))[:, -1]                         # (B, C)
         token = head(model, x).argmax(-1)
@@ -692,6 +693,13 @@ def patched_answers(model, questions, tokens, stream, layer, position, value):
         idx = torch.cat((idx, token[:, None]), dim=1)
         x = embed(model, idx)
         first = 0
+
+
+def with_vector(x, position, value):
+    """x (B, T, C), where the vector at this position is value (B, C)."""
+    x = x.clone()  # not index_copy, which not every torch has on mps
+    x[:, position] = value
+    return x
 
 
 # -----------------------------------------------------------------------------

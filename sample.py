@@ -97,7 +97,7 @@ def read_prompt(task, mode, text):
 
     if P + most_tokens(task, batch, mode) > task.block_size:
         raise no_prompt(task, mode, text, ' (it is too long)')
-    if isinstance(task, Maze) and batch.instance[0, 1, batch.tokens[0, P]] < 0:
+    if isinstance(task, Maze) and batch.instance[0, 1, source[0, -2]] < 0:  # its distance
         raise no_prompt(task, mode, text, ' (no way leads from the origin to the target)')
     return batch
 
@@ -196,7 +196,9 @@ def check(task, batch, chain, mode):
 
     if isinstance(task, Maze):  # any shortest path is right
         shortest = int(batch.loss_mask.sum())
-        return follows, all(follows) and len(chain) == shortest
+        ended = chain[-1] == task.path_end
+        return follows, ended and all(follows) and len(chain) == shortest
+
     # as long as the true chain: after a verdict there may be a step too many, or none
     padding = torch.full((1, T), task.pad)
     output = torch.cat((batch.tokens[:1, :P], written, padding), dim=1)[:, :T]

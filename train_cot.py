@@ -137,7 +137,7 @@ def fill_in(args):
     """Give flags that were left out the value of the task's recipe. Returns the task and the
     model's config. Raises ValueError for what makes no sense together."""
     recipe_name = args.task
-    if args.format == 'pairs':
+    if getattr(args, 'format', None) == 'pairs':
         recipe_name = 'pairs'
     elif args.task == 'cycle' and args.nodes is not None and args.nodes > 20:
         recipe_name = 'cycle over more than 20 nodes'

@@ -144,6 +144,9 @@ def fill_in(args, other_sizes=()):
     require(args.loss != 'mlmu' or args.pos != 'none',
             'without positions, masked tokens are all alike: mlmu needs --pos learned or rope')
 
+    if args.format is None:
+        args.format = 'grid'
+
     # one task for the sizes to train on and the sizes to test on
     flags = {}
     for name in Maze.flags:

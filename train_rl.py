@@ -59,6 +59,7 @@ from model import GPT, GPTConfig
 
 
 TASKS = (Cycle, CVPR)  # one token must be the answer
+TASK_DEFAULTS = dict(nodes=10, hops=[1, 2, 3, 4])
 LEGEND = """
   samples        chains sampled so far
   reward         mean reward of the chains of this step
@@ -89,7 +90,7 @@ def parse_args(argv):
 
 def make_parser():
     parser = Parser(__doc__)
-    add_task_args(parser, TASKS, hops=[1, 2, 3, 4], nodes=10)
+    add_task_args(parser, TASKS, **TASK_DEFAULTS)
 
     add = parser.add_argument_group('model').add_argument
     add('--n_layer', type=at_least(1), help='transformer blocks (default: 1; --format pairs: 2)')
@@ -143,21 +144,22 @@ def fill_in(args):
     Returns the task, the task of --test_hops or None, and the model's config.
     """
     if args.n_layer is None:  # finding a pair takes an induction circuit: two layers
-        args.n_layer = 2 if args.format == 'pairs' else 1
+        args.n_layer = 2 if getattr(args, 'format', None) == 'pairs' else 1
     if args.k is None and args.objective == 'passk':
         args.k = args.group_size
     if args.log_interval is None:
         args.log_interval = max(1, args.max_iters // 30)
 
-    task = common.task_of_args(args, TASKS)
+    task = common.task_of_args(args, TASKS, **TASK_DEFAULTS)
     vars(args).update(task.settings())
     longer_task = None
     block_size = task.block_size
     if args.test_hops:
+        require('hops' in task.flags, f'--test_hops means nothing to {task.name}')
         require(args.test_hops[0] > largest_trained(args, task),
                 f'--test_hops {format_range(args.test_hops)} is for longer chains than '
                 f'{largest_trained(args, task)} hops, the longest that are trained')
-        longer_task = type(task)(args.nodes, args.test_hops, args.format)
+        longer_task = type(task)(**(task.settings() | {'hops': args.test_hops}))
         block_size = max(block_size, longer_task.block_size)
     config = GPTConfig(len(task.vocab), block_size, args.n_layer, args.n_head, args.n_embd,
                        args.n_loop, pos=args.pos)
@@ -193,8 +195,8 @@ def load_start(args, config):
     given = state['args'] | vars(model.config)
     differences = []
     for name in ('task', 'nodes', 'format', *vars(config)):
-        if name != 'block_size' and needed[name] != given.get(name):
-            text = f'{name} is {given.get(name)}, this run needs {needed[name]}'
+        if name != 'block_size' and needed.get(name) != given.get(name):
+            text = f'{name} is {given.get(name)}, this run needs {needed.get(name)}'
             if name == 'vocab_size':
                 text += ' (nodes + largest hop count + 1)'
             differences.append(text)
