@@ -329,7 +329,8 @@ def draw_bars(axis, run, arm, key, place, colour, faint=False, label=None):
     bars = axis.bar(hops, [measures[key] for measures in by_hops.values()], 0.7 / place[1],
                     color=colour, alpha=0.5 if faint else 1, label=label)
     if len(hops) * place[1] <= 6:  # there is room for numbers
-        axis.bar_label(bars, fmt='%.3f', fontsize=8, padding=3)
+        axis.bar_label(bars, fmt='%.3f', fontsize=8, padding=3,
+                       bbox=dict(facecolor='white', alpha=0.8, lw=0, pad=0.5))
 
 
 def shift_of(place):

@@ -96,7 +96,12 @@ def test_rounds_are_those_after_which_the_loss_tokens_are_final(
         name, hops, lengths, checkpoints, tmp_path):
     lines, final = run_jacobi('--ckpt', checkpoints[name], '--n_test', 30, '--out_dir', tmp_path)
     records = [record for record in read_log(tmp_path) if record['arm'] == 'row']
-    assert [record['hops'] for record in records] == hops and len(lines) == len(hops)
+    assert [record['hops'] for record in records] == hops
+    rows = [line for line in lines if line.startswith('k=')]
+    assert len(rows) == len(hops)
+    assert lines[-1] == (f'A chain of {records[-1]["tokens"]:.2f} tokens is final after '
+                         f'{records[-1]["rounds"]:.2f} rounds; one token after the other takes '
+                         f'{records[-1]["tokens"]:.2f}.')
 
     model, state = common.load_checkpoint(checkpoints[name])
     task = common.task_of_checkpoint(checkpoints[name], state, jacobi.TASKS)
@@ -124,11 +129,12 @@ def test_rounds_are_those_after_which_the_loss_tokens_are_final(
     assert int(final['params']) == model.num_params()
 
 
-def test_a_run_leaves_its_config_and_its_log_in_a_folder_named_after_the_task(
+def test_a_run_leaves_its_config_and_its_log_in_a_folder_named_by_the_command(
         checkpoints, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_jacobi('--ckpt', checkpoints['cycle'], '--n_test', 5)
-    folder = tmp_path / 'out' / 'jacobi-cycle'
+    folder, = (tmp_path / 'out').iterdir()
+    assert folder.name.startswith('jacobi-ckpt_') and folder.name.endswith('-n_test_5')
     assert {path.name for path in folder.iterdir()} == {'config.json', 'log.jsonl'}
     config = json.loads((folder / 'config.json').read_text())
     assert config['args']['script'] == 'jacobi' and config['args']['n_test'] == 5

@@ -400,6 +400,14 @@ def test_return_logp_is_what_each_token_was_sampled_with(temperature, top_k, use
         assert torch.allclose(logp[:, t - 4], expected, atol=1e-5), t
 
 
+def test_generate_takes_a_list_for_a_single_prompt():
+    model = make_model()
+    prompt = [3, 1, 2]
+    output = model.generate(prompt, 4)
+    assert output == model.generate(torch.tensor([prompt]), 4)[0].tolist()
+    assert output[:3] == prompt and len(output) == 7
+
+
 def test_generate_works_under_autocast():
     """The cache then holds bfloat16, while the weights stay float32."""
     model = make_model(dtype=torch.float32)
