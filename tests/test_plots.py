@@ -1,6 +1,8 @@
 """Figures: each is drawn from the folders of runs alone, and shows what is logged there."""
 
+import itertools
 import json
+import re
 import shutil
 
 import pytest
@@ -264,6 +266,17 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         assert (code, out, err.count('\n')) == (2, '', 1)
 
 
+def test_every_figure_of_the_documents_is_on_a_page_and_small():
+    pages = ''
+    for path in (ROOT / 'docs').glob('*.md'):
+        pages += path.read_text(encoding='utf-8')
+    linked = re.findall(r'!\[[^]]+\]\(figures/([^)]+)\)', pages)
+    assert sorted(linked) == sorted(plots.docs_figures())
+
+    for name in linked:
+        assert (ROOT / 'docs' / 'figures' / name).stat().st_size < 150_000, name
+
+
 @pytest.mark.slow
 def test_every_figure_of_the_documents_is_made_from_the_logs(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, 'DOCS', tmp_path)
@@ -271,6 +284,33 @@ def test_every_figure_of_the_documents_is_made_from_the_logs(tmp_path, monkeypat
     assert code == 0, err
     committed = {path.name for path in (ROOT / 'docs' / 'figures').glob('*.png')}
     assert {path.name for path in tmp_path.iterdir()} == committed
+
+
+@pytest.mark.parametrize('name', ['hops.png', 'rl_baselines.png', 'search_gpt4.png',
+                                  'capacity_smallest.png', 'probe_loop.png', 'maze_losses.png'])
+def test_nothing_in_a_figure_of_the_documents_covers_anything(name):
+    """No legend covers an axis, and no name at the end of a curve another one."""
+    figure = plots.docs_figures()[name]()
+    figure.canvas.draw()
+    legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes)]
+    for strip in figure.subfigs:
+        legends += strip.legends
+    for legend in filter(None, legends):
+        for axis in figure.axes:
+            assert not legend.get_window_extent().overlaps(axis.get_window_extent())
+
+    boxes = [text.get_window_extent() for axis in figure.axes for text in axis.texts]
+    for box, other in itertools.combinations(boxes, 2):
+        assert not box.overlaps(other)
+
+
+def test_the_expected_accuracy_is_that_of_right_links_or_luck():
+    """3 hops, chance 1/4, by hand: with half of the links right 1/8 + 7/8 * 1/4."""
+    _, axis = plots.new_figure(2, 2)
+    plots.draw_expected(axis, 3, 0.25)
+    validity, accuracy = axis.lines[0].get_data()
+    assert (validity[50], accuracy[50]) == (0.5, 0.34375)
+    assert (accuracy[0], accuracy[-1]) == (0.25, 1)
 
 
 @pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'search', 'capacity',
