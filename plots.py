@@ -208,7 +208,8 @@ def panels_over_legend(width, height, columns, handles, ncols=4, title=None):
     strip_height = 0.2 + 0.2 * math.ceil(len(handles) / ncols)
     top, strip = figure.subfigures(2, 1, height_ratios=(height - strip_height, strip_height))
     strip.legend(handles=handles, loc='center', ncols=ncols, fontsize=8, frameon=False)
-    top.suptitle(title)
+    if title:
+        top.suptitle(title)
     return figure, top.subplots(1, columns, sharey=True, squeeze=False)[0]
 
 
@@ -1140,7 +1141,7 @@ def docs_rl_baselines():
                       color=colour)
     axis.set(xscale='log', xlabel='chains until an accuracy of 0.95 at 4 hops',
              yticks=range(len(DOCS_RL)), yticklabels=[label for label, _ in DOCS_RL.values()],
-             ylim=(len(DOCS_RL) - 0.5, -0.5), title='10 nodes, questions of 1 to 4 hops')
+             ylim=(len(DOCS_RL) - 0.5, -0.5), title='10 nodes, questions of 1 to 4 hops (last line: 4)')
     short_ticks(axis.xaxis, [30000, 100000, 300000, 1000000, 3000000])
     axis.grid(axis='x', alpha=0.3)
     legend_beside(axis, [
@@ -1187,8 +1188,9 @@ def docs_rl_cost():
             reached = []
             for run in read_row(f'train_rl/{row}'):
                 reached.append(chains_until(chains_and_accuracy(run, hops)))
-            axis.plot([hops] * len(reached), reached, 'o', color=colour, alpha=0.6, ms=5)
-            means.append(statistics.geometric_mean(reached))
+            known = [chains for chains in reached if chains]
+            axis.plot([hops] * len(known), known, 'o', color=colour, alpha=0.6, ms=5)
+            means.append(math.nan if None in reached else statistics.geometric_mean(reached))
         axis.plot(list(rows), means, color=colour)
         handles.append(sample_of(label, color=colour))
     axis.set(yscale='log', xlabel='hops, k', ylabel='chains until an accuracy of 0.95 at k hops',
