@@ -1141,7 +1141,8 @@ def docs_rl_baselines():
                       color=colour)
     axis.set(xscale='log', xlabel='chains until an accuracy of 0.95 at 4 hops',
              yticks=range(len(DOCS_RL)), yticklabels=[label for label, _ in DOCS_RL.values()],
-             ylim=(len(DOCS_RL) - 0.5, -0.5), title='10 nodes, questions of 1 to 4 hops (last line: 4)')
+             ylim=(len(DOCS_RL) - 0.5, -0.5),
+             title='10 nodes, 1 to 4 hops; in the last line only 4')
     short_ticks(axis.xaxis, [30000, 100000, 300000, 1000000, 3000000])
     axis.grid(axis='x', alpha=0.3)
     legend_beside(axis, [
