@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT, call
 
 import plots
+from results import figures
 
 
 LOGS = ROOT / 'results' / 'logs'
@@ -146,7 +147,7 @@ def test_searches_of_two_tasks_are_refused(tmp_path):
 
 
 def test_runs_are_named_by_the_arguments_that_all_of_them_have():
-    runs = plots.read_row('train_maze/default')
+    runs = figures.read_row('train_maze/default')
     assert len({'task' in run.args for run in runs}) == 2  # one is of a later version
     assert plots.labels(runs) == ['seed=1337', 'seed=1338', 'seed=1339']
 
@@ -169,7 +170,7 @@ def test_the_curves_of_countdown_move():
                                  'train_rl/collapse', 'train_maze/size-full-4', 'capacity/loop'])
 def test_a_legend_covers_no_curve(row):
     """It stands below its axis."""
-    figure = plots.draw(plots.read_row(row)[:1])
+    figure = plots.draw(figures.read_row(row)[:1])
     figure.canvas.draw()
     for axis in figure.axes:
         legend = axis.get_legend()
@@ -271,7 +272,7 @@ def test_every_figure_of_the_documents_is_on_a_page_and_small():
     for path in (ROOT / 'docs').glob('*.md'):
         pages += path.read_text(encoding='utf-8')
     linked = re.findall(r'!\[[^]]+\]\(figures/([^)]+)\)', pages)
-    assert sorted(linked) == sorted(plots.docs_figures())
+    assert sorted(linked) == sorted(figures.all_figures())
 
     for name in linked:
         assert (ROOT / 'docs' / 'figures' / name).stat().st_size < 150_000, name
@@ -279,8 +280,8 @@ def test_every_figure_of_the_documents_is_on_a_page_and_small():
 
 @pytest.mark.slow
 def test_every_figure_of_the_documents_is_made_from_the_logs(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, 'DOCS', tmp_path)
-    code, _, err = call(plots, ['--docs'])
+    monkeypatch.setattr(figures, 'DOCS', tmp_path)
+    code, _, err = call(figures, [])
     assert code == 0, err
     committed = {path.name for path in (ROOT / 'docs' / 'figures').glob('*.png')}
     assert {path.name for path in tmp_path.iterdir()} == committed
@@ -290,7 +291,7 @@ def test_every_figure_of_the_documents_is_made_from_the_logs(tmp_path, monkeypat
                                   'capacity_smallest.png', 'probe_loop.png', 'maze_losses.png'])
 def test_nothing_in_a_figure_of_the_documents_covers_anything(name):
     """No legend covers an axis, and no name at the end of a curve another one."""
-    figure = plots.docs_figures()[name]()
+    figure = figures.all_figures()[name]()
     figure.canvas.draw()
     legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes)]
     for strip in figure.subfigs:

@@ -130,7 +130,7 @@ BAD = {
         '--temperature nan', '--seed -1', '--device tpu --ckpt x.pt', '--resume', 'a b',
         '-i k=4 --ckpt x.pt', '--task cycle',
     ],
-    'plots.py': ['', 'nowhere', '.', '--docs nowhere', 'a b', '--out x.png'],
+    'plots.py': ['', 'nowhere', '.', 'a b', '--out x.png'],
     'data.py': ['--task maze', '--n 0', '--hops 20', '--star 2,3', '--digits 3', 'cycle'],
     'countdown.py': ['--task countdown', '--numbers 6', '--hops 2', '--n 0'],
     'profiles.py': ['--people 1', '--hops 3', '--task cycle'],
@@ -395,10 +395,11 @@ def test_the_documents_hold_many_commands():
     """So that the test above cannot pass by finding none."""
     counts = {}
     for path in DOCUMENTS:
-        counts[path.name] = len(documented_commands(path.read_text(encoding='utf-8')))
+        name = path.relative_to(ROOT).as_posix().removeprefix('docs/')
+        counts[name] = len(documented_commands(path.read_text(encoding='utf-8')))
     for name in ('train_cot.md', 'train_rl.md', 'train_maze.md', 'capacity.md', 'probe.md'):
         assert counts[name] >= 7, counts
-    assert counts['search.md'] >= 5 and counts['README.md'] >= 1, counts
+    assert counts['search.md'] >= 5 and counts['README.md'] >= 2, counts
 
 
 def run_folders(text):
@@ -655,7 +656,7 @@ def test_imports_run_one_way():
 
 def test_nothing_but_five_packages_is_imported():
     own = {path.stem for path in (*ROOT.glob('*.py'), *ROOT.glob('tests/*.py'))}
-    known = set(sys.stdlib_module_names) | PACKAGES | own
-    for folder in ('.', 'tests', 'results/studies'):
+    known = set(sys.stdlib_module_names) | PACKAGES | own | {'results'}
+    for folder in ('.', 'tests', 'results', 'results/studies'):
         for path in (ROOT / folder).glob('*.py'):
             assert imported_names(path) <= known, path.name

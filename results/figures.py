@@ -1,0 +1,624 @@
+"""The figures of the pages in docs/, one message each, drawn from results/logs.
+
+Each function draws one of them. They are read at a width of 800 pixels.
+
+    python results/figures.py
+"""
+
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from data import Parser, one_line_errors, require
+from plots import (
+    SCHEME_COLOURS,
+    draw,
+    draw_expected,
+    draw_gpt4,
+    draw_grid,
+    draw_range,
+    draw_search_series,
+    hop_records,
+    maze_curve,
+    model_records,
+    new_figure,
+    read_run,
+    sample_of,
+    save,
+    search_points,
+    short_ticks,
+    slope_through_origin,
+    validity_and_accuracy,
+    where_needed,
+)
+
+
+LOGS = ROOT / 'results' / 'logs'
+DOCS = ROOT / 'docs' / 'figures'
+
+
+# -----------------------------------------------------------------------------
+# what they share
+
+def read_row(row):
+    """The runs of a row of results/logs, one for each seed."""
+    folders = sorted((LOGS / row).glob('seed*'))
+    require(folders, f'there are no logs of {row}: bash results/reproduce.sh {row}')
+    return [read_run(folder) for folder in folders]
+
+
+def legend_beside(axis, handles=None):
+    """A legend right of the axis."""
+    axis.legend(handles=handles, loc='center left', bbox_to_anchor=(1.01, 0.5), fontsize=8,
+                frameon=False)
+
+
+def panels_over_legend(width, height, columns, handles, ncols=4, title=None):
+    """A figure with axes side by side and one legend of all below them, and its axes."""
+    figure = Figure(figsize=(width, height), layout='constrained')
+    strip_height = 0.2 + 0.2 * math.ceil(len(handles) / ncols)
+    top, strip = figure.subfigures(2, 1, height_ratios=(height - strip_height, strip_height))
+    strip.legend(handles=handles, loc='center', ncols=ncols, fontsize=8, frameon=False)
+    if title:
+        top.suptitle(title)
+    return figure, top.subplots(1, columns, sharey=True, squeeze=False)[0]
+
+
+def label_ends(axis, ends, gap=0.055):
+    """The names of curves, right of the axis at their ends: (y, name, colour) each."""
+    least, most = axis.get_ylim()
+    below = -math.inf
+    for y, name, colour in sorted(ends):
+        height = max((y - least) / (most - least), below + gap)
+        axis.text(1.01, height, name, color=colour, fontsize=8, va='center',
+                  transform=axis.transAxes)
+        below = height
+
+
+def mean_and_range(curves):
+    """The mean, least and largest of several curves, place by place."""
+    curves = np.array(curves)
+    return curves.mean(axis=0), curves.min(axis=0), curves.max(axis=0)
+
+
+# -----------------------------------------------------------------------------
+# the figures
+
+def hops():
+    """Depth, loops or a chain: accuracy against hops."""
+    rows = {
+        'hops-loop-4': ('1 layer applied 4 times', 'tab:orange', '-', 's'),
+        'hops-direct-4': ('4 layers', 'tab:red', '-', 'o'),
+        'hops-direct-2': ('2 layers', 'tab:purple', '-', '^'),
+        'hops-loop-2': ('1 layer applied twice', 'tab:green', '-', 'd'),
+        'hops-direct-1': ('1 layer', 'tab:gray', '-', 'v'),
+    }
+    figure, axis = new_figure(8, 3.8)
+    hops, mean, params = hops_curve('hops-chain')
+    axis.plot(hops, mean, color='tab:blue', lw=9, alpha=0.3)
+    ends = [(mean[-1] + 0.01, 'chain of thought, 1 layer', 'tab:blue')]
+    sizes = [params]
+    for row, (label, colour, line, marker) in rows.items():
+        hops, mean, params = hops_curve(row)
+        axis.plot(hops, mean, line, color=colour, marker=marker, ms=5)
+        ends.append((mean[-1], f'no chain, {label}', colour))
+        sizes.append(params)
+
+    chance = read_row('train_cot/hops-chain')[0].final['chance']
+    axis.axhline(chance, color='black', linestyle=':', lw=1)
+    ends.append((chance, 'chance', 'black'))
+    axis.set(xlabel='hops', ylabel='accuracy of the answer, held-out', ylim=(0, 1.1), xticks=hops,
+             title=f'10 nodes: six models of {min(sizes) / 1000:.0f}k to {max(sizes) / 1000:.0f}k '
+                   'parameters, one seed each')
+    label_ends(axis, ends)
+    return figure
+
+
+def hops_curve(row):
+    """Hops, accuracy after training (the mean over seeds) and parameters of a row of train_cot."""
+    runs = read_row(f'train_cot/{row}')
+    curves = []
+    for run in runs:
+        (by_hops,) = run.final['by_hops'].values()
+        curves.append([measures['acc'] for measures in by_hops.values()])
+    return [int(h) for h in by_hops], np.mean(curves, axis=0), runs[0].final['params']
+
+
+def chains_and_accuracy(run, hops):
+    """[(chains seen so far, accuracy at this hop count)] over the evaluations of an RL run, or of
+    one that was shown the chains."""
+    points = []
+    for record in run.log:
+        if 'eval' in record:
+            shown = record['step'] * run.args['batch_size']
+            points.append((record.get('samples', shown), record['eval'][str(hops)]['acc']))
+    return points
+
+
+def chains_until(points, bar=0.95):
+    """Chains until the accuracy reaches the bar, or None."""
+    for chains, accuracy in points:
+        if accuracy >= bar:
+            return chains
+    return None
+
+
+DOCS_RL = {  # row: label, colour
+    'train_cot/rl-cot': ('chains are shown (train_cot.py)', 'tab:gray'),
+    'train_rl/loo': ('leave-one-out, the default', 'tab:blue'),
+    'train_rl/ema': ('running mean', 'tab:blue'),
+    'train_rl/none': ('no baseline', 'tab:blue'),
+    'train_rl/passk': ('pass@8', 'tab:blue'),
+    'train_rl/prefix': ('value of each prefix', 'tab:blue'),
+    'train_rl/hops-4': ('4 hops only, no easy questions', 'tab:red'),
+}
+
+
+def rl_baselines():
+    """Chains until 95% at 4 hops, by baseline."""
+    figure, axis = new_figure(8, 3.8)
+    for y, (row, (_, colour)) in enumerate(DOCS_RL.items()):
+        runs = read_row(row)
+        for i, run in enumerate(runs):
+            points = chains_and_accuracy(run, 4)
+            chains = chains_until(points)
+            height = y + 0.13 * (i - (len(runs) - 1) / 2)  # seeds one below the other
+            axis.plot(chains or points[-1][0], height, 'x' if chains is None else 'o', ms=6,
+                      color=colour)
+    axis.set(xscale='log', xlabel='chains until an accuracy of 0.95 at 4 hops',
+             yticks=range(len(DOCS_RL)), yticklabels=[label for label, _ in DOCS_RL.values()],
+             ylim=(len(DOCS_RL) - 0.5, -0.5),
+             title='10 nodes, 1 to 4 hops; in the last line only 4')
+    short_ticks(axis.xaxis, [30000, 100000, 300000, 1000000, 3000000])
+    axis.grid(axis='x', alpha=0.3)
+    legend_beside(axis, [
+        sample_of('a seed', '', marker='o', color='tab:blue'),
+        sample_of('a seed that never\ngot there (at its end)', '', marker='x', color='tab:blue'),
+        sample_of('learns from shown\nchains instead', '', marker='o', color='tab:gray'),
+        sample_of('the control, which\nnever gets there', '', marker='x', color='tab:red')])
+    return figure
+
+
+def rl_validity():
+    """Accuracy against validity, at every evaluation of all those runs."""
+    figure, axis = new_figure(7.5, 3.8)
+    for row, (_, colour) in DOCS_RL.items():
+        arm = 'cot' if row.startswith('train_cot') else 'rl'
+        for run in read_row(row):
+            axis.plot(*validity_and_accuracy(run, arm), '.', color=colour, ms=5, alpha=0.6)
+    chance = read_row('train_rl/loo')[0].chance(4)
+    draw_expected(axis, 4, chance)
+    axis.axhline(chance, color='black', lw=1, ls=':', label='chance')
+    axis.set(xlabel='validity of the chain', ylabel='greedy accuracy', xlim=(-0.02, 1.03),
+             ylim=(0, 1.03), title='4 hops, one dot an evaluation')
+    legend_beside(axis, [
+        sample_of('rewards alone', '', marker='.', color='tab:blue'),
+        sample_of('chains are shown', '', marker='.', color='tab:gray'),
+        sample_of('4 hops only', '', marker='.', color='tab:red'),
+        sample_of('all four links right,\nor a lucky guess', '--', color='black', lw=1),
+        sample_of('chance', ':', color='black', lw=1)])
+    return figure
+
+
+def rl_cost():
+    """Chains until 95% against the number of hops."""
+    series = (
+        ('10 nodes,\nmixture of 1 to k hops', 'tab:blue',
+         {1: 'mix-1', 2: 'mix-2', 3: 'mix-3', 4: 'loo'}),
+        ('32 nodes, 1 to 8 hops,\neasy ones first', 'tab:orange', dict.fromkeys(range(1, 9), '32')),
+    )
+    figure, axis = new_figure(7.5, 3.6)
+    handles = []
+    for label, colour, rows in series:
+        means = []
+        for hops, row in rows.items():
+            reached = []
+            for run in read_row(f'train_rl/{row}'):
+                reached.append(chains_until(chains_and_accuracy(run, hops)))
+            known = [chains for chains in reached if chains]
+            axis.plot([hops] * len(known), known, 'o', color=colour, alpha=0.6, ms=5)
+            means.append(math.nan if None in reached else statistics.geometric_mean(reached))
+        axis.plot(list(rows), means, color=colour)
+        handles.append(sample_of(label, color=colour))
+    axis.set(yscale='log', xlabel='hops, k', ylabel='chains until an accuracy of 0.95 at k hops',
+             xticks=range(1, 9), title='the cost of discovery')
+    short_ticks(axis.yaxis, [100000, 200000, 500000, 1000000, 2000000, 5000000])
+    axis.grid(axis='y', alpha=0.3)
+    handles += [sample_of('a seed', '', marker='o', color='0.4', ms=5),
+                sample_of('geometric mean of seeds', color='0.4')]
+    legend_beside(axis, handles)
+    return figure
+
+
+def search_flops():
+    """Solved against FLOPs, for all that uses the model."""
+    series = {  # label, at which point, offset of the label, its side, colour, line style
+        'beam, all legal moves': ('beam (b = 1, 3, 5),\nmoves by code', 0, (-8, 0), 'right',
+                                  'tab:blue', '-'),
+        'dfs, all legal moves': ('depth first,\nmoves by code', -1, (-8, -3), 'right',
+                                 'tab:blue', '--'),
+        "beam, the model's moves": ("beam (b = 1, 3, 5),\nthe model's moves", 0, (8, -12), 'left',
+                                    'tab:orange', '-'),
+        "dfs, the model's moves": ("depth first,\nthe model's moves", -1, (0, 12), 'center',
+                                   'tab:orange', '--'),
+        'best-of-k, oracle': ('k chains of the model\n(k = 1 to 100): one is right', 2, (10, -8),
+                              'left', 'tab:green', '-'),
+    }
+    runs = read_row('search/tot')
+    figure, axis = new_figure(8, 4.2)
+    for name, (label, place, offset, side, colour, line) in series.items():
+        points = search_points(runs, name)
+        draw_search_series(axis, points, 'flops', (colour, line, 'o'))
+        point = points[place]
+        axis.annotate(label, (point['flops'], point['solved']), xytext=offset, fontsize=8,
+                      textcoords='offset points', color=colour, ha=side, va='center')
+    axis.set(xscale='log', xlabel='forward FLOPs a puzzle', ylabel='share solved', ylim=(0, 1.12),
+             yticks=np.linspace(0, 1, 6), title=search_title(runs))
+    short_ticks(axis.xaxis, [3e7, 1e8, 3e8, 1e9, 3e9])
+    return figure
+
+
+def search_title(runs):
+    return (f'{runs[0].final["n_test"]} puzzles of Tree of Thoughts. Mean of {len(runs)} models, '
+            'shaded: the range')
+
+
+def search_nodes():
+    """Solved against nodes, by what guides the search. Code makes the moves."""
+    series = {  # a colour for each guide
+        'beam, all legal moves': ('the model', 'tab:blue', '-'),
+        'dfs, all legal moves': ('the model', 'tab:blue', '--'),
+        "beam, 'mult' heuristic": ("'mult'", 'black', '-'),
+        "dfs, 'mult' heuristic": ("'mult'", 'black', '--'),
+        'beam, random values': ('no guide', 'tab:gray', '-'),
+        'dfs, random order': ('no guide', 'tab:gray', '--'),
+    }
+    runs = read_row('search/tot')
+    figure, axis = new_figure(8, 4)
+    for name, (guide, colour, line) in series.items():
+        points = search_points(runs, name)
+        draw_search_series(axis, points, 'expansions', (colour, line, 'o'))
+        end = points[-1]
+        is_beam = name.startswith('beam')
+        axis.annotate(guide, (end['expansions'], end['solved']), fontsize=8, color=colour,
+                      xytext=(8, 0) if is_beam else (0, 8), textcoords='offset points',
+                      ha='left' if is_beam else 'center', va='center')
+    axis.set(xscale='log', xlabel='nodes expanded a puzzle', ylabel='share solved', ylim=(0, 1.1),
+             yticks=np.linspace(0, 1, 6), title=search_title(runs))
+    short_ticks(axis.xaxis, [3, 5, 10, 20, 40])
+    legend_beside(axis, [
+        sample_of('beam, b = 1, 3, 5', marker='o', color='0.4'),
+        sample_of('depth first,\nby budget of nodes', '--', marker='o', color='0.4')])
+    return figure
+
+
+def search_gpt4():
+    """Beside GPT-4, which finds its moves itself: a model that does so, too."""
+    runs = read_row('search/tot')
+    figure, axis = new_figure(8, 4)
+    draw_search_series(axis, search_points(runs, "beam, the model's moves"), 'expansions',
+                       ('tab:blue', '-', 'o'), label='ours: beam, b = 1, 3, 5')
+    draw_search_series(axis, search_points(runs, 'best-of-k, oracle'), 'expansions',
+                       ('tab:orange', '-', 'o'),
+                       label='ours: one of k chains\nis right, k = 1 to 100')
+    draw_gpt4(axis)
+    axis.set(xscale='log', xlabel='nodes expanded a puzzle', ylabel='share solved', ylim=(0, 1.05),
+             title=search_title(runs))
+    short_ticks(axis.xaxis, [1, 3, 10, 30, 100, 300])
+    legend_beside(axis)
+    return figure
+
+
+def best_of_k():
+    """Choosing among k answers, on two half-trained models."""
+    rules = {
+        'oracle': ('one of the k is right (the ceiling)', 'tab:orange', ':'),
+        'log-prob': ('most probable chain', 'tab:blue', '-'),
+        'majority': ('majority vote', 'tab:brown', '--'),
+    }
+    rows = {
+        'cycle': 'cycle, 20 nodes, 4 hops',
+        'multiply': 'multiply, 3 x 3 digits',
+    }
+    ks = [1, 2, 4, 8, 16, 32, 64]
+    handles = [sample_of(label, line, color=colour) for label, colour, line in rules.values()]
+    handles.append(sample_of('chance', ':', color='black', lw=1))
+    figure, axes = panels_over_legend(8, 4, 2, handles)
+    for axis, (row, title) in zip(axes, rows.items(), strict=True):
+        runs = read_row(f'search/{row}')
+        for rule, (_, colour, line) in rules.items():
+            for run in runs:
+                records = [r for r in run.log if r.get('series') == f'best-of-k, {rule}']
+                k = [int(record['setting'].removeprefix('k=')) for record in records]
+                axis.plot(k, [record['solved'] for record in records], line, color=colour,
+                          marker='.')
+        axis.axhline(runs[0].final['chance'], color='black', linestyle=':', lw=1)
+        axis.set(xscale='log', xlabel='chains sampled, k', ylim=(-0.02, 1.03),
+                 title=f'{title}: one line a seed')
+        short_ticks(axis.xaxis, ks)
+    axes[0].set_ylabel('accuracy, held-out')
+    return figure
+
+
+def capacity_bits():
+    """Stored bits against parameters: how much fits."""
+    figure, axis = new_figure(8, 3.8)
+    for row, colour, exposures in (('1', 'tab:blue', 1000), ('1-300', 'tab:orange', 300),
+                                   ('1-100', 'tab:gray', 100)):
+        records = model_records(read_row(f'capacity/{row}'))
+        params = [record['params'] for record in records]
+        stored = [record['stored']['one hop'] for record in records]
+        slope = slope_through_origin(params, stored)
+        axis.plot(params, stored, 'o', color=colour, ms=5,
+                  label=f'{exposures:,} exposures:\n{slope:.2f} bits a parameter')
+        axis.axline((0, 0), slope=slope, color=colour, linewidth=1)
+    records = model_records(read_row('capacity/1'))
+    axis.plot([record['params'] for record in records],
+              [record['entropy']['one hop'] for record in records],
+              '_', color='black', ms=16, label='facts to be stored')
+    axis.axline((0, 0), slope=2, color='black', linestyle=':', label='2 bits a parameter')
+    axis.set(xlabel='parameters', ylabel='bits', title='one hop: bits stored, one dot a model',
+             xlim=(0, None), ylim=(0, None))
+    short_ticks(axis.xaxis)
+    short_ticks(axis.yaxis)
+    legend_beside(axis)
+    return figure
+
+
+def capacity_smallest():
+    """How large a model must be to learn the questions, with and without a chain."""
+    series = (  # row, hops, measure of trained questions, held out, marker, colour, label
+        ('chain', 1, 'acc_1', None, 'o', 'tab:blue', 'one hop, the facts alone'),
+        ('chain', 2, 'acc_2_trained', 'acc_2_combination', 's', 'tab:green', 'two hops, chain'),
+        ('latent', 2, 'acc_2_trained', 'acc_2_combination', '^', 'tab:red', 'two hops, no chain'),
+        ('loop', 2, 'acc_2_trained', 'acc_2_combination', 'd', 'tab:purple',
+         'two hops, no chain,\nlayer applied twice'),
+    )
+    figure, axis = new_figure(8, 3.8)
+    handles = []
+    for row, hops, trained, held_out, marker, colour, label in series:
+        records = [r for r in model_records(read_row(f'capacity/{row}')) if r['hops'] == hops]
+        for key, line in ((trained, '-'), (held_out, ':')):
+            if key:
+                axis.plot(*mean_by(records, 'params', key), line, marker=marker,
+                          color=colour, ms=4)
+        handles.append(sample_of(label, marker=marker, color=colour, ms=4))
+    chance = records[0]['chance']
+    axis.axhline(0.99, color='black', linewidth=0.5)
+    axis.axhline(chance, color='black', linestyle='--', linewidth=1)
+    axis.set(xlabel='parameters', ylabel='share of questions right', xscale='log', ylim=(0, 1.05),
+             title='100 people: how large must a model be?')
+    short_ticks(axis.xaxis, [10000, 20000, 30000, 40000, 60000])
+    handles += [sample_of('trained questions', color='0.4'),
+                sample_of('held-out questions', ':', color='0.4'),
+                sample_of('0.99: counts as learned', color='black', lw=0.5),
+                sample_of('chance, two hops', '--', color='black', lw=1)]
+    legend_beside(axis, handles)
+    return figure
+
+
+def mean_by(records, x, y):
+    """The values of x, and for each of them the mean of y."""
+    by_x = {}
+    for record in records:
+        by_x.setdefault(record[x], []).append(record[y])
+    return sorted(by_x), [statistics.mean(by_x[value]) for value in sorted(by_x)]
+
+
+def capacity_schemes():
+    """Two hops without a chain: under which scheme are the bits a parameter flat?"""
+    records = model_records(read_row('capacity/flat'))
+    figure, axis = new_figure(8, 3.8)
+    handles = []
+    for scheme, colour in zip(('optimal', 'double', 'big hash'), SCHEME_COLOURS, strict=True):
+        for size, style in ((8000, 'o-'), (16000, 's--')):
+            shown = []
+            for record in records:
+                if round(record['params'] / 8000) * 8000 == size:
+                    bits = record['stored'][scheme] / record['params']
+                    shown.append(dict(people=record['people'], bits=bits))
+            axis.plot(*mean_by(shown, 'people', 'bits'), style, color=colour, ms=4)
+        handles.append(sample_of(scheme, color=colour))
+    axis.set(xlabel='people', ylabel='bits a parameter', xscale='log', ylim=(0, None),
+             title='two hops, no chain: the bits that are stored, by scheme')
+    short_ticks(axis.xaxis, [50, 100, 200])
+    handles += [sample_of('8k parameters', color='0.4', marker='o', ms=4),
+                sample_of('16k parameters', '--', color='0.4', marker='s', ms=4)]
+    legend_beside(axis, handles)
+    return figure
+
+
+def probe_layers(row, title, xlabel='layer, at the prompt\'s end'):
+    """A panel for each hop: probe and flip by layer, where the hop is needed. A mark a model."""
+    runs = read_row(f'probe/{row}')
+    n_hops = len(hop_records(runs[0]))
+    untrained = 0
+    handles = [sample_of('probe', color='tab:blue'), sample_of('flip', '--', color='tab:red'),
+               sample_of('probe, untrained, at most', ':', color='black', lw=1)]
+    for marker, name in zip('os^', ('first', 'second', 'third'), strict=True):
+        handles.append(sample_of(f'{name} model', '', marker=marker, color='0.4', ms=5))
+    figure, axes = panels_over_legend(8, 3.8, n_hops, handles, 3, title)
+    for j, axis in enumerate(axes):
+        for run, marker in zip(runs, 'os^', strict=True):
+            hop = hop_records(run)[j]
+            untrained = max(untrained, *where_needed(hop, 'random_init'))
+            axis.plot(hop['layers'], where_needed(hop, 'acc'), color='tab:blue', lw=1,
+                      marker=marker, ms=5)
+            axis.plot(hop['layers'], where_needed(hop, 'flip'), '--', color='tab:red', lw=1,
+                      marker=marker, ms=5)
+        axis.set(title=f'hop {j + 1}', xlabel=xlabel, ylim=(-0.03, 1.05), xticks=hop['layers'])
+    for axis in axes:
+        axis.axhline(untrained, color='black', lw=1, ls=':')
+    axes[0].set_ylabel('share of questions')
+    return figure
+
+
+def probe_chain():
+    """Where a chain model has its hops: after its one layer, at the token before each."""
+    runs = read_row('probe/chain')
+    hops = hop_records(runs[0])
+    figure, axes = new_figure(8, 3.8, rows=2, sharex=True)
+    for axis, key, title in ((axes[0], 'acc', 'can a probe read hop j? (accuracy)'),
+                             (axes[1], 'flip', 'does the answer follow hop j? (flip)')):
+        after_layer = []
+        for j in range(len(hops)):
+            after_layer.append(np.mean([hop_records(run)[j][key][1] for run in runs], axis=0))
+        image = draw_grid(axis, after_layer)
+        axis.set(ylabel='hop j', yticks=range(len(hops)), yticklabels=range(1, len(hops) + 1))
+        axis.set_title(title, fontsize=10)
+
+    positions = hops[0]['positions']
+    n_prompt = hops[0]['position'] + 1  # hop 1 is needed at the prompt's last token
+    chain = [f'hop {j}' for j in range(1, len(positions) - n_prompt + 1)]
+    axes[1].set_xticks(range(len(positions)), [*range(n_prompt - 1), 'prompt\nends', *chain],
+                       fontsize=8)
+    axes[1].set_xlabel('position; the last ones hold the chain written so far')
+    figure.colorbar(image, ax=axes, label='share of questions')
+    return figure
+
+
+def probe_training():
+    """The default model while it learns, from results/studies/probe_curve.py."""
+    lines = (ROOT / 'results' / 'studies' / 'probe_curve.jsonl').read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    steps = [record['step'] for record in records]
+    figure, axis = new_figure(8, 3.8)
+    axis.plot(steps, [record['acc'] for record in records], color='black', lw=7, alpha=0.25,
+              label='the model\'s answer, 2 hops')
+    for key, style, label in (('hop1', 'C0o-', 'probe for hop 1, after layer 1'),
+                              ('flip', 'C3d--', 'flip of hop 1, after layer 1'),
+                              ('hop2_2', 'C1o-', 'probe for hop 2, after layer 2'),
+                              ('hop2_1', 'C1s:', 'probe for hop 2, after layer 1')):
+        axis.plot(steps, [record[key] for record in records], style, ms=3, lw=1.2, label=label)
+    axis.set(title='the default model while it learns (one seed)', xlabel='step',
+             ylabel='share of questions', ylim=(-0.03, 1.05))
+    legend_beside(axis)
+    return figure
+
+
+def probe_profiles():
+    """A model that composes facts beside one that learned two-hop answers by heart."""
+    measures = (
+        ('acc', 'o-', 'tab:blue', 'probe: the bridge person'),
+        ('flip', 'd--', 'tab:red', 'flip'),
+        ('unasked', '^:', 'tab:green', 'probe, pairs never asked in two hops'),
+    )
+    handles = []
+    for _, style, colour, label in measures:
+        handles.append(sample_of(label, style[1:], marker=style[0], ms=4, color=colour))
+    handles.append(sample_of('thin: one model each; thick: their mean', color='0.5', lw=0.6))
+    figure, axes = panels_over_legend(8, 4, 2, handles, 2,
+                                      "profiles: who is X's mentor's employer?")
+    for axis, row in zip(axes, ('composer', 'memoriser'), strict=True):
+        hops = [hop_records(run)[0] for run in read_row(f'probe/{row}')]
+        layers = hops[0]['layers']
+        for key, style, colour, _ in measures:
+            curves = [where_needed(hop, key) for hop in hops]
+            axis.plot(layers, np.mean(curves, axis=0), style, color=colour, ms=5)
+            for curve in curves:
+                axis.plot(layers, curve, style[1:], color=colour, lw=0.6, alpha=0.5)
+        axis.set(title=row, xlabel='times the layer was applied', ylim=(-0.03, 1.05),
+                 xticks=layers)
+    axes[0].set_ylabel('share of questions')
+    return figure
+
+
+LOSS_COLOURS = {'path': 'tab:blue', 'full': 'tab:red', 'balanced': 'tab:orange',
+                'mlmu': 'tab:purple', 'graded': 'tab:green'}
+
+
+def maze(measure, panels):
+    """Learning curves. Panels: {title: rows of train_maze, whose losses are compared}."""
+    losses = {}
+    for rows in panels.values():
+        for row in rows:
+            losses[read_row(f'train_maze/{row}')[0].args['loss']] = True
+    handles = [sample_of(f'{loss} loss', color=LOSS_COLOURS[loss]) for loss in losses]
+    handles += [sample_of('greedy walk', ':', color='black'),
+                sample_of('least to most of three seeds', color='0.85', lw=6)]
+    width = 8 if len(panels) > 1 else 7
+    figure, axes = panels_over_legend(width, 3.6, len(panels), handles, ncols=len(losses))
+    for axis, (title, rows) in zip(axes, panels.items(), strict=True):
+        for row in rows:
+            runs = read_row(f'train_maze/{row}')
+            curves = [maze_curve(run, measure)[1] for run in runs]
+            steps = maze_curve(runs[0], measure)[0]
+            colour = LOSS_COLOURS[runs[0].args['loss']]
+            mean, least, most = mean_and_range(curves)
+            axis.plot(steps, mean, color=colour)
+            draw_range(axis, steps, least, most, colour)
+        greedy = statistics.mean(run.final['greedy_shortest'] for run in runs)
+        axis.axhline(greedy, color='black', linestyle=':')
+        axis.set(title=title, xlabel='step', ylim=(0, 1.02))
+    axes[0].set_ylabel(f'share of mazes with {measure} path')
+    return figure
+
+
+def maze_figures():
+    """The four comparisons of losses."""
+    return {
+        'maze_losses.png': lambda: maze('exact', {
+            '3x3, learning rate 5e-4': ['path', 'balanced', 'full'],
+            '3x3, learning rate 2e-3': ['path-fast', 'balanced-fast', 'full-fast']}),
+        'maze_wilson.png': lambda: maze('exact', {
+            "4x4, Wilson's mazes": ['wilson-path', 'wilson-balanced', 'wilson-full']}),
+        'maze_mlmu.png': lambda: maze('exact', {
+            '4x4, depth-first mazes': ['default', 'mlmu']}),
+        'maze_graded.png': lambda: maze('shortest', {
+            '4x4 with loops': ['loops-path', 'loops-graded']}),
+    }
+
+
+def all_figures():
+    """{file name in docs/figures: a function that draws it}"""
+    return {
+        'cycle-20.png': lambda: draw(read_row('train_cot/cycle-20')[:1]),
+        'hops.png': hops,
+        'rl-10.png': lambda: draw(read_row('train_rl/loo')[:1]),
+        'rl_baselines.png': rl_baselines,
+        'rl_validity.png': rl_validity,
+        'rl_cost.png': rl_cost,
+        'search_flops.png': search_flops,
+        'search_nodes.png': search_nodes,
+        'search_gpt4.png': search_gpt4,
+        'best_of_k.png': best_of_k,
+        'capacity_bits.png': capacity_bits,
+        'capacity_smallest.png': capacity_smallest,
+        'capacity_schemes.png': capacity_schemes,
+        'probe-default.png': lambda: draw(read_row('probe/default')[:1]),
+        'probe_chain.png': probe_chain,
+        'probe_2_hops.png': lambda: probe_layers('default', '2 layers, 2 hops'),
+        'probe_3_hops.png': lambda: probe_layers('direct', '4 layers, 3 hops'),
+        'probe_loop.png': lambda: probe_layers(
+            'loop', 'one layer, applied 4 times, 3 hops', 'times the layer was applied'),
+        'probe_training.png': probe_training,
+        'probe_profiles.png': probe_profiles,
+        'maze-default.png': lambda: draw(read_row('train_maze/default')[:1]),
+        **maze_figures(),
+    }
+
+
+# -----------------------------------------------------------------------------
+# command line
+
+def main(argv=None):
+    """Draw all figures again."""
+    Parser(__doc__).parse_args(argv)
+    DOCS.mkdir(parents=True, exist_ok=True)
+    for name, draw_figure in all_figures().items():
+        save(draw_figure(), DOCS / name)
+        print(DOCS / name)
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
