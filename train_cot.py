@@ -500,8 +500,8 @@ def in_words(results, task):
     k = max(task.hops)
     arms = {'cot': 'with the chain', 'direct': 'without a chain'}
     parts = [f'{arms[arm]} {by_hops[k]["acc"]:.3f}' for arm, by_hops in results.items()]
-    sentence = f'Right answers at {k} hops: ' if isinstance(task, Lookup) else 'Right answers: '
-    return f'{sentence}{", ".join(parts)}; guessing gives {task.chance(k):.3f}.'
+    where = f' at {k} hops' if isinstance(task, Lookup) or len(task.hops) > 1 else ''
+    return f'Right answers{where}: {", ".join(parts)}; guessing gives {task.chance(k):.3f}.'
 
 
 def final_values(results, faith, task, args):
