@@ -341,7 +341,7 @@ class Lookup(Task):
 
     A table has the successor of node i at position i. Pairs are `i successor`, in random order. The
     prompt ends with the hop count and then the start. So the token that comes last is always the
-    node to look up next: one attention layer finds its successor.
+    node to look up next, and one attention layer can find its successor.
 
     k hops are exactly k lookups. (FactorExe's num_hops=h is h + 1 lookups.)
     `instance` is the table, (B, n).
