@@ -893,9 +893,9 @@ def test_fault_15_the_model_gets_every_question_once_and_answers_are_whole_names
     expected = Counter()
     for name in facts_of(TWO):
         for subject in subjects:
-            expected['_', *name, subject] += 1
+            expected[('_', *name, subject)] += 1
             for relation in ('friend', 'parent'):
-                expected[subject, *name, relation] += 1
+                expected[(subject, *name, relation)] += 1
     assert Counter(model.prompts) == expected and max(expected.values()) == 1
     assert set(result.accuracy.values()) == {1.0}
 

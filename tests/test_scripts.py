@@ -509,6 +509,32 @@ def test_the_python_lines_of_the_readme_run(tmp_path, monkeypatch):
 # -----------------------------------------------------------------------------
 # results
 
+def names_in_log(path):
+    """The names of all measures of a log, without the number at their end."""
+    names = set()
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        names |= set(record)
+        for measures in record.get('eval', {}).values():
+            names |= set(measures)
+    return {re.sub(r'[0-9]+$', '', name) for name in names}
+
+
+@pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'search', 'jacobi',
+                                    'capacity', 'probe'])
+def test_every_measure_of_the_logs_is_explained(script):
+    """In docs/runs.md. What a log repeats of its flags is explained by --help."""
+    text = (ROOT / 'docs' / 'runs.md').read_text(encoding='utf-8')
+    explained = {re.sub(r'[0-9]+$', '', name) for name in re.findall(r'`([a-z0-9_]+)`', text)}
+    for log in (ROOT / 'results' / 'logs' / script).glob('*/seed1337/log.jsonl'):
+        config = json.loads((log.parent / 'config.json').read_text())
+        flags = {*config['args'], 'name', 'n_embd', 'n_layer', 'n_loop', 'method', 'b', 'hop'}
+        unknown = names_in_log(log) - explained - flags
+        unknown = {name for name in unknown if not name.startswith(('greedy_', 'random_'))}
+        unknown -= {'exact_', 'origin_', 'adjacency_', 'adjacency_first_'}  # at other sizes
+        assert not unknown, log
+
+
 def read_logs(link):
     """The logs of a row, one list of records for each seed."""
     logs = []
