@@ -640,6 +640,7 @@ def train(job, questions, args, run):
     loss_mask = questions.batch.loss_mask.to(run.device)
     bar = run.progress_bar(name, step, args.max_iters)
     model.train()
+    run.begin_training()
     while step < args.max_iters:
         # the batch, cut behind its last loss token
         rows = epochs.batch(step)
@@ -919,7 +920,7 @@ def main(argv=None):
     """Train and measure all models. Returns the values of the last line."""
     args = parse_args(argv)
     jobs = fill_in(args)
-    with common.Run('capacity', args, trains=True) as run:
+    with common.Run('capacity', args) as run:
         run.print(f'{args.max_iters} steps a model, files in {args.out_dir}')
         run.print(LEGEND)
         if run.resumes and run.master:

@@ -54,6 +54,7 @@ NOT_SETTINGS = ('out_dir', 'resume', 'eval_only', 'verbose')  # they do not chan
 HARDWARE = ('device', 'dtype')  # settings that may differ between runs of one folder
 SCHEDULE = ('max_iters', 'warmup_iters', 'eval_interval', 'log_interval')  # of a longer run
 LOCK_FILE = 'run.lock'
+STEPS_IN_NAME = r'-(?:steps|max_iters)_[0-9]+'  # of a folder
 RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'results.json', 'examples.json', 'plot.png',
              'compare.png')  # + config.json
 
@@ -150,8 +151,10 @@ def default_folder(script, argv):
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         words.append(f'processes_{os.environ["WORLD_SIZE"]}')
     name = '-'.join(words)
-    if len(name) > 200:  # file systems take 255 bytes
-        name = f'{name[:190]}-{hashlib.sha1(name.encode()).hexdigest()[:8]}'
+    if len(name) > 200:  # file systems take 255 bytes; folder_to_resume needs the steps
+        steps = ''.join(re.findall(STEPS_IN_NAME, name))
+        short = re.sub(STEPS_IN_NAME, '', name)
+        name = f'{short[:160]}-{hashlib.sha1(short.encode()).hexdigest()[:8]}{steps}'
     return f'out/{name}'
 
 
@@ -173,7 +176,7 @@ def typed_flags(argv):
     for flag, value in flags:
         if flag not in NOT_SETTINGS + HARDWARE:
             value = value.removeprefix('out/').removesuffix('/ckpt.pt')
-            counted.append((flag, re.sub(r'[^A-Za-z0-9.,+_-]+', '_', value)))
+            counted.append((flag, re.sub(r'[^\w.,+-]+', '_', value)))
     return counted
 
 
@@ -202,7 +205,7 @@ def folder_to_resume(script, argv):
 
 def without_steps(name):
     """'train_cot-hops_4-steps_600' -> 'train_cot-hops_4'"""
-    return re.sub(r'-(steps|max_iters)_[0-9]+', '', name)
+    return re.sub(STEPS_IN_NAME, '', name)
 
 
 def steps_of_run(folder):
@@ -258,7 +261,7 @@ class Run:
 
     Under torchrun every process has one. Rank 0, the `master`, alone prints and writes.
 
-        with Run('train_cot', args, trains=True) as run:
+        with Run('train_cot', args) as run:
             ...
 
     rank, world, master   this process, how many there are, whether it is rank 0
@@ -268,11 +271,10 @@ class Run:
     out_dir               Path of the run's folder
     """
 
-    def __init__(self, script, args, trains=False, can_grow=False, **facts):
+    def __init__(self, script, args, can_grow=False, **facts):
         """Open the folder, unless --eval_only.
 
         args: resolved arguments; device, dtype and processes are filled in here.
-        trains: a loop of the script will ask should_stop(), so a signal waits for it.
         can_grow: --resume with larger --steps may extend the run.
         facts: more values for config.json.
         """
@@ -305,7 +307,7 @@ class Run:
         if self.writes and self.master:
             self._open_folder(facts)
 
-        self.trains = trains
+        self.trains = False          # between begin_training and end_training
         self.signal = 0              # the signal that was caught
         self.stopped = False
         self.old_handlers = {}
@@ -349,6 +351,10 @@ class Run:
             raise KeyboardInterrupt  # as everywhere in Python, also in a notebook
         else:
             sys.exit(128 + number)
+
+    def begin_training(self):
+        """From here on the first signal waits until the loop asks should_stop()."""
+        self.trains = True
 
     def should_stop(self):
         """Has any process caught a signal? All processes must ask at the same step."""
@@ -500,7 +506,7 @@ class Run:
             model.load_state_dict(state['model'])
             optimizer.load_state_dict(state['optimizer'])
             torch.set_rng_state(state['rng'].cpu())
-            if self.device.type == 'cuda':
+            if self.device.type == 'cuda' and state['rng_cuda']:  # none after a run without cuda
                 torch.cuda.set_rng_state(state['rng_cuda'][0].cpu(), self.device)
             self.last_checkpoint = path
         if self.resumes and self.master:
@@ -604,7 +610,7 @@ def task_of_args(args, tasks, **defaults):
     With --eval_only, --hops may be others than were trained. The vocabulary has room for both, and
     the task asks those of --hops. Whether it fits the model, check_task_fits says.
     """
-    if not args.eval_only or args.hops is None:
+    if not args.eval_only or args.hops is None or args.trained_hops is None:
         return make_task(args, tasks, **defaults)
     asked = args.hops
     both = sorted({*asked, *args.trained_hops})
@@ -617,8 +623,10 @@ def check_task_fits(path, args, task, model):
     """Raise ValueError if the model was not made for as many hops as the task asks for."""
     fits = (len(task.vocab) == model.config.vocab_size
             and task.block_size <= model.config.block_size)
-    require(fits, f'{path} was trained on hops {format_range(args.trained_hops)}: its vocabulary '
-                  f'and its length do not reach --hops {format_range(task.hops)}')
+    if not fits:
+        hops = format_range(args.trained_hops or task.hops)
+        raise ValueError(f'{path} was trained on hops {hops}: its vocabulary and its length do not '
+                         f'reach --hops {format_range(task.hops)}')
 
 
 def changed_settings(old, new, can_grow=False):
@@ -673,10 +681,12 @@ class Lock:
 
     def release(self):
         """Remove the file, which lets go of the lock, too."""
-        if os.name == 'nt':  # Windows removes no open file
-            self.file.close()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        with contextlib.suppress(OSError):  # somebody may have removed the folder meanwhile
+            is_ours = os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))
+            if os.name == 'nt':  # Windows removes no open file
+                self.file.close()
+            if is_ours:
+                self.path.unlink()
         self.file.close()
 
 

@@ -328,8 +328,12 @@ def main(argv=None):
     print(f'{task.name}, {model.num_params():,} parameters, trained by '
           f'{state["args"]["script"]}.py for {state["step"]:,} steps\n')
 
-    if args.hops:  # are there such instances?
-        sample_batch(task, 1, args.seed, 0, 'test', mode, args.hops)
+    if args.hops:
+        require('hops' in task.flags or isinstance(task, Maze) or set(args.hops) <= set(task.hops),
+                f'{task.name} has hops {format_range(task.hops)}')
+        require(max(args.hops) <= max(task.hops),
+                f'{args.ckpt} reaches {max(task.hops)} hops, not {format_range(args.hops)}')
+        task.hops = args.hops
     results = []
     if args.interactive:
         results = ask_again_and_again(model, task, mode, args, generator)

@@ -743,8 +743,7 @@ def check_verdicts(solver, puzzles):
         where = 'at chance' if share > 1 - AT_CHANCE else 'worse than chance'
         solver.run.print(
             f"warning: this model's verdicts are {where} ({share:.2f} of pairs of a good and a bad "
-            'state ordered rightly, guessing 0.50): the search below is no better than a random '
-            'one')
+            'state ordered rightly, guessing 0.50): they guide no better than random numbers')
 
 
 # -----------------------------------------------------------------------------
@@ -1018,9 +1017,15 @@ def finding(table, final, args):
 
 
 def compare(share, control, n):
-    """Two shares of n puzzles, in words. A difference below two standard errors is none."""
-    error = math.sqrt((share * (1 - share) + control * (1 - control)) / n)
-    if abs(share - control) <= 2 * error:
+    """Two shares of n puzzles, in words. A difference below two standard errors is none.
+
+    The errors are those of one more puzzle that is solved and one more that is not (Agresti and
+    Caffo 2000), so that 1 of 1 puzzles is no proof.
+    """
+    p = (share * n + 1) / (n + 2)
+    q = (control * n + 1) / (n + 2)
+    error = math.sqrt((p * (1 - p) + q * (1 - q)) / (n + 2))
+    if abs(p - q) <= 2 * error:
         return 'not clearly different from'
     return 'more than' if share > control else 'fewer than'
 

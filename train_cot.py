@@ -361,6 +361,7 @@ def train(arm, ckpt, task, config, args, run):
     bar = run.progress_bar(arm, step, args.max_iters)
     micro_batch = args.batch_size // args.grad_accum  # rows of one forward pass
 
+    run.begin_training()
     while True:
         # once in a while, and at both ends: evaluate, and save a checkpoint (not again after a
         # resume, which starts from a checkpoint)
@@ -429,8 +430,7 @@ def main(argv=None):
     args = parse_args(argv)
     task, config = fill_in(args)
     facts = dict(params=GPT(config).num_params(), chance={k: task.chance(k) for k in task.hops})
-    with common.Run('train_cot', args, trains=not args.eval_only, can_grow=True,
-                    **facts) as run:
+    with common.Run('train_cot', args, can_grow=True, **facts) as run:
 
         # train the arms, or load the one that --ckpt holds
         models = {}

@@ -504,6 +504,7 @@ def train(task, config, args, run):
     ddp_model = run.distribute(model)
     bar = run.progress_bar(args.loss, step, args.max_iters)
 
+    run.begin_training()
     while True:
         # once in a while, and at both ends: evaluate, and save a checkpoint
         last = step == args.max_iters
@@ -582,8 +583,7 @@ def main(argv=None):
                                         f'{largest}x{largest}; --test_grid cannot go beyond')
 
     params = GPT(config).num_params()
-    with common.Run('train_maze', args, trains=not args.eval_only, can_grow=True,
-                    params=params) as run:
+    with common.Run('train_maze', args, can_grow=True, params=params) as run:
 
         # the baselines on the test mazes
         walks = {}

@@ -377,6 +377,7 @@ def train(model, task, args, run):
     G = args.group_size  # chains of each question
     measures = {}
 
+    run.begin_training()
     while True:
         # once in a while, and at both ends: evaluate, and save a checkpoint
         last = step == args.max_iters
@@ -534,8 +535,7 @@ def main(argv=None):
     if model is None:
         model = GPT(config)
     facts = dict(params=model.num_params(), chance={k: task.chance(k) for k in task.hops})
-    with common.Run('train_rl', args, trains=not args.eval_only, can_grow=True,
-                    **facts) as run:
+    with common.Run('train_rl', args, can_grow=True, **facts) as run:
 
         # train the model, or take what --ckpt holds
         model.to(run.device)

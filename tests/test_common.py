@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,9 +33,9 @@ def one_step(model, optimizer):
     optimizer.zero_grad()
 
 
-def make_run(out_dir, trains=True, **arguments):
+def make_run(out_dir, **arguments):
     defaults = dict(device='cpu', dtype='auto', out_dir=out_dir, resume=False, eval_only=False)
-    return common.Run('script', SimpleNamespace(**defaults | arguments), trains=trains)
+    return common.Run('script', SimpleNamespace(**defaults | arguments))
 
 
 @pytest.fixture
@@ -263,6 +264,7 @@ def test_the_format_of_the_final_line():
 def test_a_loop_that_trains_is_told_of_the_first_signal_and_the_second_one_ends(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with make_run(tmp_path / 'run') as run:
+        run.begin_training()
         assert not run.should_stop()
         signal.raise_signal(signal.SIGTERM)
         assert run.should_stop() and run.stopped
@@ -275,10 +277,11 @@ def test_a_loop_that_trains_is_told_of_the_first_signal_and_the_second_one_ends(
 
 
 def test_outside_of_training_a_signal_ends_at_once(tmp_path):
-    with make_run(tmp_path / 'run', trains=False), pytest.raises(SystemExit) as end:
+    with make_run(tmp_path / 'run'), pytest.raises(SystemExit) as end:
         signal.raise_signal(signal.SIGTERM)
     assert end.value.code == 143
     with make_run(tmp_path / 'run') as run:
+        run.begin_training()
         run.end_training(5)
         with pytest.raises(SystemExit):
             signal.raise_signal(signal.SIGTERM)
@@ -369,6 +372,13 @@ def test_several_processes_have_a_folder_of_their_own(monkeypatch):
     assert common.default_folder('script', ['--hops', '4']) == 'out/script-hops_4-processes_2'
 
 
+def test_a_long_name_still_shows_which_run_is_extended():
+    many = ['--sizes', '1,' * 200 + '1', '--steps']
+    short = common.default_folder('script', [*many, '100'])
+    long = common.default_folder('script', [*many, '200'])
+    assert short != long and common.without_steps(short) == common.without_steps(long)
+
+
 def test_long_names_of_folders_are_cut_but_differ():
     a = common.default_folder('script', ['--sizes', '1,' * 200 + '1'])
     b = common.default_folder('script', ['--sizes', '1,' * 200 + '2'])
@@ -422,6 +432,16 @@ def test_a_refused_run_leaves_no_lock(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['notes.txt']
 
 
+def test_a_run_whose_folder_was_deleted_does_not_unlock_that_of_another(tmp_path):
+    first = common.Lock(tmp_path / 'run')
+    shutil.rmtree(tmp_path / 'run')
+    second = common.Lock(tmp_path / 'run')
+    first.release()
+    with pytest.raises(ValueError, match='is in use'):
+        common.Lock(tmp_path / 'run')
+    second.release()
+
+
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path):
     program = ('import common, time; from pathlib import Path;'
                f'lock = common.Lock(Path({str(tmp_path)!r})); print("locked", flush=True);'
@@ -442,7 +462,7 @@ def test_the_lock_of_a_killed_run_is_taken_over(tmp_path):
 def growing_run(folder, max_iters, resume=True, **more):
     args = dict(device='cpu', dtype='auto', out_dir=folder, resume=resume, eval_only=False,
                 max_iters=max_iters, eval_interval=max_iters // 10, seed=1)
-    return common.Run('script', SimpleNamespace(**args | more), trains=True, can_grow=True)
+    return common.Run('script', SimpleNamespace(**args | more), can_grow=True)
 
 
 def test_a_run_can_be_extended_but_not_shortened_or_changed(tmp_path, capsys):

@@ -607,9 +607,9 @@ def test_held_out_instances_have_the_hops_that_were_asked_for(ckpt):
 
 
 @pytest.mark.parametrize('words, why', [
-    (['--hops', '4'], 'made for hops 1-3, not [4]'),
-    (['--hops', '3-5'], 'made for hops 1-3'),
-    (['-i', '--hops', '7'], 'made for hops 1-3'),
+    (['--hops', '4'], 'reaches 3 hops, not 4'),
+    (['--hops', '3-5'], 'reaches 3 hops, not 3-5'),
+    (['-i', '--hops', '7'], 'reaches 3 hops, not 7'),
     (['1 2 3 4 5 0 k=3 0', '-i'], 'a prompt comes alone'),
     (['1 2 3 4 5 0 k=3 0', '--hops', '2'], 'a prompt comes alone'),
     ([''], '0 words'),

@@ -277,6 +277,17 @@ def test_evaluation_on_other_hop_counts(tmp_path):
     assert code == 2 and 'trained on hops 2' in err and err.count('\n') == 1
 
 
+@pytest.mark.parametrize('task', ['multiply --digits 2', 'star', 'countdown --numbers 3'])
+def test_evaluation_of_tasks_without_hops(task, tmp_path):
+    argv = f'--task {task} --n_embd 8 --n_head 1 --batch_size 4 --steps 2 --n_test 5 --device cpu'
+    assert call(train_cot, [*argv.split(), '--out_dir', str(tmp_path)])[0] == 0
+    checkpoint = ['--eval_only', '--ckpt', str(tmp_path / 'ckpt.pt'), '--device', 'cpu']
+    code, out, err = call(train_cot, checkpoint)
+    assert code == 0 and 'final task=' in out, err
+    code, _, err = call(train_cot, [*checkpoint, '--hops', '2'])
+    assert code == 2 and '--hops means nothing to' in err and err.count('\n') == 1
+
+
 @pytest.mark.parametrize('name, argv, legend, sentence', [
     ('train_cot.py', SMALL.replace('--mode cot', ''),
      '  valid    share', 'Right answers at 2 hops: with the chain'),
