@@ -983,8 +983,7 @@ def train_all(jobs, args, run):
         error.any_rank = True  # each process has models of its own, so each says what went wrong
         raise
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        run.leave_group()
 
 
 if __name__ == '__main__':

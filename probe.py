@@ -721,7 +721,7 @@ def measure_cells(model, questions, labels, layers, positions, args, run):
     run.join_group()
     shares = [None] * run.world
     dist.all_gather_object(shares, grids)
-    dist.destroy_process_group()
+    run.leave_group()
     whole = {}
     for name in grids:
         columns = []
