@@ -56,7 +56,7 @@ CONFIGS = {
 }
 
 # whose batches are timed
-TASKS = (
+TIMED = (
     Cycle(),
     CVPR(nodes=100, hops=(30,)),
     Multiply(),
@@ -266,10 +266,10 @@ def measure_data(args, seconds_of_step):
     task, _, batch_size = CONFIGS[args.config]
     print(f'\ndata, batches of {batch_size} a second (and the time to draw one, as a share of the '
           'training step above)')
-    samplers = [partial(sample_batch, each, batch_size, args.seed, 1) for each in (*TASKS, task)]
+    samplers = [partial(sample_batch, each, batch_size, args.seed, 1) for each in (*TIMED, task)]
     *of_tasks, of_config = time_in_turns(args.repeats, torch.device('cpu'), *samplers)
 
-    for each, seconds in zip(TASKS, of_tasks, strict=True):
+    for each, seconds in zip(TIMED, of_tasks, strict=True):
         print(f'  {each.name:10} {1 / statistics.median(seconds):8,.0f}')
     median = statistics.median(of_config)
     print(f'  this one   {1 / median:8,.0f}   {median / seconds_of_step:.1%}')

@@ -962,9 +962,10 @@ def in_words(final, records, fits):
                 'times the parameters of the smallest that knows the facts alone.')
     scheme = flattest(fits)
     best = max(records, key=lambda record: record['stored'][scheme] / record['params'])
-    return (f'Each parameter stores {final["slope"]:.2f} bits (slope over {len(records)} models), '
-            f'at best {final["best"]:.2f} of the {best["entropy"][scheme] / best["params"]:.2f} '
-            'that there are.')
+    models = 'one model' if len(records) == 1 else f'{len(records)} models'
+    there = best['entropy'][scheme] / best['params']
+    return (f'Each parameter stores {final["slope"]:.2f} bits (slope over {models}), at best '
+            f'{final["best"]:.2f} of the {there:.2f} that there are.')
 
 
 def train_all(jobs, args, run):

@@ -595,9 +595,9 @@ def load_trained(path, device='cpu'):
 def task_of_checkpoint(path, state, tasks):
     """The task that a checkpoint was trained on. Raises ValueError if it is none of these."""
     names = [task.name for task in tasks]
-    require(state['args'].get('task') in names,
-            f'{path} is of {state["args"]["script"]}.py, with none of the tasks '
-            f'{", ".join(names)}')
+    name = state['args'].get('task')
+    require(name in names, f'{path}, of {state["args"]["script"]}.py, holds the task {name}, which '
+                           f'is none of {", ".join(names)}')
     try:
         return make_task(SimpleNamespace(**state['args']), tasks)
     except TypeError as error:
@@ -706,7 +706,8 @@ def open_folder(out_dir, settings, resume, can_grow, facts):
     """Check what the run's folder holds, and write config.json. Returns lines to print.
 
     The same settings start over in an old folder, or resume. Raises ValueError, and touches
-    nothing, if the folder holds a run with other settings, or files that are not a run's.
+    nothing, if the folder holds a run with other settings, one that was stopped (unless it is to
+    resume), or files that are not a run's.
     """
     notes = []
     old = None
@@ -720,6 +721,9 @@ def open_folder(out_dir, settings, resume, can_grow, facts):
         elif resume:
             notes = [f'there is no run in {out_dir} yet: starting at step 0']
         else:
+            if old is not None:
+                check_nothing_lost(out_dir)
+                notes = [f'{out_dir}: starting over, the run that was there is replaced']
             for pattern in RUN_FILES:
                 for path in out_dir.glob(pattern):
                     path.unlink()
@@ -756,10 +760,22 @@ def read_settings(out_dir):
 def check_same_run(out_dir, old, settings, can_grow):
     """Raise ValueError if the run in out_dir, with the settings `old`, is another one."""
     changes = []
-    for name in changed_settings(old, settings, can_grow):
+    names = changed_settings(old, settings, can_grow)
+    for name in names[:3]:
         changes.append(f'{name}={old.get(name)}, not {settings.get(name)}')
-    require(not changes, f'{out_dir} holds a run with {"; ".join(changes)}; give another '
-                         '--out_dir, or delete it')
+    cure = 'give another --out_dir, or delete it'
+    if 'max_iters' in names and set(names) <= set(SCHEDULE):
+        changes = [f'steps={old["max_iters"]}, not {settings["max_iters"]}']
+        cure = f'type --steps {old["max_iters"]}, {cure}'
+    require(not names, f'{out_dir} holds a run with {"; ".join(changes)}; {cure}')
+
+
+def check_nothing_lost(out_dir):
+    """Raise ValueError if out_dir holds a run that was stopped, and could go on."""
+    has_ended = any(record.get('arm') == 'final' for record in read_log(out_dir))
+    require(has_ended or not list(out_dir.glob('ckpt*.pt')),
+            f'{out_dir} holds a run that was stopped before its end; --resume goes on with it. To '
+            'start over, delete the folder')
 
 
 def what_changed(out_dir, old, settings):

@@ -37,6 +37,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -771,11 +772,12 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are ValueErrors, and whose flags cannot be abbreviated.
 
     doc: a script's docstring. The help shows its first line and its block of commands.
+    words: what a command line may hold besides flags, for the help.
     """
 
-    def __init__(self, doc):
+    def __init__(self, doc, words=''):
         commands = doc[doc.index('    python'):].split('\n\n')[0].rstrip()
-        super().__init__(usage='%(prog)s [flags]', description=doc.split('\n')[0],
+        super().__init__(usage=f'%(prog)s {words}[flags]', description=doc.split('\n')[0],
                          epilog=f'examples:\n{commands}', formatter_class=HelpFormatter,
                          allow_abbrev=False, add_help=False)
         self.add_argument('-h', '--help', action='help', help=argparse.SUPPRESS)
@@ -804,9 +806,19 @@ def one_line_errors():
             raise
         # one line, however many processes there are
         if os.environ.get('RANK', '0') == '0' or getattr(error, 'any_rank', False):
-            message = ' '.join(str(error).split())
+            message = ' '.join(str(error).split()) + place_of(error)
             print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr, flush=True)
         sys.exit(exit_code)
+
+
+def place_of(error):
+    """Where a ValueError comes from that no line of ours raises, such as that of a bug in a task of
+    your own: ' (in write, sum_task.py, line 24)'. Else ''."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    on_purpose = last.name == 'require' or (last.line or '').startswith('raise')
+    if on_purpose or not isinstance(error, ValueError):
+        return ''
+    return f' (in {last.name}, {Path(last.filename).name}, line {last.lineno})'
 
 
 def add_task_args(parser, tasks, **defaults):

@@ -91,7 +91,9 @@ def read_run(folder):
         for record in log:
             record['arm']
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f'{folder} holds no run of this repo') from error
+        inside = [path.name for path in sorted(folder.glob('*/')) if path.is_dir()]
+        hint = f'; its folders: {" ".join(inside[:8])}' if inside else ''
+        raise ValueError(f'there is no run of this repo in {folder}{hint}') from error
     return run
 
 
@@ -107,6 +109,7 @@ class Reference:
 
 
 NO_REFERENCE = Reference([], '')
+NOT_COMPARED = ('seed', 'device', 'dtype', 'processes', 'ckpt')  # arguments
 GREY = '0.65'  # of all references
 
 
@@ -128,6 +131,8 @@ def labels(runs):
         return ['this run']
     names = []
     for name in runs[0].args:
+        if name in ('warmup_iters', 'eval_interval', 'log_interval'):  # they follow from max_iters
+            continue
         values = {json.dumps(run.args.get(name)) for run in runs}
         if len(values) > 1 and all(name in run.args for run in runs):
             names.append(name)
@@ -142,6 +147,16 @@ def labels(runs):
             words.append(f'{name}={format_range(value) if isinstance(value, list) else value}')
         result.append(' '.join(words))
     return result if max(map(len, result)) < 60 else folders
+
+
+def other_settings(run, reference):
+    """One line for each argument in which a run differs from its reference, at most five."""
+    lines = []
+    for name, value in run.args.items():
+        for other in reference.runs[:1]:
+            if name in other.args and other.args[name] != value and name not in NOT_COMPARED:
+                lines.append(f'the reference has {name}={other.args[name]}, this run {value}')
+    return lines[:5]
 
 
 def draw_run(folder):
@@ -1012,7 +1027,7 @@ DRAW = {
 # command line
 
 def main(argv=None):
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, 'FOLDER ... ')
     parser.add_argument('folders', nargs='+', help='folders of runs of one script')
     parser.add_argument('--compare', metavar='FOLDER',
         help='draw the runs of a row of results/logs, or one run, in grey behind')
@@ -1023,7 +1038,10 @@ def main(argv=None):
     name = 'compare.png' if args.compare or len(args.folders) > 1 else 'plot.png'
     path = args.out or Path(args.folders[0]) / name
     reference = read_reference(args.compare) if args.compare else NO_REFERENCE
-    figure = draw([read_run(folder) for folder in args.folders], reference)
+    runs = [read_run(folder) for folder in args.folders]
+    figure = draw(runs, reference)
+    for difference in other_settings(runs[0], reference):
+        print(difference)
     try:
         save(figure, path)
     except OSError as error:

@@ -213,8 +213,8 @@ def make_questions(task, mode, n_train, n_test, seed):
     Raises ValueError if there is nothing between question and answer, and for tasks whose hops this
     file does not know.
     """
-    require(isinstance(task, Lookup | Profiles), f'probe.py does not know where the hops of '
-            f'{task.name} are: teach it in make_questions')
+    require(isinstance(task, Lookup | Profiles),
+            f'where the hops of {task.name} are is not known here: say it in make_questions')
     require(max(task.hops) > 1, 'with one hop there is nothing between question and answer: train '
                                 'with --hops 2, or more')
     if isinstance(task, Lookup):

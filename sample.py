@@ -46,7 +46,7 @@ MAKE_DEFAULT = 'python train_cot.py --hops 4'
 # arguments
 
 def parse_args(argv):
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, '[PROMPT] ')
     parser.add_argument('prompt', nargs='?', help='words of a prompt, in quotes')
     parser.add_argument('-i', dest='interactive', action='store_true', help='ask again and again')
     parser.add_argument('--ckpt', metavar='FILE', default=DEFAULT_CKPT,
@@ -353,13 +353,15 @@ def main(argv=None):
 def ask_again_and_again(model, task, mode, args, generator):
     """Read prompts until there are no more. An empty line draws a held-out instance."""
     print(f'Type a prompt, or nothing for a held-out instance (hops {format_range(task.hops)}). '
-          f'Ctrl-D ends.\nFor example: {example_prompt(task, mode)}\n')
+          f'Ctrl-D or q ends.\nFor example: {example_prompt(task, mode)}\n')
     results = []
     while True:
         try:
             text = input('prompt> ')
         except EOFError:
             print()
+            return results
+        if text.strip() in ('q', 'quit', 'exit'):
             return results
         try:
             if text.strip():

@@ -22,7 +22,7 @@ Is the chain used, or is it decoration? Three tests at the end of a run tell (La
 The question is FactorExe's (github.com/clement-bonnet/FactorExe), whose model has an encoder, a
 chain module and four vocabularies. Departure: here is one causal GPT with one vocabulary.
 
-    python train_cot.py --hops 4                        # both arms, a minute on a laptop
+    python train_cot.py --hops 4                        # both arms; 15 s on two CPU cores
     python train_cot.py --task multiply --digits 5 --n_layer 3 --n_embd 256 --batch_size 512 \\
         --lr 1e-3 --steps 5000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_cot.py --hops 4
@@ -68,6 +68,12 @@ LEGEND = """
   entropy  of the next token along the model's own chain, in nats
   chance   acc of the best guess that does not look at the instance
 """
+
+FAITHFULNESS = {
+    'follow': 'a chain token is replaced: how often the answer follows from it (high: used)',
+    'swap': "another example's chain: how often the answer is still that of its own prompt (low)",
+    'early': 'the end of the chain is cut: how often the answer changes (high)',
+}
 
 # What each task needs to be learned in minutes on two CPU cores. The keys are flags.
 RECIPES = {
@@ -141,6 +147,7 @@ def fill_in(args):
         recipe_name = 'pairs'
     elif args.task == 'cycle' and args.nodes is not None and args.nodes > 20:
         recipe_name = 'cycle over more than 20 nodes'
+    require(recipe_name in RECIPES, f'{args.task} has no row in RECIPES of train_cot.py')
     for name, value in RECIPES[recipe_name].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -488,6 +495,8 @@ def train_arms(task, config, args, run):
 
 def print_faithfulness(faith, run):
     """Beside each measure: what two extreme models would score, and one that guesses."""
+    for name in faith:
+        run.print(f'  {name:7}  {FAITHFULNESS[name]}')
     run.print('is the chain used?  this model | if it ignored its chain | if it read nothing else '
               '| guessing')
     for name, m in faith.items():

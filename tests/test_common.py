@@ -176,7 +176,7 @@ def test_no_other_file_passes_for_a_checkpoint(kind, run, tmp_path, monkeypatch)
 # -----------------------------------------------------------------------------
 # the folder
 
-def test_the_same_settings_start_over_and_others_are_refused(tmp_path):
+def test_the_same_settings_start_over_and_others_are_refused(tmp_path, capsys):
     out_dir = tmp_path / 'run'
     with make_run(out_dir, seed=1, star=(2, 3)) as run:
         run.log(step=1)
@@ -191,7 +191,14 @@ def test_the_same_settings_start_over_and_others_are_refused(tmp_path):
     assert (out_dir / 'ckpt.pt').exists()
     assert json.loads((out_dir / 'config.json').read_text())['args']['seed'] == 1
 
+    # a run that was stopped is not thrown away, one that has ended is replaced
+    with pytest.raises(ValueError, match='stopped before its end; --resume goes on'):
+        make_run(out_dir, seed=1, star=(2, 3))
+    assert (out_dir / 'ckpt.pt').exists()
+    with open(out_dir / 'log.jsonl', 'a') as f:
+        f.write(json.dumps({'arm': 'final'}) + '\n')
     make_run(out_dir, seed=1, star=(2, 3)).__exit__()
+    assert 'starting over, the run that was there is replaced' in capsys.readouterr().out
     assert not (out_dir / 'ckpt.pt').exists() and common.read_log(out_dir) == []
 
 

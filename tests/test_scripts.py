@@ -258,6 +258,19 @@ def test_main_works_in_a_thread_and_twice_and_leaves_no_handler_behind(tmp_path)
         train_cot.main(['--hops', '0'])
 
 
+def test_a_bug_in_a_task_of_your_own_says_where_it_is(monkeypatch):
+    def write(task, rng, source, hops):
+        return source, source, hops
+    monkeypatch.setattr(data.Cycle, 'write', write)
+    code, _, err = call(data, ['--n', '1'])
+    assert code == 2 and '(in write_batch, data.py, line' in err and err.count('\n') == 1
+
+
+def test_a_mistake_does_not_say_where_it_was_noticed():
+    code, _, err = call(data, ['--nodes', '1'])
+    assert code == 2 and 'line' not in err
+
+
 def test_ctrl_c_outside_of_training_ends_without_a_traceback(monkeypatch):
     def interrupt(argv):
         raise KeyboardInterrupt
