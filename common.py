@@ -407,6 +407,9 @@ class Run:
         while it shuts down.
         """
         if dist.is_initialized():
+            # Old versions of torch keep Python's lock while they destroy a group. A thread of gloo
+            # that still needs it would never end: let it finish first.
+            time.sleep(0.1)
             dist.destroy_process_group()
 
     def my_rows(self, batch):

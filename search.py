@@ -181,11 +181,20 @@ def add_cost(cost, owner, calls=0, **amounts):
         cost[:, COSTS.index(name)].index_add_(0, owner, amount)
 
 
+def unique_rows(x):
+    """The different rows of x (N, m), sorted, and which of them each row of x is, (N,)."""
+    device = x.device
+    if device.type == 'mps':  # torch 2.5 does not compare rows there
+        x = x.cpu()
+    rows, inverse = x.unique(dim=0, return_inverse=True)
+    return rows.to(device), inverse.to(device)
+
+
 def log_odds(solver, states):
     """The model's verdict on states (N, m): log-odds of 'yes', (N,). Equal states are computed
     once."""
     task = solver.task
-    unique, inverse = torch.unique(states, dim=0, return_inverse=True)
+    unique, inverse = unique_rows(states)
     target = unique.new_full((len(unique),), solver.target)
     prompt = task.write_prompt(target, unique)
 
@@ -290,7 +299,7 @@ def beam_search(solver, puzzles, width, value, moves='all'):
         # child. unique() keeps one of each, and sorts the rows by puzzle.
         child, legal = expand(solver, states, owner, moves, cost)
         parent = owner[:, None, None].expand(-1, legal.size(1), 1)
-        rows = torch.cat((parent, child), dim=2)[legal].unique(dim=0)
+        rows, _ = unique_rows(torch.cat((parent, child), dim=2)[legal])
         owner = rows[:, 0].contiguous()
         states = rows[:, 1:]
         add_cost(cost, owner, states=1)

@@ -564,6 +564,7 @@ STOP_EACH_TRAINER = """if True:
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the names of threads are read from /proc')
+@pytest.mark.skipif(torch.__version__.startswith('2.5.'), reason='its threads have no names')
 def test_no_thread_of_gloo_outlives_a_training(tmp_path):
     """Such a thread can abort the process while the interpreter exits: "terminate called without
     an active exception", once in many runs. Here each trainer is stopped by a signal. When it says
