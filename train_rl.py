@@ -77,14 +77,14 @@ SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # flags that --init_fr
 
 def parse_args(argv):
     parser = make_parser()
-    args = common.parse_args(parser, argv, 'train_rl', free={'seed', 'n_test', 'hops',
-                                                                 'test_hops'})
+    free = {'seed', 'n_test', 'hops', 'test_hops'}
+    args = common.parse_args(parser, argv, 'train_rl', free)
 
     # a model that starts from a checkpoint has its shape, unless another one is typed
     if args.init_from and not args.eval_only:
         model, _ = common.load_checkpoint(args.init_from)
         parser.set_defaults(**{name: getattr(model.config, name) for name in SHAPE})
-        args = parser.parse_args(argv)
+        args = common.parse_args(parser, argv, 'train_rl', free)
     return args
 
 

@@ -738,6 +738,14 @@ def test_init_from_takes_a_supervised_model_with_its_shape(supervised, tmp_path)
     assert (args['n_embd'], args['n_layer'], args['n_head']) == (12, 2, 2)
 
 
+def test_init_from_has_a_folder_of_its_own_too(supervised, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run('--nodes', 6, '--hops', '1-2', '--init_from', supervised, '--batch_size', 4, '--steps', 2,
+        '--n_test', 8)
+    folder, = (tmp_path / 'out').iterdir()
+    assert folder.name.startswith('train_rl-') and 'init_from_' in folder.name
+
+
 @pytest.mark.parametrize('argv', [
     '--task cvpr', '--nodes 7', '--hops 1-3', '--hops 2-3', '--format pairs', '--n_layer 1',
     '--n_head 3', '--n_embd 24', '--n_loop 2', '--pos rope'])
