@@ -55,6 +55,8 @@ CONFIGS = {
     'star-50': (Star(star=(5, 5), nodes=50), dict(n_layer=6, n_head=6, n_embd=384), 256),
 }
 
+N_PROMPTS = 128  # from which tokens are generated, all at once
+
 # whose batches are timed
 TIMED = (
     Cycle(),
@@ -203,9 +205,10 @@ def measure_training(args, batch, device, autocast, peak):
 def measure_generation(args, device):
     """32 new tokens after prompts of 64, with and without the cache. Returns {name: value}."""
     task, size, _ = CONFIGS[args.config]
-    print('\ngeneration, 64 + 32 tokens, batch 128    cached       uncached   uncached / cached')
-    prompt = torch.randint(len(task.vocab), (128, 64), device=device)
-    n_new = 128 * 32
+    print(f'\ngeneration, 64 + 32 tokens, batch {N_PROMPTS}    cached       uncached   '
+          'uncached / cached')
+    prompt = torch.randint(len(task.vocab), (N_PROMPTS, 64), device=device)
+    n_new = N_PROMPTS * 32
 
     final = {}
     for n_layer in sorted({1, 2, 4, size['n_layer']}):

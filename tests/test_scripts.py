@@ -355,7 +355,10 @@ def test_a_script_lists_only_the_flags_of_its_own_tasks():
 # -----------------------------------------------------------------------------
 # bench.py
 
-def test_bench_compares_like_with_like():
+def test_bench_compares_like_with_like(monkeypatch):
+    task, size, _ = bench.CONFIGS['cycle-20']
+    monkeypatch.setitem(bench.CONFIGS, 'cycle-20', (task, size, 64))  # a batch of 64, not of 512
+    monkeypatch.setattr(bench, 'N_PROMPTS', 4)
     code, out, _ = call(bench, ['--repeats', '1', '--device', 'cpu'])
     final = final_values(out)
     assert code == 0 and float(final['gradient_gap']) < 1e-5
