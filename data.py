@@ -251,7 +251,7 @@ class Task:
         return (output == batch.tokens) | ~batch.loss_mask
 
     def read(self, prompt):
-        raise NotImplementedError
+        raise NotImplementedError(f'{self.name} has no method read, the inverse of write')
 
     def settings(self):
         """{flag: value}, with the defaults of flags that were not given."""

@@ -458,7 +458,8 @@ class GPT(nn.Module):
                  use_cache=True, samples=1, uniform=None, return_logp=False):
         """Continue each row of idx (B, T): returns (B * samples, T + max_new_tokens).
 
-        idx may also be one prompt as a list of tokens. Then the result is a list, too.
+        idx may also be one prompt as a list of tokens. Then the result is a list, too, and samples,
+        uniform and return_logp are not taken.
 
         temperature  0 is greedy. Otherwise sample from softmax(logits / temperature).
         top_k        sample among the k most likely tokens only.
@@ -475,6 +476,8 @@ class GPT(nn.Module):
         temperature is negative, or top_k or samples is below 1.
         """
         if isinstance(idx, list):
+            if samples != 1 or uniform is not None or return_logp:
+                raise ValueError('samples, uniform and return_logp need prompts as a tensor (B, T)')
             prompt = torch.tensor([idx], device=self.wte.weight.device)
             output = self.generate(prompt, max_new_tokens, temperature, top_k, generator, use_cache)
             return output[0].tolist()

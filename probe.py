@@ -873,8 +873,8 @@ def main(argv=None):
 def in_words(final):
     """One sentence: what was found about the first hop, and against which controls."""
     return (f'Hop 1 is read with accuracy {final["best_hop1"]:.3f} (in an untrained model '
-            f'{final["random_init"]:.3f}, by guessing {final["chance"]:.3f}); exchanging it '
-            f'changes the answer in {final["flip"]:.3f} of cases, a random step in '
+            f'{final["random_init"]:.3f}, by guessing {final["chance"]:.3f}). When it is exchanged '
+            f'the answer follows in {final["flip"]:.3f} of cases, after a random step in '
             f'{final["flip_random"]:.3f}.')
 
 

@@ -406,6 +406,9 @@ def test_generate_takes_a_list_for_a_single_prompt():
     output = model.generate(prompt, 4)
     assert output == model.generate(torch.tensor([prompt]), 4)[0].tolist()
     assert output[:3] == prompt and len(output) == 7
+    for options in (dict(samples=2), dict(return_logp=True), dict(uniform=torch.rand(1, 4))):
+        with pytest.raises(ValueError, match='need prompts as a tensor'):
+            model.generate(prompt, 4, **options)
 
 
 def test_generate_works_under_autocast():
