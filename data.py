@@ -33,6 +33,7 @@ Larger tasks have files of their own: countdown.py, profiles.py, maze.py.
 
 import argparse
 import contextlib
+import errno
 import inspect
 import os
 import re
@@ -784,6 +785,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise ValueError(' '.join(message.split()))
+
+
+OUT_OF_MEMORY = re.compile(  # in the messages of RuntimeErrors of torch, on each kind of device
+    r'DefaultCPUAllocator|(can.t|cannot) allocate memory|not enough memory|out of memory|bad_alloc'
+    r'|ALLOC_FAILED|Storage size calculation overflowed', re.IGNORECASE)
+
+
+def is_out_of_memory(error):
+    """Does this exception say that there was no memory left, of the machine or of its GPU?"""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
 
 
 @contextlib.contextmanager

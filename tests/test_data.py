@@ -4,6 +4,7 @@ Everything a batch holds is compared with what plain loops read in its text (pla
 """
 
 import argparse
+import errno
 import functools
 import random
 from collections import Counter
@@ -512,3 +513,39 @@ def test_without_raw_the_same_lines_have_brackets_an_answer_and_the_oracles(argv
         assert example.carries_loss == sorted(example.carries_loss)
         answer = example.words[-len(example.answer):]
         assert answer == example.answer == example.oracle
+
+
+# -----------------------------------------------------------------------------
+# no memory left
+
+@pytest.mark.parametrize('allocate', [
+    lambda: torch.empty(10**15),   # RuntimeError
+    lambda: torch.empty(2**62),    # RuntimeError, more bytes than there are numbers
+    lambda: np.empty(10**15),
+    lambda: bytearray(10**15),
+])
+def test_out_of_memory_is_recognised(allocate):
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        allocate()
+    assert data.is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize('message', [
+    'MPS backend out of memory (MPS allocated: 9.0 GB, other allocations: 1.0 MB)',
+    'CUDA error: out of memory',
+    'CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate',
+    'DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.',
+    'std::bad_alloc',
+])
+def test_out_of_memory_of_other_devices_is_recognised(message):
+    assert data.is_out_of_memory(RuntimeError(message))
+    assert data.is_out_of_memory(torch.OutOfMemoryError(message))
+    assert data.is_out_of_memory(OSError(errno.ENOMEM, 'Cannot allocate memory'))
+
+
+@pytest.mark.parametrize('error', [
+    ValueError('out of memory'), KeyError('x'), OSError(errno.ENOSPC, 'No space left on device'),
+    RuntimeError('mat1 and mat2 shapes cannot be multiplied'),
+])
+def test_other_errors_are_not_out_of_memory(error):
+    assert not data.is_out_of_memory(error)
