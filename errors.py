@@ -1,0 +1,148 @@
+"""Every error of a script is one line on stderr and an exit code, never a traceback.
+
+    exit code 0    all is well
+              1    the run failed: diverged, disk full, out of memory
+              2    bad input: a ValueError
+              130  stopped by Ctrl-C; 128 + n by signal n
+
+A script imports this file before all others. It takes seconds to import torch, and from here on
+Ctrl-C during that time ends in one line, too.
+
+From Python nothing changes: functions raise ValueError, or RunEnded for a run that cannot go on.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+
+class RunEnded(Exception):
+    """A run that cannot go on.
+
+    exit_code: 1 if it failed, 128 + n if signal n stopped it.
+    any_rank: every process that raises it says so, not rank 0 alone.
+    """
+
+    def __init__(self, message, exit_code=1, any_rank=False):
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.any_rank = any_rank
+
+
+# -----------------------------------------------------------------------------
+# Ctrl-C where there is nothing to save: while modules are imported, and after the last line
+
+def leave_on_ctrl_c(number, frame):
+    """One line, and out. An exception could be swallowed by the module that is being imported."""
+    os.write(2, f'\n{script_name()}: stopped by Ctrl-C\n'.encode())
+    os._exit(130)
+
+
+OURS = (signal.default_int_handler, leave_on_ctrl_c)
+
+
+def handle_ctrl_c(handler):
+    """Set the handler of Ctrl-C, unless the caller has one of its own. Threads cannot."""
+    can_set = threading.current_thread() is threading.main_thread()
+    if can_set and signal.getsignal(signal.SIGINT) in OURS:
+        signal.signal(signal.SIGINT, handler)
+
+
+def script_name():
+    return Path(sys.argv[0]).name
+
+
+def is_one_of_ours(path):
+    return path.suffix == '.py' and path.resolve().parent == Path(__file__).resolve().parent
+
+
+if is_one_of_ours(Path(sys.argv[0])):
+    handle_ctrl_c(leave_on_ctrl_c)
+
+
+# -----------------------------------------------------------------------------
+# one line
+
+@contextlib.contextmanager
+def one_line_errors():
+    """For the command line: what goes wrong inside is one line, and the process ends."""
+    before = signal.getsignal(signal.SIGINT)
+    handle_ctrl_c(signal.default_int_handler)  # it raises KeyboardInterrupt
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        end(f'\n{script_name()}: stopped by Ctrl-C', 130)
+    except BrokenPipeError:  # `python ... | head`, and head has seen enough
+        end('', 1)
+    except Exception as error:
+        exit_code = exit_code_of(error)
+        if exit_code is None:
+            raise  # a bug: the traceback helps
+        is_heard = os.environ.get('RANK', '0') == '0' or getattr(error, 'any_rank', False)
+        message = ' '.join(message_of(error).split())
+        end(f'{script_name()}: {message}' if is_heard else '', exit_code)
+    finally:
+        handle_ctrl_c(before)
+
+
+def end(message, exit_code):
+    """Print the line, make sure that nothing else is printed, and leave."""
+    if message:
+        with contextlib.suppress(OSError):
+            text = message.encode('utf-8', 'backslashreplace').decode()
+            print(text, file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads stdout any more, or its disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(exit_code)
+
+
+def exit_code_of(error):
+    """1 or 2 or another exit code. None for an exception that only a bug can raise."""
+    if isinstance(error, ValueError):
+        return 2
+    if isinstance(error, OSError) or is_out_of_memory(error):
+        return 1
+    return getattr(error, 'exit_code', None)
+
+
+def message_of(error):
+    """What the line says."""
+    if is_out_of_memory(error):
+        return f'out of memory{place_of(error)}: lower --batch_size, or the size of the task'
+    if isinstance(error, OSError):
+        name = '' if error.filename is None else f'{error.filename}: '
+        return f'{name}{error.strerror or error}'
+    return f'{error}{place_of(error)}'
+
+
+OUT_OF_MEMORY = re.compile(  # in the messages of RuntimeErrors of torch, on each kind of device
+    r'DefaultCPUAllocator|(can.t|cannot) allocate memory|not enough memory|out of memory|bad_alloc'
+    r'|ALLOC_FAILED|Storage size calculation overflowed', re.IGNORECASE)
+
+
+def is_out_of_memory(error):
+    """Does this exception say that there was no memory left, of the machine or of its GPU?"""
+    if isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':  # torch's
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+
+
+def place_of(error):
+    """Where an exception comes from that no line of ours raises, such as that of a bug in a task of
+    your own: ' (in write, sum_task.py, line 24)'. Else ''."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    on_purpose = last.name == 'require' or (last.line or '').startswith('raise')
+    if on_purpose:
+        return ''
+    return f' (in {last.name}, {Path(last.filename).name}, line {last.lineno})'
