@@ -21,6 +21,8 @@ The last line:  final config=cycle-20 device=cpu skip_1=2.8.. tokens_per_s=... d
 Results: docs/speed.md
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import statistics
 import time
 from functools import partial
@@ -37,7 +39,6 @@ from data import (
     Parser,
     Star,
     at_least,
-    one_line_errors,
     sample_batch,
 )
 from maze import Maze

@@ -45,6 +45,8 @@ The last line:  final hops=1 slope=2.6xx r2=0.99x ... best=2.6xx int8=0.97x int4
 Results: docs/capacity.md
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import copy
 import json
 import math
@@ -63,7 +65,6 @@ from data import (
     Batch,
     Parser,
     at_least,
-    one_line_errors,
     parse_list,
     positive_float,
     require,

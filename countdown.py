@@ -16,6 +16,8 @@ The file has three parts: moves and the exact solver, the task, the puzzles of t
     python countdown.py --numbers 3 --raw
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,6 @@ import torch
 
 from data import (
     Task,
-    one_line_errors,
     parse_list,
     print_examples,
     random_permutations,

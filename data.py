@@ -31,16 +31,12 @@ Larger tasks have files of their own: countdown.py, profiles.py, maze.py.
     python data.py --task star --star 2,3 --raw     # one plain line for each example
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import argparse
-import contextlib
-import errno
 import inspect
-import os
 import re
-import sys
-import traceback
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -785,55 +781,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise ValueError(' '.join(message.split()))
-
-
-OUT_OF_MEMORY = re.compile(  # in the messages of RuntimeErrors of torch, on each kind of device
-    r'DefaultCPUAllocator|(can.t|cannot) allocate memory|not enough memory|out of memory|bad_alloc'
-    r'|ALLOC_FAILED|Storage size calculation overflowed', re.IGNORECASE)
-
-
-def is_out_of_memory(error):
-    """Does this exception say that there was no memory left, of the machine or of its GPU?"""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
-
-
-@contextlib.contextmanager
-def one_line_errors():
-    """For the command line: an error is one line on stderr and an exit code, not a traceback.
-
-    ValueError means bad input, exit code 2. Other exceptions may bring an `exit_code` of their own.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f'\n{Path(sys.argv[0]).name}: stopped by Ctrl-C', file=sys.stderr, flush=True)
-        sys.exit(130)
-    except BrokenPipeError:  # `python ... | head`, and head has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        exit_code = 2 if isinstance(error, ValueError) else getattr(error, 'exit_code', None)
-        if exit_code is None:
-            raise
-        # one line, however many processes there are
-        if os.environ.get('RANK', '0') == '0' or getattr(error, 'any_rank', False):
-            message = ' '.join(str(error).split()) + place_of(error)
-            print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr, flush=True)
-        sys.exit(exit_code)
-
-
-def place_of(error):
-    """Where a ValueError comes from that no line of ours raises, such as that of a bug in a task of
-    your own: ' (in write, sum_task.py, line 24)'. Else ''."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    on_purpose = last.name == 'require' or (last.line or '').startswith('raise')
-    if on_purpose or not isinstance(error, ValueError):
-        return ''
-    return f' (in {last.name}, {Path(last.filename).name}, line {last.lineno})'
 
 
 def add_task_args(parser, tasks, **defaults):

@@ -21,11 +21,13 @@ The last line:  final method=jacobi task=cycle hops=4 tokens=4.000 rounds=3.9xx 
 Results: docs/jacobi.md
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import torch
 
 import common
 from countdown import Countdown
-from data import CVPR, Cycle, Multiply, Parser, Star, at_least, one_line_errors, sample_batch
+from data import CVPR, Cycle, Multiply, Parser, Star, at_least, sample_batch
 from profiles import Profiles
 
 

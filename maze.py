@@ -24,13 +24,14 @@ The file has the generators, shortest paths, the two formats, and what an evalua
     python maze.py --grid 2 --format grid --raw
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import numpy as np
 import torch
 
 from data import (
     Task,
     format_range,
-    one_line_errors,
     parse_range,
     positive_float,
     print_examples,

@@ -12,6 +12,8 @@ The file has a section for each script. The figures of the pages in docs/ put se
 results together: results/figures.py.
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import json
 import math
 import statistics
@@ -24,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, NullLocator
 
 from common import read_log, write_atomic
-from data import Parser, format_range, one_line_errors, require
+from data import Parser, format_range, require
 
 
 # -----------------------------------------------------------------------------

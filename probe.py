@@ -50,6 +50,8 @@ The last line:  final ... best_hop1=... first_layer_hop1=... selectivity=... fli
 Results: docs/probe.md
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import argparse
 import json
 import os
@@ -72,7 +74,6 @@ from data import (
     Parser,
     Task,
     at_least,
-    one_line_errors,
     require,
     sample_batch,
     write_batch,

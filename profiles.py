@@ -19,6 +19,8 @@ neighbours.
     python profiles.py --people 20 --hops 2 --raw
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import numpy as np
 import torch
 
@@ -27,7 +29,6 @@ from data import (
     Task,
     at_least,
     held_out,
-    one_line_errors,
     print_examples,
     require,
 )

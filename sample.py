@@ -18,6 +18,8 @@ The last line:  final task=cycle n=3 right=3
 More: docs/sample.md
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,6 @@ from data import (
     Parser,
     at_least,
     format_range,
-    one_line_errors,
     parse_range,
     require,
     sample_batch,

@@ -35,6 +35,8 @@ The last line:  final method=beam b=5 ... target=24 n_test=1362 ... any_of_b=...
 Results: docs/search.md
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,7 +62,6 @@ from data import (
     Star,
     Task,
     at_least,
-    one_line_errors,
     positive_float,
     require,
     sample_batch,

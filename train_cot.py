@@ -31,6 +31,8 @@ The last line:  final task=cycle hops=4 ... acc=1.000 ... acc_direct=0.0xx chanc
 Results: docs/train_cot.md
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import math
 
 import numpy as np
@@ -50,7 +52,6 @@ from data import (
     add_task_args,
     at_least,
     format_range,
-    one_line_errors,
     positive_float,
     require,
     sample_batch,

@@ -35,6 +35,8 @@ The last line:  final loss=path grid=4 ... exact=0.9xx ... fork=0.9xx ... greedy
 Results: docs/train_maze.md
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import json
 import math
 
@@ -50,7 +52,6 @@ from data import (
     add_task_args,
     at_least,
     format_range,
-    one_line_errors,
     parse_range,
     positive_float,
     require,

@@ -37,6 +37,8 @@ The last line:  final task=cycle hops=1-4 baseline=loo ... acc=1.000 valid=1.000
 Results: docs/train_rl.md
 """
 
+from errors import one_line_errors  # first: see errors.py
+
 import numpy as np
 import torch
 
@@ -49,7 +51,6 @@ from data import (
     add_task_args,
     at_least,
     format_range,
-    one_line_errors,
     parse_range,
     positive_float,
     require,

@@ -18,7 +18,9 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data import Parser, one_line_errors, require
+from errors import one_line_errors
+
+from data import Parser, require
 from plots import (
     SCHEME_COLOURS,
     draw,

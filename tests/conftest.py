@@ -8,6 +8,8 @@ os.environ['OMP_NUM_THREADS'] = '1'
 os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
 os.environ['MPLBACKEND'] = 'Agg'
 
+from errors import one_line_errors
+
 import contextlib
 import io
 import socket
@@ -17,8 +19,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-
-from data import one_line_errors
 
 
 ROOT = Path(__file__).parent.parent

@@ -1420,7 +1420,7 @@ def test_a_diverged_model_ends_the_run_and_leaves_its_last_good_weights(
 
 TWO_RUNS = """
 import os, sys, capacity, plots
-from data import one_line_errors
+from errors import one_line_errors
 port, damaged, *argv = sys.argv[1:]
 folder = os.path.dirname(damaged)
 plots.draw_run = lambda folder: None

@@ -3,6 +3,8 @@
 Everything a batch holds is compared with what plain loops read in its text (plain_tasks.py).
 """
 
+import errors
+
 import argparse
 import errno
 import functools
@@ -527,7 +529,7 @@ def test_without_raw_the_same_lines_have_brackets_an_answer_and_the_oracles(argv
 def test_out_of_memory_is_recognised(allocate):
     with pytest.raises((MemoryError, RuntimeError)) as caught:
         allocate()
-    assert data.is_out_of_memory(caught.value)
+    assert errors.is_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize('message', [
@@ -538,9 +540,9 @@ def test_out_of_memory_is_recognised(allocate):
     'std::bad_alloc',
 ])
 def test_out_of_memory_of_other_devices_is_recognised(message):
-    assert data.is_out_of_memory(RuntimeError(message))
-    assert data.is_out_of_memory(torch.OutOfMemoryError(message))
-    assert data.is_out_of_memory(OSError(errno.ENOMEM, 'Cannot allocate memory'))
+    assert errors.is_out_of_memory(RuntimeError(message))
+    assert errors.is_out_of_memory(torch.OutOfMemoryError(message))
+    assert errors.is_out_of_memory(OSError(errno.ENOMEM, 'Cannot allocate memory'))
 
 
 @pytest.mark.parametrize('error', [
@@ -548,4 +550,4 @@ def test_out_of_memory_of_other_devices_is_recognised(message):
     RuntimeError('mat1 and mat2 shapes cannot be multiplied'),
 ])
 def test_other_errors_are_not_out_of_memory(error):
-    assert not data.is_out_of_memory(error)
+    assert not errors.is_out_of_memory(error)
