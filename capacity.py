@@ -670,9 +670,12 @@ def train(job, questions, args, run):
             check_finite(name, step, model, loss, run)
             run.save(f'ckpt-{name}.pt', model, optimizer, step, mode=job['mode'],
                      settings=settings, curve=curve, seconds=time.time() - began)
+        if run.failure is not None:  # the disk is full
+            raise run.failure
         if run.signal:
             raise common.RunEnded(f'stopped by a signal at step {step} of {name}, saved; --resume '
                                   'goes on from there', exit_code=128 + run.signal)
+    run.trains = False  # all is saved: a signal may stop the evaluation at once
     bar.close()
     return model, curve, time.time() - began
 
@@ -683,8 +686,8 @@ def check_finite(name, step, model, loss, run):
         common.check_finite(step, model, loss=loss.item())
     except common.RunEnded as error:
         path = run.out_dir / f'ckpt-{name}.pt'
-        raise common.RunEnded(f'{name}: {error}; {path} holds the last good weights, if any were '
-                              'saved') from None
+        saved = f'; {path} holds the last good weights' if path.exists() else ''
+        raise common.RunEnded(f'{name}: {error}{saved}') from None
 
 
 def train_and_measure(job, args, run):

@@ -5,26 +5,26 @@
     parse_args       a script's arguments; with --eval_only those of the checkpoint
     default_folder   the folder of a run, named after what was typed
     load_model       a trained model and its task, for use from Python
-    load_checkpoint  a trained model, and everything else that a checkpoint holds
-    read_log, final_line, write_atomic and other small things about the folder
+    load_checkpoint  a trained model, and everything else that a checkpoint holds (checkpoint.py)
+    final_line       the last line of every script
 
 Scripts call this file. Nothing here calls a script, and nothing here knows a task or a loss.
 Bad input raises ValueError. A run that cannot go on raises RunEnded. On the command line both end
-in one line on stderr and an exit code (data.one_line_errors).
+in one line on stderr and an exit code (errors.py). How files are written is in files.py.
 """
+
+from errors import RunEnded, script_name
 
 import contextlib
 import hashlib
 import json
 import os
-import platform
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,39 +37,31 @@ import torch.distributed.nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
+from checkpoint import load_checkpoint, to_bytes
 from countdown import Countdown
 from data import CVPR, Cycle, Multiply, Star, at_least, format_range, make_task, require
+from files import (
+    Lock,
+    append_record,
+    cut_log,
+    is_temporary,
+    read_config,
+    read_log,
+    remove_temporaries,
+    sync,
+    write_atomic,
+)
 from maze import Maze
-from model import GPT, GPTConfig
 from profiles import Profiles
 
-
-if os.name == 'nt':
-    import msvcrt
-else:
-    import fcntl
 
 ALL_TASKS = (Cycle, CVPR, Multiply, Star, Countdown, Profiles, Maze)  # for load_model
 NOT_SETTINGS = ('out_dir', 'resume', 'eval_only', 'verbose')  # they do not change a result
 HARDWARE = ('device', 'dtype')  # settings that may differ between runs of one folder
 SCHEDULE = ('max_iters', 'warmup_iters', 'eval_interval', 'log_interval')  # of a longer run
-LOCK_FILE = 'run.lock'
 STEPS_IN_NAME = r'-(?:steps|max_iters)_[0-9]+'  # of a folder
 RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'results.json', 'examples.json', 'plot.png',
              'compare.png')  # + config.json
-
-
-class RunEnded(Exception):
-    """A run that cannot go on.
-
-    exit_code: 1 if it failed, 128 + n if signal n stopped it.
-    any_rank: every process that raises it says so, not rank 0 alone.
-    """
-
-    def __init__(self, message, exit_code=1, any_rank=False):
-        super().__init__(message)
-        self.exit_code = exit_code
-        self.any_rank = any_rank
 
 
 # -----------------------------------------------------------------------------
@@ -123,8 +115,13 @@ def parse_eval_only(parser, argv, script, free, ckpt):
     for name in ('ckpt', 'device', 'dtype', 'processes'):
         trained.pop(name, None)
 
-    # what was trained becomes the default, and then the command line is read once more
-    parser.set_defaults(**trained)
+    # What was trained becomes the default, and then the command line is read once more. Numbers
+    # become text, which argparse checks as if it was typed.
+    defaults = {}
+    for name, value in trained.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        defaults[name] = repr(value) if is_number else value
+    parser.set_defaults(**defaults)
     args = parser.parse_args(argv)
     changed = []
     for name, value in trained.items():
@@ -211,9 +208,10 @@ def without_steps(name):
 def steps_of_run(folder):
     """--steps of the run in this folder. 0 if there is no run."""
     try:
-        return int(json.loads((folder / 'config.json').read_text())['args']['max_iters'])
-    except (OSError, ValueError, KeyError, TypeError):
+        steps = read_config(folder).get('max_iters')
+    except (OSError, ValueError):
         return 0
+    return steps if isinstance(steps, int) else 0
 
 
 # -----------------------------------------------------------------------------
@@ -304,6 +302,7 @@ class Run:
         self.out_dir = Path(args.out_dir) if self.writes else None
         self.last_checkpoint = None  # path of the last one that was loaded or saved
         self.lock = None
+        self.failure = None          # a RunEnded, if a write failed while several processes train
         if self.writes and self.master:
             self._open_folder(facts)
 
@@ -350,6 +349,8 @@ class Run:
         elif number == signal.SIGINT:
             raise KeyboardInterrupt  # as everywhere in Python, also in a notebook
         else:
+            if self.master:  # not by print, which may be what was interrupted
+                os.write(2, f'{script_name()}: stopped by a signal\n'.encode())
             sys.exit(128 + number)
 
     def begin_training(self):
@@ -357,20 +358,23 @@ class Run:
         self.trains = True
 
     def should_stop(self):
-        """Has any process caught a signal? All processes must ask at the same step."""
-        if self.world == 1:
-            self.stopped = self.signal > 0
-        else:
-            caught = torch.tensor(self.signal)  # on the CPU, so that no GPU has to be waited for
-            dist.all_reduce(caught, op=dist.ReduceOp.MAX)
-            self.stopped = caught.item() > 0
-            self.signal = int(caught)
+        """Has any process caught a signal, or failed to write? All must ask at the same step."""
+        if self.world > 1:
+            # on the CPU, so that no GPU has to be waited for
+            worst = torch.tensor([self.signal, self.failure is not None])
+            dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+            self.signal = int(worst[0])
+            if worst[1] and self.failure is None:
+                self.failure = RunEnded('another process could not write')
+        self.stopped = self.signal > 0 or self.failure is not None
         return self.stopped
 
     def end_training(self, step, what='training'):
-        """Leave the process group. Raises RunEnded if a signal stopped the training."""
+        """Leave the process group. Raises RunEnded if the training did not come to its end."""
         self.trains = False
         self.leave_group()
+        if self.failure is not None:
+            raise self.failure
         if self.stopped or self.signal:
             saved = 'before anything was saved; --resume starts over'
             if self.last_checkpoint is not None:
@@ -399,6 +403,8 @@ class Run:
                 os.environ.setdefault('USE_LIBUV', '0')
             backend = 'cpu:gloo,cuda:nccl' if self.device.type == 'cuda' else 'gloo'
             dist.init_process_group(backend, **options)
+            if self.writes and not self.master:  # rank 0 has locked the folder already
+                self.lock = Lock(self.out_dir, self.rank)
 
     def leave_group(self):
         """Leave the process group, if there is one.
@@ -461,8 +467,29 @@ class Run:
     def log(self, **record):
         """Append one JSON object to log.jsonl."""
         if self.master and self.writes:
-            with open(self.out_dir / 'log.jsonl', 'a') as f:
-                f.write(json.dumps(record) + '\n')
+            self.write(lambda: append_record(self.out_dir, record))
+
+    def write(self, write):
+        """Call write(). Raises RunEnded if the disk is full, or the folder is gone.
+
+        Where several processes train together, one that left would leave the others waiting. So the
+        failure is noted, nothing more is written, and should_stop tells them all.
+        """
+        if self.failure is not None:
+            return
+        try:
+            if self.lock is not None and self.lock.is_lost():
+                raise OSError('somebody has removed the folder, or put another in its place')
+            write()
+        except OSError as error:
+            saved = 'nothing was saved yet'
+            if self.last_checkpoint is not None and self.last_checkpoint.exists():
+                saved = f'{self.last_checkpoint} is whole, and --resume goes on from there'
+            reason = error.strerror or error
+            failure = RunEnded(f'cannot write to {self.out_dir}: {reason}; {saved}')
+            if self.world == 1 or not self.trains:
+                raise failure from error
+            self.failure = failure
 
     def finish(self, final, step, **log_only):
         """Log the last record, and print it as the line that README quotes and tests parse."""
@@ -480,8 +507,8 @@ class Run:
         are the run's, and rank 0 alone writes.
         """
         check_finite(step, model)
-        self.last_checkpoint = self.out_dir / name
         if settings is None and not self.master:
+            self.last_checkpoint = self.out_dir / name  # rank 0 writes it
             return
         rng_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         state = dict(
@@ -494,7 +521,16 @@ class Run:
             rng=torch.get_rng_state(),
             rng_cuda=rng_cuda,
             **more)
-        write_atomic(self.out_dir / name, lambda path: torch.save(state, path))
+        content = to_bytes(state)
+        self.write(lambda: self._write_checkpoint(name, content))
+
+    def _write_checkpoint(self, name, content):
+        """The log first, so that the disk has all that was logged before the checkpoint."""
+        log = self.out_dir / 'log.jsonl'
+        if log.exists():
+            sync(log)
+        write_atomic(self.out_dir / name, lambda path: path.write_bytes(content))
+        self.last_checkpoint = self.out_dir / name
 
     def resume(self, name, model, optimizer, arm, settings=None):
         """With --resume: load this run's checkpoint if there is one, and drop what was logged after
@@ -507,10 +543,12 @@ class Run:
             require(state['config'] == vars(model.config),
                     f'{path} holds a model of another shape: has --init_from changed?')
             model.load_state_dict(state['model'])
-            optimizer.load_state_dict(state['optimizer'])
-            torch.set_rng_state(state['rng'].cpu())
+            # the moments from the file; betas, weight decay and the like from the arguments
+            groups = optimizer.state_dict()['param_groups']
+            optimizer.load_state_dict(dict(state=state['optimizer']['state'], param_groups=groups))
+            torch.set_rng_state(state['rng'])
             if self.device.type == 'cuda' and state['rng_cuda']:  # none after a run without cuda
-                torch.cuda.set_rng_state(state['rng_cuda'][0].cpu(), self.device)
+                torch.cuda.set_rng_state(state['rng_cuda'][0], self.device)
             self.last_checkpoint = path
         if self.resumes and self.master:
             cut_log(self.out_dir, arm, state['step'])
@@ -554,27 +592,6 @@ def check_finite(step, model, **numbers):
 # -----------------------------------------------------------------------------
 # checkpoints
 
-def load_checkpoint(path, device='cpu'):
-    """(model, state): the model on device, and the dict that Run.save wrote.
-
-    Raises ValueError if the file is missing, cut short, or not a checkpoint of this repository.
-    """
-    require(Path(path).is_file(), f'there is no checkpoint {path}')
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # about files that are refused anyway
-            state = torch.load(path, map_location=device, weights_only=True)  # runs no code
-        model = GPT(GPTConfig(**state['config'])).to(device)
-        model.load_state_dict(state['model'])
-        for name in ('optimizer', 'step', 'mode', 'rng', 'rng_cuda'):
-            state[name]
-        state['args']['script']
-    except Exception as error:  # torch.load raises half a dozen kinds, and any file may be there
-        raise ValueError(f'{path} is not a checkpoint of this repo, or was cut short: name another,'
-                         ' or delete it and start over') from error
-    return model, state
-
-
 def load_model(path, device='cpu'):
     """(model, task) of any checkpoint of this repository, to go on with from Python.
 
@@ -602,9 +619,14 @@ def task_of_checkpoint(path, state, tasks):
     require(name in names, f'{path}, of {state["args"]["script"]}.py, holds the task {name}, which '
                            f'is none of {", ".join(names)}')
     try:
-        return make_task(SimpleNamespace(**state['args']), tasks)
-    except TypeError as error:
+        task = make_task(SimpleNamespace(**state['args']), tasks)
+    except (TypeError, AttributeError, KeyError, OverflowError) as error:
         raise ValueError(f'the settings in {path} are of no task known here') from error
+    config = state['config']
+    require(len(task.vocab) == config['vocab_size'] and task.block_size <= config['block_size'],
+            f'{path} does not fit its task: the model has {config["vocab_size"]} words and '
+            f'{config["block_size"]} positions, {name} has {len(task.vocab)} and {task.block_size}')
+    return task
 
 
 def task_of_args(args, tasks, **defaults):
@@ -639,7 +661,8 @@ def changed_settings(old, new, can_grow=False):
     more steps than `old`, its schedule may differ.
     """
     ignored = HARDWARE
-    if can_grow and (new.get('max_iters') or 0) > (old.get('max_iters') or 0):
+    old_steps = old.get('max_iters')
+    if can_grow and isinstance(old_steps, int) and new['max_iters'] > old_steps:
         ignored += SCHEDULE
     names = [*new, *(name for name in old if name not in new)]
     return [name for name in names if name not in ignored and old.get(name) != new.get(name)]
@@ -647,63 +670,6 @@ def changed_settings(old, new, can_grow=False):
 
 # -----------------------------------------------------------------------------
 # folder and log
-
-def write_atomic(path, write):
-    """write(temporary path), then move the file into place: nobody ever sees half a file."""
-    temporary = Path(f'{path}.tmp')
-    write(temporary)
-    os.replace(temporary, path)
-
-
-class Lock:
-    """Only one process at a time writes to a folder. It holds the file run.lock.
-
-    The operating system lets go of a lock when its process ends, however it ends. So the file of a
-    run that was killed is taken over. It names its process for the message alone.
-    """
-
-    def __init__(self, folder):
-        """Make the folder and lock it. Raises ValueError if another run has it."""
-        self.path = folder / LOCK_FILE
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.path, 'a+')  # noqa: SIM115  (open as long as the run)
-        except OSError as error:
-            raise ValueError(f'cannot write to --out_dir {folder}: {error.strerror}') from error
-        try:
-            lock_file(self.file)
-        except OSError:
-            self.file.seek(0)
-            owner = self.file.read().strip() or 'another process'
-            self.file.close()
-            raise ValueError(f'{folder} is in use by {owner}; wait for it, or give another '
-                             '--out_dir') from None
-        self.file.truncate(0)
-        self.file.write(f'process {os.getpid()} on {platform.node()}\n')
-        self.file.flush()
-
-    def release(self):
-        """Remove the file, which lets go of the lock, too."""
-        with contextlib.suppress(OSError):  # somebody may have removed the folder meanwhile
-            is_ours = os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))
-            if os.name == 'nt':  # Windows removes no open file
-                self.file.close()
-            if is_ours:
-                self.path.unlink()
-        self.file.close()
-
-
-def lock_file(file):
-    """Lock an open file, or raise OSError at once if another process has locked it."""
-    if os.name == 'nt':
-        file.seek(2**20)  # a byte that nobody reads: Windows lets no one else read a locked one
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # the run that held the lock before may have removed the file in between
-        if os.fstat(file.fileno()).st_nlink == 0:
-            raise OSError('the file is gone')
-
 
 def open_folder(out_dir, settings, resume, can_grow, facts):
     """Check what the run's folder holds, and write config.json. Returns lines to print.
@@ -715,9 +681,10 @@ def open_folder(out_dir, settings, resume, can_grow, facts):
     notes = []
     old = None
     try:
-        if any(path.suffix != '.tmp' and path.name != LOCK_FILE for path in out_dir.iterdir()):
+        if any(not is_temporary(path) and path.suffix != '.lock' for path in out_dir.iterdir()):
             old = read_settings(out_dir)
             check_same_run(out_dir, old, settings, resume and can_grow)
+        remove_temporaries(out_dir)
         if old is not None and resume:
             open(out_dir / 'log.jsonl', 'a').close()  # can it be written?
             notes = what_changed(out_dir, old, settings)
@@ -748,16 +715,22 @@ def write_config(out_dir, settings, facts):
         python=sys.version.split()[0],
         threads=torch.get_num_threads())
     text = json.dumps(config, indent=1) + '\n'
-    write_atomic(out_dir / 'config.json', lambda path: path.write_text(text))
+    write_atomic(out_dir / 'config.json', lambda path: path.write_text(text, encoding='utf-8'))
 
 
 def read_settings(out_dir):
-    """The settings of the run in out_dir. Raises ValueError if it holds none."""
+    """The settings of the run in out_dir. Raises ValueError if it holds none.
+
+    They stand in config.json. If that is damaged, they are those of a checkpoint.
+    """
     try:
-        return dict(json.loads((out_dir / 'config.json').read_text())['args'])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{out_dir} is not empty and holds no run of this repo; give another '
-                         '--out_dir') from error
+        return read_config(out_dir)
+    except ValueError as error:
+        for path in sorted(out_dir.glob('ckpt*.pt')):
+            with contextlib.suppress(ValueError):
+                return load_checkpoint(path)[1]['args']
+        raise ValueError(f'{out_dir} is not empty and holds no run of this repo ({error}); give '
+                         'another --out_dir') from error
 
 
 def check_same_run(out_dir, old, settings, can_grow):
@@ -765,7 +738,7 @@ def check_same_run(out_dir, old, settings, can_grow):
     changes = []
     names = changed_settings(old, settings, can_grow)
     for name in names[:3]:
-        changes.append(f'{name}={old.get(name)}, not {settings.get(name)}')
+        changes.append(f'{name}={str(old.get(name))[:60]}, not {settings.get(name)}')
     cure = 'give another --out_dir, or delete it'
     if 'max_iters' in names and set(names) <= set(SCHEDULE):
         changes = [f'steps={old["max_iters"]}, not {settings["max_iters"]}']
@@ -784,6 +757,10 @@ def check_nothing_lost(out_dir):
 def what_changed(out_dir, old, settings):
     """One line for each change that a resumed run is allowed."""
     notes = []
+    try:
+        read_config(out_dir)
+    except ValueError as error:
+        notes.append(f'{error}: written anew, from the settings in the checkpoint')
     if old.get('max_iters') != settings.get('max_iters'):
         notes.append(f'{out_dir}: extended from {old["max_iters"]} to {settings["max_iters"]} '
                      'steps; the learning rate now follows the schedule of the longer run')
@@ -802,27 +779,6 @@ def git_commit():
     except OSError:  # there is no git
         return None
     return git.stdout.strip() or None
-
-
-def read_log(out_dir):
-    """The records of log.jsonl. A last line that a kill cut short is left out."""
-    path = Path(out_dir) / 'log.jsonl'
-    records = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
-    return records
-
-
-def cut_log(out_dir, arm, step):
-    """Drop what a run that resumes this arm at `step` will log again."""
-    lines = []
-    for record in read_log(out_dir):
-        is_done = record['arm'] != arm or 0 < step >= record['step']
-        if is_done and record['arm'] != 'final':
-            lines.append(json.dumps(record) + '\n')
-    write_atomic(Path(out_dir) / 'log.jsonl', lambda path: path.write_text(''.join(lines)))
 
 
 def final_line(**values):

@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT, two_processes
 
 import common
+import files
 from common import RunEnded
 from data import Parser
 from model import GPT, GPTConfig
@@ -31,6 +32,12 @@ def one_step(model, optimizer):
     model(torch.tensor([[1, 2, 3]])).square().mean().backward()
     optimizer.step()
     optimizer.zero_grad()
+
+
+def trained_model():
+    model, optimizer = tiny_model()
+    one_step(model, optimizer)
+    return model, optimizer
 
 
 def make_run(out_dir, **arguments):
@@ -68,7 +75,7 @@ def test_a_checkpoint_carries_weights_optimizer_and_random_state(run):
 
 
 def test_resume_without_the_flag_or_without_a_checkpoint_starts_at_step_0(run):
-    model, optimizer = tiny_model()
+    model, optimizer = trained_model()
     run.resumes = True
     assert run.resume('ckpt.pt', model, optimizer, 'arm') == {'step': 0}
     run.save('ckpt.pt', model, optimizer, 7)
@@ -77,7 +84,7 @@ def test_resume_without_the_flag_or_without_a_checkpoint_starts_at_step_0(run):
 
 
 def test_the_checkpoint_of_another_run_is_refused(run):
-    model, optimizer = tiny_model()
+    model, optimizer = trained_model()
     run.save('ckpt.pt', model, optimizer, 7)
     run.resumes = True
     run.settings = run.settings | {'later_flag': None}  # a flag that is not used changes nothing
@@ -88,7 +95,7 @@ def test_the_checkpoint_of_another_run_is_refused(run):
 
 
 def test_weights_that_are_not_finite_are_never_saved(run):
-    model, optimizer = tiny_model()
+    model, optimizer = trained_model()
     run.save('ckpt.pt', model, optimizer, 1)
     with torch.no_grad():
         model.wte.weight[0, 0] = float('nan')
@@ -99,7 +106,7 @@ def test_weights_that_are_not_finite_are_never_saved(run):
 
 
 def test_divergence_names_the_last_checkpoint_only_if_there_is_one(run):
-    model, optimizer = tiny_model()
+    model, optimizer = trained_model()
     run.check_finite(3, model, loss=1.0)
     with pytest.raises(RunEnded) as error:
         run.check_finite(3, model, loss=float('nan'))
@@ -165,7 +172,7 @@ def break_checkpoint(kind, path):
 def test_no_other_file_passes_for_a_checkpoint(kind, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = run.out_dir / 'ckpt.pt'
-    run.save('ckpt.pt', *tiny_model(), 1)
+    run.save('ckpt.pt', *trained_model(), 1)
     assert common.load_checkpoint(path)[1]['step'] == 1
     break_checkpoint(kind, path)
     with pytest.raises(ValueError, match='ckpt.pt'):
@@ -334,7 +341,7 @@ def parse(*argv, script='script'):
 def test_evaluation_takes_the_arguments_of_the_checkpoint(tmp_path):
     args = parse('--hops', '3', '--out_dir', str(tmp_path / 'run'), '--device', 'cpu')
     with common.Run('script', args) as run:
-        run.save('ckpt.pt', *tiny_model(), 1)
+        run.save('ckpt.pt', *trained_model(), 1)
     checkpoint = ('--eval_only', '--ckpt', str(tmp_path / 'run' / 'ckpt.pt'))
 
     args = parse(*checkpoint, '--n_test', '99', '--seed', '5')
@@ -428,7 +435,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         with pytest.raises(ValueError, match=f'is in use by process {os.getpid()} on'):
             make_run(tmp_path / 'run')
         assert common.read_log(tmp_path / 'run') == [{'step': 1}]  # the first one lost nothing
-    assert not (tmp_path / 'run' / common.LOCK_FILE).exists()
+    assert not (tmp_path / 'run' / files.LOCK_FILE).exists()
     make_run(tmp_path / 'run').__exit__()  # it is free again
 
 
@@ -440,27 +447,27 @@ def test_a_refused_run_leaves_no_lock(tmp_path):
 
 
 def test_a_run_whose_folder_was_deleted_does_not_unlock_that_of_another(tmp_path):
-    first = common.Lock(tmp_path / 'run')
+    first = files.Lock(tmp_path / 'run')
     shutil.rmtree(tmp_path / 'run')
-    second = common.Lock(tmp_path / 'run')
+    second = files.Lock(tmp_path / 'run')
     first.release()
     with pytest.raises(ValueError, match='is in use'):
-        common.Lock(tmp_path / 'run')
+        files.Lock(tmp_path / 'run')
     second.release()
 
 
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path):
-    program = ('import common, time; from pathlib import Path;'
-               f'lock = common.Lock(Path({str(tmp_path)!r})); print("locked", flush=True);'
+    program = ('import files, time; from pathlib import Path;'
+               f'lock = files.Lock(Path({str(tmp_path)!r})); print("locked", flush=True);'
                'time.sleep(600)')
     process = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout.readline() == b'locked\n'
     with pytest.raises(ValueError, match=f'in use by process {process.pid} '):
-        common.Lock(tmp_path)
+        files.Lock(tmp_path)
     process.kill()
     process.wait()
-    assert (tmp_path / common.LOCK_FILE).exists()
-    common.Lock(tmp_path).release()
+    assert (tmp_path / files.LOCK_FILE).exists()
+    files.Lock(tmp_path).release()
 
 
 # -----------------------------------------------------------------------------
@@ -474,7 +481,7 @@ def growing_run(folder, max_iters, resume=True, **more):
 
 def test_a_run_can_be_extended_but_not_shortened_or_changed(tmp_path, capsys):
     folder = tmp_path / 'run'
-    model, optimizer = tiny_model()
+    model, optimizer = trained_model()
     with growing_run(folder, 100, resume=False) as run:
         run.save('ckpt.pt', model, optimizer, 100)
     capsys.readouterr()

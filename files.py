@@ -1,0 +1,239 @@
+"""Files that survive a kill, a full disk and a power cut, and folders with one writer.
+
+    write_atomic    a file is the old one or the new one, never half of it
+    Lock            only one run writes to a folder
+    append_record   add a record to log.jsonl
+    read_log        the records of log.jsonl, without what is damaged
+    cut_log         drop the records that a resumed run will write again
+
+Reading never changes a file. Writing raises OSError if the disk is full or the folder is gone.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import re
+import time
+from pathlib import Path
+
+from data import require
+
+
+WINDOWS = os.name == 'nt'
+if WINDOWS:
+    import msvcrt
+else:
+    import fcntl
+
+LOCK_FILE = 'run.lock'  # of rank 0; of rank r run.<r>.lock
+IN_USE = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what locking says if another has the lock
+TEMPORARY = re.compile(r'\.\d+\.tmp$')  # at the end of names that write_atomic makes
+
+
+# -----------------------------------------------------------------------------
+# whole files
+
+def write_atomic(path, write):
+    """write(temporary path), then move the file into place: nobody ever sees half a file.
+
+    The temporary name has the process in it, so two processes never share one. The file is on the
+    disk before it is moved. So after a power cut, too, the old file or the new one is there. If
+    anything fails, the temporary file goes away, and the old file stays.
+    """
+    path = Path(path)
+    temporary = Path(f'{path}.{os.getpid()}.tmp')
+    try:
+        write(temporary)
+        sync(temporary)
+        replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    if not WINDOWS:  # where a folder cannot be opened
+        sync(path.parent)
+
+
+def sync(path):
+    """Wait until a file, or the names in a folder, are on the disk."""
+    file = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot
+            raise
+    finally:
+        os.close(file)
+
+
+def replace(source, target):
+    """os.replace, with patience: Windows refuses it while somebody has the target open."""
+    for _ in range(20 if WINDOWS else 0):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            time.sleep(0.1)
+    os.replace(source, target)
+
+
+def remove_temporaries(folder):
+    """Remove what killed runs left half-written. Only who holds the folder's lock may do this."""
+    for path in folder.iterdir():
+        if is_temporary(path):
+            path.unlink()
+
+
+def is_temporary(path):
+    return TEMPORARY.search(path.name) is not None
+
+
+# -----------------------------------------------------------------------------
+# one writer
+
+class Lock:
+    """Only one run at a time writes to a folder. It holds the file run.lock.
+
+    The operating system lets go of a lock when its process ends, however it ends. So the file of a
+    run that was killed is taken over. It names its process for the message alone.
+
+    Under torchrun each process has a lock file of its own. So the folder stays locked while any of
+    them is alive, even if the launcher and rank 0 are gone.
+    """
+
+    def __init__(self, folder, rank=0):
+        """Make the folder and lock it. Raises ValueError if another run has it."""
+        self.folder = folder
+        self.path = folder / (LOCK_FILE if rank == 0 else f'run.{rank}.lock')
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, 'a+')  # noqa: SIM115  (open as long as the run)
+        except OSError as error:
+            raise ValueError(f'cannot write to --out_dir {folder}: {error.strerror}') from error
+        try:
+            lock_file(self.file)
+        except OSError as error:
+            message = self.why_refused(error)
+            self.file.close()
+            raise ValueError(message) from None
+
+        try:
+            self.file.truncate(0)
+            self.file.write(f'process {os.getpid()} on {platform.node()}\n')
+            self.file.flush()
+            if rank == 0:
+                self.wait_for_nobody()
+        except BaseException as error:
+            self.release()
+            if isinstance(error, OSError):
+                raise ValueError(f'cannot write to --out_dir {folder}: {error.strerror}') from error
+            raise
+
+    def why_refused(self, error):
+        if error.errno not in IN_USE:
+            return f'cannot lock --out_dir {self.folder}: {error.strerror}'
+        self.file.seek(0)
+        owner = self.file.read(200).strip() or 'another process'
+        return f'{self.folder} is in use by {owner}; wait for it, or give another --out_dir'
+
+    def wait_for_nobody(self):
+        """Raise ValueError if a process of an earlier run of several processes is still alive."""
+        for path in self.folder.glob('run.*.lock'):
+            rank = path.name.split('.')[1]
+            if rank.isdecimal():
+                Lock(self.folder, int(rank)).release()
+
+    def is_lost(self):
+        """Has somebody removed the folder, or put another one in its place?"""
+        try:
+            return not os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))
+        except OSError:
+            return True
+
+    def release(self):
+        """Remove the file, which lets go of the lock, too."""
+        lost = self.is_lost()
+        if WINDOWS:  # where no open file can be removed
+            self.file.close()
+        if not lost:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        with contextlib.suppress(OSError):  # what a full disk did not take
+            self.file.close()
+
+
+def lock_file(file):
+    """Lock an open file, or raise OSError at once if another process has locked it."""
+    if WINDOWS:
+        file.seek(2**20)  # a byte that nobody reads: Windows lets no one else read a locked one
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # the run that held the lock before may have removed the file in between
+        if os.fstat(file.fileno()).st_nlink == 0:
+            raise OSError(errno.EAGAIN, 'the file is gone')
+
+
+# -----------------------------------------------------------------------------
+# log.jsonl
+
+def append_record(folder, record):
+    """Add a line to log.jsonl."""
+    line = json.dumps(record) + '\n'
+    with open(Path(folder) / 'log.jsonl', 'a', encoding='utf-8') as f:
+        f.write(line)
+
+
+def read_json(text):
+    """The dict that a JSON text holds, or None."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # RecursionError: [[[[...
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_log(folder):
+    """The records of log.jsonl, as dicts. Lines that hold none are left out, such as a last line
+    that a kill cut short."""
+    try:
+        text = (Path(folder) / 'log.jsonl').read_bytes().decode('utf-8', 'replace')
+    except FileNotFoundError:
+        return []
+    records = [read_json(line) for line in text.split('\n')]
+    return [record for record in records if record is not None]
+
+
+def cut_log(folder, arm, step):
+    """Drop what a run that resumes this arm at `step` will log again, and damaged lines."""
+    lines = []
+    for record in read_log(folder):
+        if not is_logged_again(record, arm, step):
+            lines.append(json.dumps(record) + '\n')
+    text = ''.join(lines)
+    write_atomic(Path(folder) / 'log.jsonl', lambda path: path.write_text(text, encoding='utf-8'))
+
+
+def is_logged_again(record, arm, step):
+    if record.get('arm') == 'final':
+        return True
+    at = record.get('step')
+    is_step = isinstance(at, int | float) and not isinstance(at, bool)
+    is_kept = is_step and step > 0 and at <= step
+    return record.get('arm') == arm and not is_kept
+
+
+def read_config(folder):
+    """The settings of the run in a folder, from config.json: a dict.
+
+    Raises ValueError if there is no such file, or if it is damaged.
+    """
+    path = Path(folder) / 'config.json'
+    config = None
+    with contextlib.suppress(FileNotFoundError):
+        config = read_json(path.read_bytes().decode('utf-8', 'replace'))
+    require(config is not None and isinstance(config.get('args'), dict),
+            f'{path} is missing or damaged')
+    return config['args']
