@@ -10,16 +10,28 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT, call, final_values
+from plain_training import (
+    PlainAdamW,
+    Saved,
+    is_as_written_out,
+    warmup_and_cosine,
+    watch_modes,
+)
 
+import plots
 import train_cot
 from common import RunEnded
-from data import CVPR, Cycle, Star, sample_batch
+from data import CVPR, Cycle, Star, held_out, sample_batch
+from model import GPT, GPTConfig
 from profiles import Profiles
 
 
@@ -57,6 +69,12 @@ def losses(folder):
     return [record['loss'] for record in read_log(folder) if 'loss' in record]
 
 
+@pytest.fixture
+def no_figure(monkeypatch):
+    """A figure takes longer than a tiny run."""
+    monkeypatch.setattr(plots, 'draw_run', lambda folder: None)
+
+
 # -----------------------------------------------------------------------------
 # measures, on models whose behaviour is known
 
@@ -83,6 +101,11 @@ class ScriptedModel:
                 row = [*row, self.next_node(table, start, k, chain)]
             rows.append(row)
         return torch.tensor(rows)
+
+
+class WithLogits(ScriptedModel):
+    def __call__(self, idx, loss_mask):
+        return torch.zeros(int(loss_mask.sum()), 4)  # uniform over four tokens: entropy ln 4
 
 
 def read_chain(table, start, k, chain):
@@ -137,10 +160,6 @@ def test_evaluate_counts_answers_chains_and_valid_steps():
         node = read_chain(table, start, k, chain)
         return table[node] if len(chain) == 1 else node
 
-    class WithLogits(ScriptedModel):
-        def __call__(self, idx, loss_mask):
-            return torch.zeros(int(loss_mask.sum()), 4)  # uniform over four tokens: entropy ln 4
-
     model = WithLogits(task, skip_one_node)
     results, examples = train_cot.evaluate(model, task, 'cot', RUN, 0, 50)
     assert results[1] == pytest.approx(dict(acc=1, chain=1, valid=1, entropy=math.log(4)))
@@ -149,8 +168,159 @@ def test_evaluate_counts_answers_chains_and_valid_steps():
     assert 'wrong' not in examples[0] and 'wrong' in examples[1]
 
 
+def right_on(split):
+    """A model that works answers out from the prompt, chain or not, and is right on tables of this
+    split alone."""
+    def next_node(table, start, k, chain):
+        for _ in range(k if len(chain) == k - 1 else len(chain) + 1):
+            start = table[start]
+        is_right = held_out(np.array([table]))[0] == (split == 'test')
+        return start if is_right else (start + 1) % len(table)
+    return next_node
+
+
+def answer_alone(split):
+    """The same for mode 'direct', where the answer comes at once."""
+    by_chain = right_on(split)
+    return lambda table, start, k, chain: by_chain(table, start, k, [None] * (k - 1))
+
+
+@pytest.mark.parametrize('mode', ['cot', 'direct'])
+def test_only_instances_that_were_held_out_are_evaluated(mode):
+    """A model that knows the held-out tables alone is always right, one that knows all others
+    never."""
+    task = Cycle(nodes=10, hops=[1, 3])
+    knows = right_on if mode == 'cot' else answer_alone
+    for split, acc in (('test', 1), ('train', 0)):
+        model = WithLogits(task, knows(split))
+        results, _ = train_cot.evaluate(model, task, mode, RUN, 0, 40)
+        assert [results[k]['acc'] for k in (1, 3)] == [acc, acc]
+        if mode == 'cot':
+            swap = train_cot.faithfulness(model, task, RUN, 0, 40)['swap']
+            assert (swap['value'], swap['ignored']) == (acc, acc)
+
+
+def test_every_instance_of_every_part_counts_once():
+    """700 a hop count, in parts of 500 and 200, of which the model has half right."""
+    task = Cycle(nodes=10, hops=[1, 2])
+    asked = []
+
+    def right_from_small_starts(table, start, k, chain):
+        if not chain:
+            asked.append((k, tuple(table), start))
+        return read_chain(table, start, k, chain) if table[0] < 5 else start
+
+    results, _ = train_cot.evaluate(
+        WithLogits(task, right_from_small_starts), task, 'cot', RUN, 3, 700)
+    assert Counter(k for k, *_ in asked) == {1: 700, 2: 700}
+    assert len(set(asked)) > 1390  # the parts are not the same ones again
+    for k in (1, 2):
+        n_right = sum(table[0] < 5 for hops, table, _ in asked if hops == k)
+        assert results[k] == pytest.approx(dict(
+            acc=n_right / 700, chain=n_right / 700, valid=n_right / 700, entropy=math.log(4)))
+
+
 # -----------------------------------------------------------------------------
 # training
+
+def test_training_draws_the_batch_of_each_step_and_all_else_is_held_out(
+        tmp_path, no_figure, monkeypatch):
+    """Every call of sample_batch in a run of both arms."""
+    drawn = {'train': [], 'test': []}
+
+    def spy(task, size, seed, step, split='train', mode='cot', hops=None):
+        drawn[split].append((mode, seed, step, size, hops))
+        return sample_batch(task, size, seed, step, split, mode, hops)
+    monkeypatch.setattr(train_cot, 'sample_batch', spy)
+    final = train(tmp_path, *TINY, '--hops', '1-2', '--steps', 4, '--eval_interval', 2,
+                  '--seed', 5, '--n_test', 80)
+
+    assert drawn['train'] == [
+        (arm, 5, step, 16, None) for arm in ('cot', 'direct') for step in range(4)]
+    expected = Counter({('cot', 5, 0, 1, None): 1})         # are there any?
+    for arm in ('cot', 'direct'):
+        for k in (1, 2):
+            expected[arm, 5, k * 10**6, 20, k] = 3          # at step 0, 2 and 4: a quarter
+            expected[arm, 5, k * 10**6, 80, k] = 1          # at the end: all
+    expected['cot', 5, 2 * 10**6, 80, 2] += 1               # is the chain used?
+    assert Counter(drawn['test']) == expected
+    assert final['n_test'] == '80'
+
+
+def test_what_is_trained_on_was_not_held_out(
+        tmp_path, no_figure, monkeypatch):
+    """The tables in the tokens that the model reads when gradients are taken, and when not."""
+    seen = {True: [], False: []}
+    forward = GPT.forward
+
+    def spy(model, idx, *rest, **options):
+        if idx.size(1) >= 8:  # else it decodes token by token
+            seen[torch.is_grad_enabled()].append(idx[:, :8])
+        return forward(model, idx, *rest, **options)
+    monkeypatch.setattr(GPT, 'forward', spy)
+    train(tmp_path, *TINY, '--steps', 6)
+    for trains, tables in seen.items():
+        is_held_out = held_out(torch.cat(tables).numpy())
+        assert len(is_held_out) > 100 and (is_held_out != trains).all()
+
+
+def plain_loss(model, batch, arm):
+    """Mean cross-entropy of the chain, or of the answer alone, from the logits of all positions."""
+    logits = model(batch.tokens[:, :-1])
+    rows = []
+    targets = []
+    for b in range(len(batch)):
+        n_tokens = int(batch.hops[b]) if arm == 'cot' else 1
+        for t in range(batch.prompt_len, batch.prompt_len + n_tokens):
+            rows.append(logits[b, t - 1])
+            targets.append(batch.tokens[b, t])
+    return F.cross_entropy(torch.stack(rows), torch.stack(targets))
+
+
+@pytest.mark.parametrize('extra, grad_accum', [('--seed 3', 1), ('--seed 4 --hops 2-3', 4)])
+def test_both_arms_are_trained_as_written_out(
+        extra, grad_accum, tmp_path, no_figure, monkeypatch):
+    """From the same weights, on the batches of the steps: the loss, the rate and the norm that are
+    logged, and the weights and moments in each checkpoint. The gradient is clipped at every step,
+    here to very different shares of itself."""
+    saved = Saved(monkeypatch)
+    argv = [*TINY, *extra.split(), '--grad_accum', grad_accum, '--steps', 6, '--warmup_iters', 2,
+            '--lr', '0.004', '--weight_decay', '0.3', '--grad_clip', '0.05', '--log_interval', 1,
+            '--eval_interval', 4]
+    train(tmp_path, *argv)
+    seed = int(extra.split()[1])
+    hops = [2, 3] if '--hops' in extra else [1, 2, 3]
+    task = Cycle(nodes=8, hops=hops)
+    log = [record for record in read_log(tmp_path) if 'loss' in record]
+
+    for arm, file in (('cot', 'ckpt.pt'), ('direct', 'ckpt_direct.pt')):
+        torch.manual_seed(seed)
+        model = GPT(GPTConfig(len(task.vocab), task.block_size, n_embd=16))
+        optimizer = PlainAdamW(model, decay=0.3, clip=0.05)
+        mine = [record for record in log if record['arm'] == arm]
+        checkpoints = {step: rest for name, step, *rest in saved.all if name == file}
+        assert [record['step'] for record in mine] == [1, 2, 3, 4, 5, 6]
+        assert list(checkpoints) == [4, 6]
+        for step, record in enumerate(mine):
+            batch = sample_batch(task, 16, seed, step, 'train', arm)
+            lr = warmup_and_cosine(step, 0.004, 2, 6)
+            loss = plain_loss(model, batch, arm)
+            norm = optimizer.step(loss, lr)
+            assert record['loss'] == pytest.approx(loss.item(), abs=1e-5)
+            assert record['lr'] == pytest.approx(lr)
+            assert record['grad_norm'] == pytest.approx(norm, abs=1e-5)
+            assert norm > 0.1  # so that clipping does something
+            if step + 1 in checkpoints:
+                checkpoint = (file, step + 1, *checkpoints[step + 1])
+                assert is_as_written_out(checkpoint, model, optimizer)
+
+
+def test_the_model_is_in_training_mode_where_gradients_are_taken_and_nowhere_else(
+        tmp_path, no_figure, monkeypatch):
+    modes = watch_modes(monkeypatch, GPT)
+    train(tmp_path, *TINY, '--steps', 4, '--eval_interval', 2)
+    assert modes == {(True, True), (False, False)}
+
 
 def test_the_learning_rate_warms_up_then_follows_a_cosine_to_zero():
     args = SimpleNamespace(learning_rate=1.0, warmup_iters=9, max_iters=109)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, call, final_values, two_processes
 from plain_maze import distances_from, read_maze
+from plain_training import PlainAdamW, Saved, is_as_written_out, warmup_and_cosine
 
 import common
 import plots
@@ -24,7 +26,7 @@ import search
 import train_cot
 import train_maze
 import train_rl
-from data import sample_batch
+from data import held_out, sample_batch
 from maze import Maze
 from model import GPT, GPTConfig
 
@@ -588,6 +590,123 @@ def test_teacher_forced_and_written_paths_are_exact_on_the_same_mazes(loss, tmp_
             guess = guess_token(model, task, batch, t, loss)
             forced &= (guess == batch.tokens[:, t]) | ~batch.loss_mask[:, t]
     assert torch.equal(written, forced) and 10 < written.sum() < 190
+
+
+# -----------------------------------------------------------------------------
+# what is trained and tested on
+
+def passages_of(batch):
+    """For each maze whether its cells are open to the cell below and to the one on the right, as
+    numbers (B, 2 N)."""
+    open_bits = batch.instance[:, 0, :-1, None].numpy()
+    return (open_bits & [4, 8] > 0).astype(int).reshape(len(batch), -1)
+
+
+def is_held_out(batch):
+    """By the hash of the passages alone. A wall adds nothing to it."""
+    return held_out(passages_of(batch) - 1)
+
+
+def spy_on_batches(monkeypatch):
+    """The batches that gradients are taken of, and those whose paths are scored."""
+    trained = []
+    scored = []
+    compute_loss = train_maze.compute_loss
+    score_paths = train_maze.score_paths
+
+    def spy_loss(args, task, model, batch, weight):
+        trained.append(batch)
+        return compute_loss(args, task, model, batch, weight)
+
+    def spy_score(task, batch, paths):
+        scored.append(batch)
+        return score_paths(task, batch, paths)
+    monkeypatch.setattr(train_maze, 'compute_loss', spy_loss)
+    monkeypatch.setattr(train_maze, 'score_paths', spy_score)
+    return trained, scored
+
+
+@pytest.mark.parametrize('extra', ['--grid 3 --test_grid 4', '--grid 3 --format adjlist'])
+def test_mazes_that_are_trained_were_not_held_out_and_all_that_are_tested_were(
+        extra, tmp_path, monkeypatch):
+    trained, scored = spy_on_batches(monkeypatch)
+    run(tmp_path, *TINY, *extra.split(), '--steps', 6, '--eval_interval', 3)
+    assert sum(map(len, trained)) == 6 * 8
+    assert not np.concatenate([is_held_out(batch) for batch in trained]).any()
+    assert np.concatenate([is_held_out(batch) for batch in scored]).all()
+
+
+def test_the_model_and_the_walks_are_tested_on_the_same_mazes(tmp_path, monkeypatch):
+    """All n_test of them at the end, a new part after 500, and on the way the first eighth."""
+    trained, scored = spy_on_batches(monkeypatch)
+    final = run(tmp_path, *TINY, '--n_test', 520, '--steps', 2, '--eval_interval', 1)
+    assert final['n_test'] == '520'
+    mazes = [sample_batch(Maze((3,), format='grid'), n, 1337, 3 * 10**6 + first, 'test', hops=3)
+             for first, n in ((0, 500), (500, 20))]
+    # both walks on each part; three evaluations on the way; the model; the figure's last part
+    expected = [mazes[0], mazes[0], mazes[1], mazes[1], *[mazes[0][:65]] * 3, *mazes, mazes[1]]
+    assert len(scored) == len(expected)
+    for batch, other in zip(scored, expected, strict=True):
+        assert torch.equal(batch.tokens, other.tokens)
+
+
+def test_training_draws_the_batch_of_each_step(tmp_path, monkeypatch):
+    """Every call of sample_batch in a run."""
+    drawn = {'train': [], 'test': []}
+
+    def spy(task, size, seed, step, split='train', mode='cot', hops=None):
+        drawn[split].append((seed, step, size, hops))
+        return sample_batch(task, size, seed, step, split, mode, hops)
+    monkeypatch.setattr(train_maze, 'sample_batch', spy)
+    run(tmp_path, *TINY, '--grid', '3-4', '--test_grid', 5, '--steps', 4, '--eval_interval', 2,
+        '--seed', 5, '--n_test', 40)
+    enough = [(5, 0, 500, size) for size in (3, 4, 5)]  # are there enough mazes?
+    assert sorted(drawn['train'][:3]) == enough
+    assert drawn['train'][3:] == [(5, step, 8, [3, 4]) for step in range(4)]
+    tested = Counter({(5, size * 10**6, 40, size): 2 for size in (3, 4, 5)})  # walks, model
+    for size in (3, 4):
+        tested[5, size * 10**6, 40, size] += 3          # at step 0, 2 and 4
+    assert Counter(drawn['test']) == tested + Counter(enough)
+
+
+@pytest.mark.parametrize('loss', ['path', 'full'])
+def test_training_is_adamw_on_the_clipped_gradient_as_written_out(loss, tmp_path, monkeypatch):
+    """The loss, the rate and the norm that are logged, and the weights and moments in each
+    checkpoint."""
+    saved = Saved(monkeypatch)
+    run(tmp_path, *TINY, '--loss', loss, '--seed', 3, '--steps', 6, '--warmup_iters', 2,
+        '--lr', '0.004', '--weight_decay', '0.3', '--log_interval', 1, '--eval_interval', 4)
+    task = Maze((3,), format='grid')
+    torch.manual_seed(3)
+    model = GPT(GPTConfig(len(task.vocab), task.block_size, n_embd=16))
+    optimizer = PlainAdamW(model, decay=0.3, clip=1.0)
+    log = [record for record in common.read_log(tmp_path) if 'loss' in record and 'lr' in record]
+    checkpoints = {checkpoint[1]: checkpoint for checkpoint in saved.all}
+    assert [record['step'] for record in log] == [1, 2, 3, 4, 5, 6]
+    assert list(checkpoints) == [4, 6]
+
+    norms = []
+    for step, record in enumerate(log):
+        batch = sample_batch(task, 8, 3, step, hops=[3])
+        logits = model(batch.tokens[:, :-1])
+        is_target = batch.loss_mask if loss == 'path' else batch.tokens != task.pad
+        expected = F.cross_entropy(logits[is_target[:, 1:]], batch.tokens[:, 1:][is_target[:, 1:]])
+        lr = warmup_and_cosine(step, 0.004, 2, 6)
+        norms.append(optimizer.step(expected, lr))
+        assert record['loss'] == pytest.approx(expected.item(), abs=1e-5)
+        assert record['lr'] == pytest.approx(lr)
+        assert record['grad_norm'] == pytest.approx(norms[-1], abs=1e-5)
+        if step + 1 in checkpoints:
+            assert is_as_written_out(checkpoints[step + 1], model, optimizer)
+    assert min(norms) > 1.1  # so that clipping does something
+
+
+def test_the_learning_rate_warms_up_then_follows_a_cosine_to_zero():
+    for warmup, steps in ((9, 109), (0, 10), (3, 4)):
+        args = SimpleNamespace(learning_rate=0.5, warmup_iters=warmup, max_iters=steps)
+        rates = [train_maze.get_lr(step, args) for step in range(steps + 1)]
+        expected = [warmup_and_cosine(step, 0.5, warmup, steps) for step in range(steps + 1)]
+        assert rates == pytest.approx(expected)
 
 
 # -----------------------------------------------------------------------------
