@@ -25,6 +25,7 @@ import torch
 
 from data import (
     Task,
+    at_least,
     parse_list,
     print_examples,
     random_permutations,
@@ -134,11 +135,12 @@ class Countdown(Task):
     """
     name = 'countdown'
     flags = {
-        'numbers': dict(type=int, help='how many numbers, 2 to 5'),
+        'numbers': dict(type=at_least(1), help='how many numbers, 2 to 5'),
         'holdout_targets': dict(type=parse_list, metavar='T,T',
                                 help='targets never trained on, 24 and others'),
     }
     answer_len = 1          # the verdict
+    longest_chain = 6       # yes, and a step
     answer_first = True     # it comes before the step
     largest = 199           # numbers are the tokens 0 .. 199
     targets = range(10, 101)
@@ -163,6 +165,13 @@ class Countdown(Task):
         self.pad = self.vocab.index('_')
         self.block_size = 1 + numbers + 6
         self.share_of_yes = {}  # hops -> share of solvable test states, filled by chance()
+
+    draw_size = 130  # see Task
+
+    @property
+    def write_size(self):
+        """Of states with all numbers. The solver looks at every move of every move."""
+        return (300, 800, 8000, 180000)[self.numbers - 2]
 
     def in_split(self, key, split):
         return np.isin(key[:, 0], self.holdout_targets) == (split == 'test')

@@ -36,6 +36,7 @@ from errors import one_line_errors  # first: see errors.py
 import argparse
 import inspect
 import re
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,7 @@ import torch
 
 
 SPLITS = ('train', 'test')
+LARGEST_DRAW = 2**26  # numbers that are drawn at once, half a GiB. It decides large batches!
 
 
 def require(condition, message):
@@ -107,14 +109,16 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
             f'{task.name} was made for hops {format_range(task.hops)}, not {hops}')
 
     # Rejection sampling: draw some more instances than are missing, keep those of this split,
-    # and go on until the batch is full.
+    # and go on until the batch is full. Large instances are drawn in several parts.
     rng = np.random.default_rng([seed, SPLITS.index(split), step])
     oversample = 1.2 if split == 'train' else 1.1 / task.test_share
+    most = most_at_once(task)
+    n_parts = 1 + int(batch_size * oversample) // most
     sources = []
     hop_counts = []
     missing = batch_size
-    for _ in range(100):
-        n = int(missing * oversample) + 16
+    for _ in range(100 * n_parts):
+        n = min(int(missing * oversample) + 16, most)
         k = np.full(n, hops) if isinstance(hops, int) else rng.choice(choices, n)
         key, source = task.draw(rng, k)
         keep = np.flatnonzero(task.in_split(key, split))[:missing]
@@ -125,6 +129,11 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
             return write_batch(task, rng, np.concatenate(sources), np.concatenate(hop_counts), mode)
     raise ValueError(f'{task.name} of this size has too few instances to hold some out for '
                      'testing; make it larger')
+
+
+def most_at_once(task):
+    """How many instances sample_batch draws in one part."""
+    return max(16, LARGEST_DRAW // task.draw_size)
 
 
 def write_batch(task, rng, source, hops, mode):
@@ -230,7 +239,18 @@ class Task:
             sample.py needs it, and does without if there is none
     """
     answer_first = False    # True: the chain begins with the answer
+    longest_chain = None    # how many tokens it has at most, if that is known
     test_share = 0.1        # share of drawn instances that belong to the test split, about
+
+    @property
+    def draw_size(self):
+        """Numbers that `draw` holds for each instance, about. Large ones are drawn in parts."""
+        return 4 * self.block_size
+
+    @property
+    def write_size(self):
+        """Numbers that `write` and the batch hold for each instance, about."""
+        return 10 * self.block_size
 
     def in_split(self, key, split):
         """Which instances belong to this split, (B,) bool."""
@@ -268,6 +288,21 @@ class Task:
 
 # -----------------------------------------------------------------------------
 # types of command-line flags, and a flag that several tasks share
+#
+# They take plain ASCII digits. Python would also take 1_000, digits of other scripts, ' 5 ', nan.
+
+NUMBER = {
+    int: re.compile(r'[0-9]{1,30}'),
+    float: re.compile(r'([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?'),
+}
+MOST = {int: 2**63 - 1, float: 1e9}  # where a flag names no smaller limit
+LONGEST_LIST = 1000
+
+
+def shorten(text):
+    """A text for a message, at most 60 characters of it."""
+    return text if len(text) <= 60 else text[:57] + '...'
+
 
 def parse_range(text):
     """'4' -> [4], '1-3' -> [1, 2, 3]"""
@@ -275,10 +310,11 @@ def parse_range(text):
     if match:
         first = int(match[1])
         last = int(match[2] or match[1])
-        if 1 <= first <= last:
+        if 1 <= first <= last < first + LONGEST_LIST:
             return list(range(first, last + 1))
     raise argparse.ArgumentTypeError(
-        f'expected a number from 1, or a range such as 1-4, got {text!r}')
+        'expected a number from 1, or a range of at most a thousand such as 1-4, got '
+        f'{shorten(text)!r}')
 
 
 def format_range(numbers):
@@ -288,25 +324,29 @@ def format_range(numbers):
     return f'{numbers[0]}-{numbers[-1]}'
 
 
-def parse_list(text):
+def parse_list(text, low=1):
     """'24,36' -> [24, 36]"""
+    words = text.split(',', LONGEST_LIST)
     try:
-        return [at_least(1)(word) for word in text.split(',')]
-    except argparse.ArgumentTypeError:
+        require(len(words) <= LONGEST_LIST, 'too long')
+        return [at_least(low, most=10**9)(word) for word in words]
+    except (argparse.ArgumentTypeError, ValueError):
         raise argparse.ArgumentTypeError(
-            f'expected numbers from 1, such as 24,36, got {text!r}') from None
+            f'expected numbers from {low} to 10^9, a thousand at most, such as 24,36, got '
+            f'{shorten(text)!r}') from None
 
 
-def at_least(low, kind=int):
-    """An argparse type: an int or a float, finite and not below `low`."""
+def at_least(low, kind=int, most=None):
+    """An argparse type: an int or a float from `low` to `most`."""
+    highest = MOST[kind] if most is None else most
+
     def parse(text):
-        try:
-            number = kind(text)
-        except ValueError:
-            number = None
-        if number is None or not low <= number < 2**63:
+        number = kind(text) if NUMBER[kind].fullmatch(text) else None
+        if number is None or not low <= number <= highest:
             noun = 'a whole number' if kind is int else 'a number'
-            raise argparse.ArgumentTypeError(f'expected {noun} of at least {low}, got {text!r}')
+            limit = '' if most is None else f' and at most {most:,}'
+            raise argparse.ArgumentTypeError(
+                f'expected {noun} of at least {low}{limit}, got {shorten(text)!r}')
         return number
 
     parse.metavar = 'N' if kind is int else 'X'  # in the help
@@ -314,14 +354,24 @@ def at_least(low, kind=int):
 
 
 def positive_float(text):
-    """An argparse type: a finite number above 0."""
+    """An argparse type: a number above 0, at most 10^9."""
     number = at_least(0, float)(text)
     if number == 0:
-        raise argparse.ArgumentTypeError(f'expected a number above 0, got {text!r}')
+        raise argparse.ArgumentTypeError(f'expected a number above 0, got {shorten(text)!r}')
     return number
 
 
 positive_float.metavar = 'X'
+
+
+def path_or_name(text):
+    """An argparse type: a text whose parts between slashes are as short as file systems take."""
+    parts = re.split(r'[/\\]', text)
+    longest = max(len(part.encode()) for part in parts)
+    if longest > 255 or len(text.encode()) > 4000:
+        raise argparse.ArgumentTypeError(f'this is too long for a name: {shorten(text)!r}')
+    return text
+
 
 HOPS = dict(type=parse_range, help='hops or a range')
 
@@ -345,7 +395,7 @@ class Lookup(Task):
     `instance` is the table, (B, n).
     """
     flags = {
-        'nodes': dict(type=int, help='nodes of the graph'),
+        'nodes': dict(type=at_least(1), help='nodes of the graph'),
         'hops': HOPS,
         'format': dict(choices=('table', 'pairs'), help='how the graph is written'),
     }
@@ -364,6 +414,7 @@ class Lookup(Task):
         hop_words = [f'k={k}' for k in range(1, max(hops) + 1)]
         self.vocab = nodes_as_words + hop_words + ['_']
         self.pad = len(self.vocab) - 1
+        self.longest_chain = max(hops)
         graph_len = 2 * nodes if format == 'pairs' else nodes
         self.block_size = graph_len + 2 + max(hops)
 
@@ -496,9 +547,11 @@ class Multiply(Task):
     """
     name = 'multiply'
     flags = {
-        'digits': dict(type=int, help='digits of each factor'),
+        'digits': dict(type=at_least(1), help='digits of each factor'),
         'reverse': dict(action='store_true', help='most significant digit first'),
     }
+
+    draw_size = 10  # see Task
 
     def __init__(self, digits=3, reverse=False):
         require(1 <= digits <= 9, f'digits must be from 1 to 9 (products are int64), got {digits}')
@@ -516,6 +569,11 @@ class Multiply(Task):
         for j in range(N):
             self.widths += [N + 1, N + 1 + j]
         self.block_size = 2 * N + 2 + sum(self.widths)
+        self.longest_chain = sum(self.widths)
+
+    @property
+    def write_size(self):
+        return 5 * self.block_size
 
     def draw(self, rng, hops):
         low = 10 ** (self.digits - 1)
@@ -617,14 +675,14 @@ class Star(Task):
     name = 'star'
     flags = {
         'star': dict(type=parse_list, metavar='D,L', help='arms, and nodes of a path'),
-        'nodes': dict(type=int, help='labels (default: 10 or more)'),
+        'nodes': dict(type=at_least(1), help='labels (default: 10 or more)'),
         'reverse': dict(action='store_true', help='path from the goal'),
     }
 
     def __init__(self, star=(2, 3), nodes=None, reverse=False):
         require(len(star) == 2 and min(star) >= 2,
                 'star needs two numbers, arms and nodes on a path, each at least 2, got '
-                f'{",".join(map(str, star))}')
+                f'{shorten(",".join(map(str, star)))}')
         d, l = star
         n_used = d * (l - 1) + 1
         if nodes is None:
@@ -642,6 +700,15 @@ class Star(Task):
         self.pad = nodes + 3
         self.answer_len = l
         self.block_size = 3 * d * (l - 1) + 3 + l
+        self.longest_chain = l
+
+    @property
+    def draw_size(self):
+        return 4 * self.block_size + 5 * self.nodes
+
+    @property
+    def write_size(self):
+        return 10 * self.block_size + 4 * self.nodes
 
     def draw(self, rng, hops):
         d, l = self.star
@@ -777,10 +844,32 @@ class Parser(argparse.ArgumentParser):
         super().__init__(usage=f'%(prog)s {words}[flags]', description=doc.split('\n')[0],
                          epilog=f'examples:\n{commands}', formatter_class=HelpFormatter,
                          allow_abbrev=False, add_help=False)
+        self.takes_words = bool(words)
+        self.register('type', None, path_or_name)  # flags without a type are names of things
         self.add_argument('-h', '--help', action='help', help=argparse.SUPPRESS)
 
+    def parse_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:
+            check_word(word, self.takes_words)
+        return super().parse_args(words, namespace)
+
     def error(self, message):
-        raise ValueError(' '.join(message.split()))
+        words = [shorten(word) for word in message.split()]
+        raise ValueError(' '.join(words)[:500])
+
+
+def check_word(word, takes_words):
+    """Raise ValueError for a word of the command line that nobody can mean."""
+    require('\0' not in word, f'a NUL byte in {shorten(word)!r}')
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f'{shorten(word)!r} is not UTF-8 text') from None
+    flag, equals, value = word.partition('=')
+    is_flag_alone = word.startswith('--') and equals and value in ('', '--')
+    require(word and not is_flag_alone, f'{shorten(flag) or "an empty word"}: a value is missing')
+    require(word != '--' or takes_words, '--: a flag is missing')
 
 
 def add_task_args(parser, tasks, **defaults):
@@ -874,27 +963,34 @@ def print_examples(tasks, doc, argv=None):
     parser.add_argument('--raw', action='store_true', help='one plain line for each example')
     args = parser.parse_args(argv)
     task = make_task(args, tasks)
-    batch = sample_batch(task, args.n, args.seed, 0, mode=args.mode)
 
-    if not args.raw:
-        print(f'{task.name}, hops {format_range(task.hops)}: vocab_size {len(task.vocab)}, '
-              f'block_size {task.block_size}, [brackets] mark the tokens that carry loss\n')
-    for i in range(args.n):
-        tokens = batch.tokens[i].tolist()
-        start = int(batch.chain_start[i])
-        end = start + int(batch.loss_mask[i].sum())  # without the padding
-        if args.raw:
-            print(task.decode(tokens[:end]))
-            continue
+    for first in range(0, args.n, 1000):  # in parts, so that any number fits into memory
+        n = min(1000, args.n - first)
+        batch = sample_batch(task, n, args.seed, first // 1000, mode=args.mode)
+        if first == 0 and not args.raw:
+            print(f'{task.name}, hops {format_range(task.hops)}: vocab_size {len(task.vocab)}, '
+                  f'block_size {task.block_size}, [brackets] mark the tokens that carry loss\n')
+        for i in range(n):
+            print_example(task, batch[i:i + 1], args.raw)
 
-        bracketed = [f'[{task.vocab[token]}]' for token in tokens[start:end]]
-        print(task.decode(tokens[:start]), *bracketed)
-        places = sorted(set(batch.answer[i].tolist()))
-        answer = task.decode(tokens[place] for place in places)
-        chain = task.oracle(tokens[:start])
-        truth = chain[:task.answer_len] if task.answer_first else chain[-len(places):]
-        chance = task.chance(int(batch.hops[i]))
-        print(f'  answer {answer}   oracle {task.decode(truth)}   chance {chance:.3f}\n')
+
+def print_example(task, batch, raw):
+    """Print the one instance of this batch. raw: its tokens alone, on one line."""
+    tokens = batch.tokens[0].tolist()
+    start = int(batch.chain_start[0])
+    end = start + int(batch.loss_mask[0].sum())  # without the padding
+    if raw:
+        print(task.decode(tokens[:end]))
+        return
+
+    bracketed = [f'[{task.vocab[token]}]' for token in tokens[start:end]]
+    print(task.decode(tokens[:start]), *bracketed)
+    places = sorted(set(batch.answer[0].tolist()))
+    answer = task.decode(tokens[place] for place in places)
+    chain = task.oracle(tokens[:start])
+    truth = chain[:task.answer_len] if task.answer_first else chain[-len(places):]
+    chance = task.chance(int(batch.hops[0]))
+    print(f'  answer {answer}   oracle {task.decode(truth)}   chance {chance:.3f}\n')
 
 
 def main(argv=None):

@@ -119,12 +119,21 @@ class Maze(Task):
         self.pad = N + SPECIAL.index('<PADDING>')
 
         self.answer_len = N + 1                                  # every cell, and <PATH_END>
+        self.longest_chain = N + 1
         if format == 'grid':
             prompt_len = N + 3
         else:
             most_passages = 2 * n * (n - 1) if gen == 'percolation' else N - 1
             prompt_len = 9 + most_passages * (2 if no_separators else 4)
         self.block_size = prompt_len + self.answer_len
+
+    @property
+    def draw_size(self):
+        return 28 * self.n_symbols
+
+    @property
+    def write_size(self):
+        return 12 * self.n_symbols + 5 * self.block_size
 
     # -------------------------------------------------------------------------
     # mazes

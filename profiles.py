@@ -32,6 +32,7 @@ from data import (
     print_examples,
     require,
 )
+from memory import require_memory
 
 
 ATTRIBUTES = ['employer', 'university', 'city', 'birthday']  # then attribute5, attribute6, ...
@@ -61,9 +62,9 @@ class Profiles(Task):
     """
     name = 'profiles'
     flags = {
-        'people': dict(type=int, help='how many people'),
-        'attributes': dict(type=int, help='attributes of each person'),
-        'relations': dict(type=int, help='relations of each person'),
+        'people': dict(type=at_least(1), help='how many people'),
+        'attributes': dict(type=at_least(0), help='attributes of each person'),
+        'relations': dict(type=at_least(0), help='relations of each person'),
         'hops': HOPS,
         'bipartite': dict(action='store_true', help='friends are mutual, parent and child inverse'),
         'facts': dict(type=at_least(0), help='which random facts'),
@@ -71,6 +72,7 @@ class Profiles(Task):
     }
     labels = ('trained', 'person', 'pair', 'combination')
     test_share = 0.25
+    draw_size = 20  # see Task
 
     def __init__(self, people=100, attributes=4, relations=4, hops=(1, 2), bipartite=False,
                  values=128, facts=0, relabel=False):
@@ -82,6 +84,8 @@ class Profiles(Task):
         require(R > 0 or max(hops) == 1, 'two hops need relations; or ask for one, --hops 1')
         require(not bipartite or (R >= 3 and n % 2 == 0),
                 'bipartite needs at least three relations, and an even number of people')
+        n_facts = n * (A + R) * (1 + relabel * R)
+        require_memory([{'facts': 18 * n_facts + 150 * n}])
         self.people = people
         self.attributes = attributes
         self.relations = relations
@@ -127,6 +131,7 @@ class Profiles(Task):
         self.block_size = 4 + self.answer_len
         if max(hops) > 1:
             self.block_size += 5  # the second subject, the bridge person and the subject again
+        self.longest_chain = self.block_size - 4
 
     def make_bipartite(self, rng):
         """Relation 0 (friend) becomes mutual, relations 1 and 2 (parent, child) inverse."""
@@ -270,13 +275,12 @@ class Profiles(Task):
     def chance(self, hops):
         """Accuracy of always giving the most frequent answer to this subject (two hops: to this
         relation and subject)."""
-        tables = [self.truth]
+        bridges = [slice(None)]
         if hops == 2:
             bridges = self.truth[:, self.attributes:].T                     # (R, n)
-            tables = [self.truth[bridge] for bridge in bridges]
         most_frequent = []
-        for table in tables:
-            for column in table.T:
+        for bridge in bridges:
+            for column in self.truth[bridge].T:
                 most_frequent.append(np.bincount(column).max())
         return float(np.mean(most_frequent)) / self.people
 

@@ -676,12 +676,13 @@ def test_the_search_tables_are_what_the_logs_say(head, keys):
 
 PACKAGES = {'numpy', 'torch', 'tqdm', 'matplotlib', 'pytest'}
 TASK_FILES = {'data', 'countdown', 'profiles', 'maze'}
-GROUND = TASK_FILES | {'model', 'common', 'plots'}  # what an experiment may import
+GROUND = TASK_FILES | {'model', 'memory', 'common', 'plots'}  # what an experiment may import
 ALLOWED = {
     'model': set(),
     'data': set(),
     'countdown': {'data'},
-    'profiles': {'data'},
+    'memory': {'data'},
+    'profiles': {'data', 'memory'},
     'maze': {'data'},
     'common': TASK_FILES | {'model'},
     'plots': TASK_FILES | {'model', 'common'},

@@ -1,0 +1,269 @@
+"""How much memory a command takes, and how much is free.
+
+What cannot fit is refused before anything is allocated or written, in one line that says what it
+would take and which flag to lower. The estimates are arithmetic: no model is built for them.
+A command has phases (drawing a batch, a training step, an evaluation, writing a checkpoint), each a
+dict {part: bytes}. The largest phase counts. The 0.4 GiB of torch itself come on top.
+
+The estimates were compared with the peaks of real runs (tests/test_memory.py,
+results/studies/command_lines.txt). A run takes at most 1 GiB more, and hardly ever less than a
+third.
+"""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from data import LARGEST_DRAW, most_at_once
+
+
+GIB = 2**30
+FLOAT = 4   # bytes
+ON_HOST = ('data', 'test set', 'checkpoint')  # parts that never lie on a GPU
+
+# Which flags make a part smaller. {size}: the flag for the size of the task.
+CURES = {
+    'model': '--n_embd or --n_layer',
+    'activations': '--batch_size or --n_embd',
+    'attention': '--batch_size or {size}',
+    'logits': '--batch_size or {size}',
+    'evaluation': '{size}, --n_embd, or --n_test (below 500)',
+    'checkpoint': '--n_embd or --n_layer',
+    'data': '--batch_size or {size}',
+    'test set': '--n_test or {size}',
+    'facts': '--people, --attributes or --relations',
+}
+
+
+# -----------------------------------------------------------------------------
+# what is free
+
+def free_memory():
+    """Bytes that this process can still take: of the machine, or of its container if that has less.
+    None if nobody knows."""
+    numbers = [free_of_machine(), *free_of_cgroups()]
+    known = [number for number in numbers if number is not None]
+    if not known:
+        return None
+    n_sharing = int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # processes that torchrun starts here
+    return min(known) // n_sharing
+
+
+def free_of_machine():
+    """Bytes that are free. On macOS, which does not say, all that there is."""
+    if sys.platform == 'win32':
+        return free_of_windows()
+    try:
+        for line in Path('/proc/meminfo').read_text().splitlines():
+            if line.startswith('MemAvailable:'):
+                return int(line.split()[1]) * 1024
+        return None
+    except (OSError, ValueError):  # not Linux
+        pass
+    try:
+        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    except (OSError, ValueError):
+        return None
+
+
+def free_of_windows():
+    """ullAvailPhys of GlobalMemoryStatusEx."""
+    class MemoryStatus(ctypes.Structure):
+        _fields_ = [
+            ('length', ctypes.c_ulong),
+            ('load', ctypes.c_ulong),
+            ('total', ctypes.c_ulonglong),
+            ('available', ctypes.c_ulonglong),
+            ('others', ctypes.c_ulonglong * 5),
+        ]
+
+    status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
+    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return None
+    return status.available
+
+
+def free_of_cgroups(root='/sys/fs/cgroup', own='/proc/self/cgroup'):
+    """Limit less use of each cgroup that this process is in, and that has a limit. Linux only."""
+    try:
+        lines = Path(own).read_text().splitlines()
+    except OSError:
+        return []
+
+    free = []
+    for line in lines:
+        _, controllers, path = line.split(':', 2)
+        if controllers == '':         # version 2
+            base, limit_file, use_file = '', 'memory.max', 'memory.current'
+        elif 'memory' in controllers.split(','):
+            base, limit_file, use_file = 'memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes'
+        else:
+            continue
+
+        # the group itself, and all groups that it is in. In a container its path may not exist
+        group = Path(root, base, path.lstrip('/'))
+        for folder in (group, *group.parents):
+            try:
+                limit = int((folder / limit_file).read_text())  # 'max' means that there is none
+                use = int((folder / use_file).read_text()) - cached_files(folder)
+                free.append(max(0, limit - use))
+            except (OSError, ValueError):
+                continue
+    return free
+
+
+def cached_files(folder):
+    """Bytes of files that a cgroup holds in memory, and lets go of when they are needed."""
+    for line in (folder / 'memory.stat').read_text().splitlines():
+        name, number = line.split()
+        if name in ('inactive_file', 'total_inactive_file'):
+            return int(number)
+    return 0
+
+
+# -----------------------------------------------------------------------------
+# does it fit?
+
+def require_memory(phases, device=None, cures=CURES, size='', free=None):
+    """Raise ValueError if one of these phases does not fit. Returns the bytes of the largest.
+
+    phases: dicts {part: bytes}. device: a torch.device, by default the CPU.
+    cures: {part: flags to lower}; size: what stands there for {size}.
+    free: bytes that are free, by default what the machine says.
+    """
+    host = free_memory() if free is None else free
+    if device is not None and device.type == 'cuda':
+        on_gpu = torch.cuda.mem_get_info(device)[0] if free is None else free
+        on_gpu_parts = [only(phase, lambda part: part not in ON_HOST) for phase in phases]
+        check_fit(largest(on_gpu_parts), on_gpu, f'on {device}', cures, size)
+        on_host_parts = [only(phase, lambda part: part in ON_HOST) for phase in phases]
+        check_fit(largest(on_host_parts), host, '', cures, size)
+    else:
+        check_fit(largest(phases), host, '', cures, size)
+    return sum(largest(phases).values())
+
+
+def largest(phases):
+    return max(phases, key=lambda phase: sum(phase.values()))
+
+
+def only(phase, wanted):
+    return {part: n_bytes for part, n_bytes in phase.items() if wanted(part)}
+
+
+def check_fit(phase, free, where, cures, size):
+    """Raise ValueError if the parts of this phase are more than is free."""
+    total = sum(phase.values())
+    if free is None or total <= free:
+        return
+    by_size = sorted(phase, key=phase.get, reverse=True)
+    parts = ', '.join(f'{part} {in_gib(phase[part])}' for part in by_size[:3])
+    cure = cures[by_size[0]].format(size=size)
+    raise ValueError(f'this takes about {in_gib(total)} of memory ({parts}), and {in_gib(free)} '
+                     f'are free{" " + where if where else ""}: lower {cure}')
+
+
+def in_gib(n_bytes):
+    """1500000000 -> '1.4 GiB'"""
+    gib = n_bytes / GIB
+    if gib >= 1e6:
+        return f'{gib:.0e} GiB'
+    return f'{gib:,.0f} GiB' if gib >= 10 else f'{max(gib, 0.1):.1f} GiB'
+
+
+# -----------------------------------------------------------------------------
+# estimates. B, T, C, V as in model.py, M loss tokens in a row
+
+def n_params(config):
+    """GPT(config).num_params(), without a GPT."""
+    C = config.n_embd
+    embeddings = config.vocab_size * C
+    if config.pos == 'learned':
+        embeddings += config.block_size * C
+    return embeddings + config.n_layer * (12 * C**2 + 2 * C) + C
+
+
+def rope_bytes(config):
+    """The table of angles, and what it takes to make it."""
+    return 12 * config.block_size * config.n_embd if config.pos == 'rope' else 0
+
+
+def step_parts(config, B, T, M, n_copies=4, attention=None):
+    """A training step on B sequences of T tokens with M loss tokens each.
+
+    n_copies: how often the loss holds the logits, gradients included.
+    attention: numbers of attention scores, where they are not those of the plain forward pass.
+    """
+    C = config.n_embd
+    depth = config.n_layer * config.n_loop
+    blocks_before = 17 + (4 if config.pos == 'rope' else 0)  # vectors kept for the backward pass
+
+    # the last block has keys and values everywhere, all else at the loss tokens
+    vectors = B * T * (blocks_before * (depth - 1) + 10) + B * M * 20
+    if depth > 1:
+        vectors += B * T * 10  # on the way back through an MLP
+    if attention is None:
+        attention = attention_numbers(config, B, T, M)
+    return {
+        'model': 4 * FLOAT * n_params(config) + rope_bytes(config),  # weights, gradients, AdamW
+        'activations': FLOAT * C * vectors,
+        'attention': FLOAT * attention,
+        'logits': FLOAT * n_copies * B * M * config.vocab_size,
+    }
+
+
+def attention_numbers(config, B, T, M):
+    """Scores and masks of the last block, in numbers. The blocks before hold none: the kernel
+    works in tiles."""
+    if M < 16:
+        return 4 * B * config.n_head * M * T
+    return 2 * B * M * T
+
+
+def decoding_bytes(config, B, T, n_prompts=None):
+    """generate on B rows of T tokens in all, which continue n_prompts prompts."""
+    C = config.n_embd
+    n_prompts = n_prompts or B
+    cache = 2 * config.n_layer * config.n_loop * C * T * (B + (n_prompts if n_prompts < B else 0))
+    prompt = n_prompts * (T * C * 12 + 3 * config.n_head * T)
+    return FLOAT * (cache + prompt + 5 * B * config.vocab_size)
+
+
+def scoring_bytes(config, B, T, M, n_copies=5):
+    """A forward pass without gradients, and what is made of its logits."""
+    return FLOAT * (B * T * config.n_embd * 14 + attention_numbers(config, B, T, M)
+                    + n_copies * B * M * config.vocab_size)
+
+
+def drawing_bytes(task, rows, split='train'):
+    """sample_batch: the peak of it."""
+    oversample = 1.2 if split == 'train' else 1.1 / task.test_share
+    drawn = min(rows * oversample + 16, most_at_once(task), LARGEST_DRAW)
+    return round(8 * max(drawn * task.draw_size + rows * task.write_size / 3,
+                         rows * task.write_size))
+
+
+def trainer_phases(config, task, step, global_rows, n_test, n_at_once, resumes, copies=1):
+    """The phases of a trainer: draw a batch, take a step, write a checkpoint, evaluate.
+
+    step: its step_parts. n_test: test instances that are drawn at once, at the end.
+    n_at_once: bytes of an evaluation of 500 of them.
+    copies: of the gradients, 2 under DistributedDataParallel.
+    """
+    weights = FLOAT * n_params(config)
+    trained = 3 * weights + rope_bytes(config)  # between steps: weights and AdamW's two moments
+    evaluated = min(500, n_test)
+    step = dict(step)
+    step['model'] += (copies - 1) * weights
+    step['data'] = drawing_bytes(task, global_rows) // 3  # the batch itself
+    return [
+        {'model': trained, 'data': drawing_bytes(task, global_rows)},
+        step,
+        {'model': trained, 'checkpoint': (4 if resumes else 3) * weights},
+        {'model': trained, 'evaluation': n_at_once + drawing_bytes(task, evaluated, 'test')},
+        {'model': trained, 'test set': drawing_bytes(task, n_test, 'test'),
+         'evaluation': n_at_once},
+    ]
