@@ -208,7 +208,7 @@ def without_steps(name):
 def steps_of_run(folder):
     """--steps of the run in this folder. 0 if there is no run."""
     try:
-        steps = read_config(folder).get('max_iters')
+        steps = read_config(folder)['args'].get('max_iters')
     except (OSError, ValueError):
         return 0
     return steps if isinstance(steps, int) else 0
@@ -724,7 +724,7 @@ def read_settings(out_dir):
     They stand in config.json. If that is damaged, they are those of a checkpoint.
     """
     try:
-        return read_config(out_dir)
+        return read_config(out_dir)['args']
     except ValueError as error:
         for path in sorted(out_dir.glob('ckpt*.pt')):
             with contextlib.suppress(ValueError):

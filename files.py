@@ -186,10 +186,10 @@ def append_record(folder, record):
         f.write(line)
 
 
-def read_json(text):
-    """The dict that a JSON text holds, or None."""
+def read_json(content):
+    """The dict that a JSON text (bytes) holds, or None."""
     try:
-        value = json.loads(text)
+        value = json.loads(content.decode('utf-8'))
     except (ValueError, RecursionError):  # RecursionError: [[[[...
         return None
     return value if isinstance(value, dict) else None
@@ -199,10 +199,10 @@ def read_log(folder):
     """The records of log.jsonl, as dicts. Lines that hold none are left out, such as a last line
     that a kill cut short."""
     try:
-        text = (Path(folder) / 'log.jsonl').read_bytes().decode('utf-8', 'replace')
+        content = (Path(folder) / 'log.jsonl').read_bytes()
     except FileNotFoundError:
         return []
-    records = [read_json(line) for line in text.split('\n')]
+    records = [read_json(line) for line in content.split(b'\n')]
     return [record for record in records if record is not None]
 
 
@@ -226,14 +226,14 @@ def is_logged_again(record, arm, step):
 
 
 def read_config(folder):
-    """The settings of the run in a folder, from config.json: a dict.
+    """The dict of config.json. The settings of the run are its `args`, a dict, too.
 
     Raises ValueError if there is no such file, or if it is damaged.
     """
     path = Path(folder) / 'config.json'
     config = None
     with contextlib.suppress(FileNotFoundError):
-        config = read_json(path.read_bytes().decode('utf-8', 'replace'))
+        config = read_json(path.read_bytes())
     require(config is not None and isinstance(config.get('args'), dict),
             f'{path} is missing or damaged')
-    return config['args']
+    return config

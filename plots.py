@@ -12,7 +12,7 @@ The file has a section for each script. The figures of the pages in docs/ put se
 results together: results/figures.py.
 """
 
-from errors import one_line_errors  # first: see errors.py
+from errors import one_line_errors, place_of  # first: see errors.py
 
 import json
 import math
@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, NullLocator
 
-from common import read_log, write_atomic
 from data import Parser, format_range, require
+from files import read_config, read_json, read_log, write_atomic
 
 
 # -----------------------------------------------------------------------------
@@ -47,7 +47,7 @@ class LoggedRun:
     def script(self):
         if self.args.get('method') == 'jacobi':  # it was a part of search.py once
             return 'jacobi'
-        return self.args['script']
+        return str(self.args.get('script'))[:60]
 
     @property
     def final(self):
@@ -82,20 +82,20 @@ class LoggedRun:
 
 
 def read_run(folder):
-    """Raises ValueError if the folder holds no run."""
+    """Raises ValueError if the folder holds no run. Damaged lines of its log are left out."""
     folder = Path(folder)
     try:
-        config = json.loads((folder / 'config.json').read_text())
+        config = read_config(folder)
         log = read_log(folder)
-        run = LoggedRun(folder, config, log)
-        require(run.script in DRAW, f'{folder} holds a run of {run.script}.py, which has no figure')
-        require(log, f'{folder} holds a run without a log')
-        for record in log:
-            record['arm']
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         inside = [path.name for path in sorted(folder.glob('*/')) if path.is_dir()]
         hint = f'; its folders: {" ".join(inside[:8])}' if inside else ''
         raise ValueError(f'there is no run of this repo in {folder}{hint}') from error
+
+    log = [record for record in log if isinstance(record.get('arm'), str)]
+    run = LoggedRun(folder, config, log)
+    require(run.script in DRAW, f'{folder} holds a run of {run.script}.py, which has no figure')
+    require(log, f'{folder} holds a run without a log')
     return run
 
 
@@ -161,6 +161,10 @@ def other_settings(run, reference):
     return lines[:5]
 
 
+# what drawing raises if a record lacks a value, or has another kind of value
+DAMAGE = (KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError, OverflowError)
+
+
 def draw_run(folder):
     """Draw plot.png of a run, from what it left in its folder.
 
@@ -180,7 +184,13 @@ def draw(runs, reference=NO_REFERENCE):
         require(None in (run.task, runs[0].task) or run.task == runs[0].task,
                 f'{run.folder} is of the task {run.task}, and {runs[0].folder} of {runs[0].task}: '
                 'nothing to compare')
-    return DRAW[scripts[0]](runs, reference)
+    try:
+        return DRAW[scripts[0]](runs, reference)
+    except DAMAGE as error:
+        folders = ', '.join(str(run.folder) for run in [*runs, *reference.runs])
+        what = f'{type(error).__name__}: {str(error)[:100]}{place_of(error)}'
+        raise ValueError(f'cannot draw {folders}: a record, or config.json, is damaged '
+                         f'({what})') from error
 
 
 def save(figure, path):
@@ -433,8 +443,8 @@ def draw_train_maze(runs, reference):
     if len(runs) > 1 or reference.runs:
         return draw_maze_curves(runs, reference)
     run = runs[0]
-    path = run.folder / 'examples.json'
-    if not path.exists():  # as in results/logs
+    examples = read_examples(run.folder)
+    if examples is None:
         figure, axis = new_figure(5.2, 4.2)
         draw_maze_measures(axis, run)
         return figure
@@ -442,8 +452,14 @@ def draw_train_maze(runs, reference):
     figure = Figure(figsize=(10, 4.2), layout='constrained')
     left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
     draw_maze_measures(left.subplots(), run)
-    draw_maze_examples(right, json.loads(path.read_text()))
+    draw_maze_examples(right, examples)
     return figure
+
+
+def read_examples(folder):
+    """What examples.json holds, or None if there is none, as in results/logs, or a damaged one."""
+    path = folder / 'examples.json'
+    return read_json(path.read_bytes()) if path.exists() else None
 
 
 def draw_maze_examples(figure, examples):
