@@ -30,7 +30,7 @@ class PlainAdamW:
         norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients))
         self.n_steps += 1
         for i, p in enumerate(self.parameters):
-            g = gradients[i] * min(1, self.clip / norm)
+            g = gradients[i] * min(1, self.clip / max(norm, 1e-6))
             self.mean[i] = self.betas[0] * self.mean[i] + (1 - self.betas[0]) * g
             self.square[i] = self.betas[1] * self.square[i] + (1 - self.betas[1]) * g**2
             mean = self.mean[i] / (1 - self.betas[0] ** self.n_steps)

@@ -8,19 +8,22 @@ import math
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import conftest
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, final_values, two_processes
+from plain_training import PlainAdamW, Saved, are_equal, watch_modes
 
 import common
 import plots
 import train_cot
 import train_rl
-from data import CVPR, Batch, Cycle, sample_batch
+from data import CVPR, Batch, Cycle, held_out, sample_batch
 from model import GPT, GPTConfig
 
 
@@ -598,6 +601,8 @@ def test_training_is_reinforce_written_out(argv, tmp_path, monkeypatch):
     for step in range(3):
         for p, w in zip(model.parameters(), spy.weights[step], strict=True):
             assert torch.allclose(p, w, atol=1e-6)
+        own_questions = sample_batch(task, 16, 1337, step)
+        assert torch.equal(spy.questions[step].tokens, own_questions.tokens)
         values = spy.values[step] if spy.values else None
         loss, groups, expected = written_out.step(spy.questions[step], spy.chains[step], values)
         assert 0 < expected['reward'] < 1
@@ -630,6 +635,85 @@ def test_training_is_reinforce_written_out(argv, tmp_path, monkeypatch):
     numbers = torch.cat([u.flatten() for u in spy.uniform])
     assert len(numbers.unique()) > 0.99 * len(numbers)
     assert abs(numbers.mean() - 0.5) < 4 * (12 * len(numbers)) ** -0.5
+
+
+def test_training_draws_the_questions_of_each_step_and_all_else_is_held_out(tmp_path, monkeypatch):
+    """Every call of sample_batch in a run with a curriculum, two parts of a test, and longer
+    chains."""
+    drawn = {'train': [], 'test': []}
+
+    def spy(task, size, seed, step, split='train', mode='cot', hops=None):
+        drawn[split].append((seed, step, size, hops))
+        return sample_batch(task, size, seed, step, split, mode, hops)
+    monkeypatch.setattr(train_rl, 'sample_batch', spy)
+    final = run(*TINY, '--steps', 4, '--log_interval', 2, '--seed', 5, '--n_test', 520,
+                '--test_hops', 3, '--curriculum', '--out_dir', tmp_path)
+    assert drawn['train'] == [(5, step, 4, [1]) for step in range(4)]
+    expected = Counter({(5, 0, 1, None): 1})        # are there any?
+    for k in (1, 2):
+        expected[5, k * 10**6, 130, k] = 3          # at step 0, 2 and 4: a quarter
+    for k in (1, 2, 3):                             # at the end: all, in two parts
+        expected[5, k * 10**6, 500, k] = 1
+        expected[5, k * 10**6 + 500, 20, k] = 1
+    assert Counter(drawn['test']) == expected
+    assert final['n_test'] == '520'
+
+
+def test_what_is_trained_on_was_not_held_out_and_what_is_tested_was(tmp_path, monkeypatch):
+    """The tables in the prompts: chains are sampled for training, and greedy ones are a test."""
+    seen = {True: [], False: []}
+    generate = GPT.generate
+
+    def spy(model, idx, n, temperature=0.0, *rest, **options):
+        seen[temperature > 0].append(idx[:, :6])
+        return generate(model, idx, n, temperature, *rest, **options)
+    monkeypatch.setattr(GPT, 'generate', spy)
+    run(*TINY, '--steps', 20, '--log_interval', 10, '--test_hops', 3, '--out_dir', tmp_path)
+    for trains, tables in seen.items():
+        is_held_out = held_out(torch.cat(tables).numpy())
+        assert len(is_held_out) > 20 and (is_held_out != trains).all()
+
+
+def test_a_model_that_knows_the_held_out_tables_alone_is_always_right():
+    task = Cycle(nodes=10, hops=[1, 2])
+
+    def generate(prompt, n):
+        rows = []
+        for row in prompt.tolist():
+            if not held_out(np.array([row[:10]]))[0]:
+                return torch.cat((prompt, prompt[:, -1:].expand(-1, n)), dim=1)
+            rows.append(row + task.oracle(row))
+        return torch.tensor(rows)
+    results, _ = train_rl.evaluate(SimpleNamespace(generate=generate), task, RUN, 0, 40)
+    assert results == {1: dict(acc=1, valid=1), 2: dict(acc=1, valid=1)}
+
+
+def test_the_policy_is_in_training_mode_where_gradients_are_taken_and_nowhere_else(
+        tmp_path, monkeypatch):
+    modes = watch_modes(monkeypatch, GPT)
+    run(*TINY, '--steps', 4, '--log_interval', 2, '--baseline', 'prefix', '--out_dir', tmp_path)
+    assert modes == {(True, True), (False, False)}
+
+
+def test_checkpoints_hold_the_weights_of_their_step_and_decay_is_that_of_the_flag(
+        tmp_path, monkeypatch):
+    """With rewards that are all equal and no bonus, decay alone moves the weights."""
+    saved = Saved(monkeypatch)
+    monkeypatch.setattr(train_rl, 'verify',
+                        lambda batch, chain: torch.ones(len(chain), dtype=torch.bool))
+    run(*TINY, '--steps', 5, '--log_interval', 2, '--entropy', 0, '--weight_decay', 40, '--lr',
+        0.003, '--warmup_iters', 3, '--seed', 6, '--out_dir', tmp_path)
+    torch.manual_seed(6)
+    model = GPT(GPTConfig(9, 10, n_embd=8))
+    optimizer = PlainAdamW(model, decay=40)
+    assert [(name, step) for name, step, *_ in saved.all] == [
+        ('ckpt.pt', 2), ('ckpt.pt', 4), ('ckpt.pt', 5)]
+    for step in range(5):
+        no_loss = sum(p.sum() for p in model.parameters()) * 0
+        optimizer.step(no_loss, 0.003 * min(1, (step + 1) / 4))
+        for _, saved_step, weights_then, *_ in saved.all:
+            if saved_step == step + 1:
+                assert are_equal(weights_then, model.parameters(), 1e-6)
 
 
 def test_the_learning_rate_rises_linearly_and_then_stays():
