@@ -20,6 +20,8 @@ from types import SimpleNamespace
 
 import torch
 
+import checkpoint
+
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
@@ -71,3 +73,23 @@ def final_values(stdout):
     last = stdout.strip().split('\n')[-1]
     assert last.startswith('final ')
     return dict(word.split('=', 1) for word in last.split()[1:])
+
+
+def save_checkpoint(path, model, settings, mode):
+    """A checkpoint of this model, as after one step of training that left it as it is."""
+    optimizer = model.configure_optimizer(0.0, 0.0)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    optimizer.zero_grad()
+    state = dict(model=model.state_dict(), config=vars(model.config),
+                 optimizer=optimizer.state_dict(), step=1, args=settings, mode=mode,
+                 rng=torch.get_rng_state(), rng_cuda=[])
+    Path(path).write_bytes(checkpoint.to_bytes(state))
+
+
+def change_checkpoint(old, new, change):
+    """Write the checkpoint `old` to `new` when change(state) has changed its dict."""
+    _, state = checkpoint.load_checkpoint(old)
+    change(state)
+    Path(new).write_bytes(checkpoint.to_bytes(state))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import call, final_values, two_processes
+from conftest import call, change_checkpoint, final_values, save_checkpoint, two_processes
 
 import common
 import jacobi
@@ -34,17 +34,8 @@ def checkpoints(tmp_path_factory):
         with torch.no_grad():
             for p in model.parameters():
                 p.copy_(torch.randn_like(p) * 0.3 if p.dim() == 2 else torch.rand_like(p) + 0.5)
-        state = dict(
-            model=model.state_dict(),
-            config=vars(config),
-            optimizer={},
-            step=1,
-            args={'script': 'train_cot', **vars(args)},
-            mode=args.mode,
-            rng=torch.get_rng_state(),
-            rng_cuda=[])
         paths[name] = folder / f'{name}.pt'
-        torch.save(state, paths[name])
+        save_checkpoint(paths[name], model, {'script': 'train_cot', **vars(args)}, args.mode)
     return paths
 
 
@@ -166,9 +157,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(argv, message, tmp_path, monke
 
 
 def test_the_checkpoint_of_a_maze_is_refused(checkpoints, tmp_path):
-    state = torch.load(checkpoints['cycle'], weights_only=True)
-    state['args'] |= dict(script='train_maze', task='maze')
-    torch.save(state, tmp_path / 'maze.pt')
+    change_checkpoint(checkpoints['cycle'], tmp_path / 'maze.pt',
+                      lambda state: state['args'].update(script='train_maze', task='maze'))
     with pytest.raises(ValueError, match='train_maze.py'):
         jacobi.main(['--ckpt', str(tmp_path / 'maze.pt'), '--out_dir', str(tmp_path / 'out')])
     assert not (tmp_path / 'out').exists()

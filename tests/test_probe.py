@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import call, final_values, run_script, two_processes
+from conftest import (
+    call,
+    change_checkpoint,
+    final_values,
+    run_script,
+    save_checkpoint,
+    two_processes,
+)
 
 import capacity
 import common
@@ -1392,18 +1399,13 @@ CHECKPOINTS = {  # name: (mode, flags of train_cot.py)
 }
 
 
-def save_checkpoint(path, mode, flags):
+def save_random_model(path, mode, flags):
     """A model of random weights, with the settings that train_cot.py would have saved."""
     args = train_cot.parse_args([*flags.split(), '--mode', mode, '--n_layer', '1', '--n_head', '1',
                                  '--n_embd', '8'])
     _, config = train_cot.fill_in(args)
     torch.manual_seed(0)
-    model = GPT(config)
-    optimizer = model.configure_optimizer(1e-3, 0.0)
-    settings = {'script': 'train_cot', **vars(args)}
-    torch.save(dict(model=model.state_dict(), config=vars(config),
-                    optimizer=optimizer.state_dict(), step=1, args=settings, mode=mode,
-                    rng=torch.get_rng_state(), rng_cuda=[]), path)
+    save_checkpoint(path, GPT(config), {'script': 'train_cot', **vars(args)}, mode)
 
 
 @pytest.fixture(scope='module')
@@ -1413,7 +1415,7 @@ def ckpt(tmp_path_factory):
     paths = {}
     for name, (mode, flags) in CHECKPOINTS.items():
         paths[name] = folder / f'{name}.pt'
-        save_checkpoint(paths[name], mode, flags)
+        save_random_model(paths[name], mode, flags)
     return paths
 
 
@@ -1629,9 +1631,8 @@ def test_bfloat16_hardly_changes_the_numbers(ckpt, tmp_path, no_figure):
 
 def test_a_flag_that_a_checkpoint_does_not_know_keeps_its_default(ckpt, tmp_path, no_figure):
     """As --relabel in checkpoints from before there was one."""
-    state = torch.load(ckpt['chain'], weights_only=True)
-    assert state['args'].pop('relabel') is False
-    torch.save(state, tmp_path / 'old.pt')
+    change_checkpoint(ckpt['chain'], tmp_path / 'old.pt',
+                      lambda state: state['args'].pop('relabel'))
     argv = [*FEW_PEOPLE, '--positions', '4']
     _, _, with_flag = run_probe(tmp_path / 'with', '--ckpt', ckpt['chain'], *argv)
     _, _, without = run_probe(tmp_path / 'without', '--ckpt', tmp_path / 'old.pt', *argv)
@@ -1807,18 +1808,15 @@ def test_files_that_are_no_checkpoint(trained, tmp_path):
 
 @pytest.mark.parametrize('changes, words', [
     ({'task': 'mazes'}, 'which is none of'), ({'task': None}, 'which is none of'),
-    ({'nodes': '6'}, 'no task'), ({'nodes': 7}, 'another version')])
+    ({'nodes': '6'}, 'no task'), ({'nodes': 7}, 'does not fit its task')])
 def test_checkpoints_of_another_task_or_version(changes, words, trained, tmp_path):
-    state = torch.load(trained, weights_only=True)
-    state['args'] |= changes
-    torch.save(state, tmp_path / 'other.pt')
+    change_checkpoint(trained, tmp_path / 'other.pt', lambda state: state['args'].update(changes))
     assert words in refused(tmp_path, '--ckpt', tmp_path / 'other.pt')
 
 
 def test_a_checkpoint_without_settings(trained, tmp_path):
-    state = torch.load(trained, weights_only=True)
-    state['args'] = {'script': 'train_cot'}
-    torch.save(state, tmp_path / 'other.pt')
+    change_checkpoint(trained, tmp_path / 'other.pt',
+                      lambda state: state.update(args={'script': 'train_cot'}))
     assert 'which is none of' in refused(tmp_path, '--ckpt', tmp_path / 'other.pt')
 
 

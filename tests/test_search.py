@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import conftest
 import pytest
 import torch
-from conftest import ROOT, final_values, two_processes
+from conftest import ROOT, final_values, save_checkpoint, two_processes
 
 import common
 import model as model_py
@@ -940,10 +940,8 @@ def checkpoints(tmp_path_factory):
         for flag, value in vars(args).items():
             if flag not in common.NOT_SETTINGS:
                 settings[flag] = value
-        state = dict(model=model.state_dict(), config=vars(config), optimizer={}, step=1,
-                     args=settings, mode=args.mode, rng=torch.get_rng_state(), rng_cuda=[])
         paths[name] = folder / f'{name}.pt'
-        torch.save(state, paths[name])
+        save_checkpoint(paths[name], model, settings, args.mode)
     return paths
 
 
