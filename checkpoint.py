@@ -40,7 +40,7 @@ MODES = ('cot', 'direct')  # what a model was trained on
 SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # stand in the config and the arguments
 ADAM = {'step', 'exp_avg', 'exp_avg_sq'}  # what AdamW keeps of each parameter
 
-MOST_VALUES = 10**6   # in one checkpoint
+MOST_VALUES = 200_000  # in one checkpoint
 MOST_LOOPS = 10**6    # applications of blocks in a forward pass
 MOST_TOKENS = 2**22   # block_size: rotary positions take memory that the file does not
 
@@ -247,7 +247,7 @@ def check_config(config, args, n_tensors, file_size):
     try:
         GPTConfig(**config)
     except ValueError as error:
-        raise Damaged(str(error)) from error
+        raise Damaged(str(error)[:100]) from error
 
     # the weights take 4 bytes each
     C = sizes['n_embd']
