@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import final_values, two_processes
+from plain_training import PlainAdamW, Saved, is_as_written_out, warmup_and_cosine, watch_modes
 
 import capacity
 import common
@@ -1336,6 +1337,44 @@ def test_the_exposures_of_the_last_line_are_those_of_the_last_model(
     assert results['final']['exposures'] == 7
 
 
+@pytest.mark.parametrize('extra', ['', '--hops 2 --cot'])
+def test_a_model_is_trained_as_written_out(extra, tmp_path, no_figure, monkeypatch):
+    """On the questions of each step: the losses of the curve, and the weights and moments of every
+    checkpoint. Nothing decays, and nothing is clipped."""
+    batches = []
+    real = capacity.question_losses
+
+    def listening(model, tokens, mask, group, run):
+        if model.training:
+            batches.append((tokens, mask))
+        return real(model, tokens, mask, group, run)
+    monkeypatch.setattr(capacity, 'question_losses', listening)
+    saved = Saved(monkeypatch)
+    modes = watch_modes(monkeypatch, GPT)
+    argv = ('--people 12 --attributes 2 --relations 1 --sizes 1500 --n_head 1 --exposures 5 '
+            f'--steps 8 --seed 4 {extra}')
+    _, (record,) = run_capacity(tmp_path, *argv.split())
+    assert modes == {(True, True), (False, False)}
+
+    task = Profiles(12, 2, 1, [1, 2] if extra else [1], facts=4)
+    width = record['n_embd']
+    torch.manual_seed(4)
+    model = GPT(GPTConfig(len(task.vocab), task.block_size, 2, 1, width, pos='rope'))
+    optimizer = PlainAdamW(model, decay=0, betas=(0.9, 0.98))
+    peak = 0.02 * math.sqrt(16 / width)
+    assert record['lr'] == pytest.approx(peak) and len(batches) == len(saved.all) == 8
+    for step, (tokens, mask) in enumerate(batches):
+        logits = model(tokens[:, :-1])[mask[:, 1:]]
+        loss = F.cross_entropy(logits, tokens[mask])
+        # the line goes up to the cosine, and both are 1 at its end
+        rate = min(peak * (step + 1) / 3, warmup_and_cosine(max(2, step), peak, 2, 8))
+        optimizer.step(loss, rate)
+        assert record['curve'][step] == [step + 1, pytest.approx(loss.item(), abs=1e-4)]
+        name, saved_step, *_ = saved.all[step]
+        assert (name, saved_step) == (f'ckpt-{record["name"]}.pt', step + 1)
+        assert is_as_written_out(saved.all[step], model, optimizer)
+
+
 # -----------------------------------------------------------------------------
 # stopped, resumed, diverged, in two processes
 
@@ -1480,7 +1519,7 @@ def test_two_processes_find_what_one_finds(whole, two_runs):
 def test_the_process_that_finds_a_damaged_checkpoint_says_so(two_runs):
     _, second = two_runs.stdout.split('resumed\n')
     lines = [line for line in two_runs.stderr.splitlines() if line.startswith('capacity.py: ')]
-    assert len(lines) == 1 and str(two_runs.damaged) in lines[0] and 'cut short' in lines[0]
+    assert len(lines) == 1 and str(two_runs.damaged) in lines[0] and 'damaged (' in lines[0]
     assert 'rank 1 ends with 2\n' in two_runs.stdout
     assert 'rank 0 ends with' in second and 'rank 0 ends with 0' not in second
     assert 'final ' not in second and ' parameters, ' not in second

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import train_cot
 import train_maze
 import train_rl
 from countdown import Countdown
-from data import CVPR, Cycle, Multiply, Star, Task, sample_batch, write_batch
+from data import CVPR, Cycle, Multiply, Star, Task, held_out, sample_batch, write_batch
 from maze import Maze
 from profiles import Profiles
 
@@ -604,6 +605,26 @@ def test_held_out_instances_have_the_hops_that_were_asked_for(ckpt):
     code, out, err = call(sample, ['--ckpt', path, '--hops', '2', '--n', '5'])
     assert code == 0, err
     assert out.count(' k=2 ') == 5 and out.count('answer ') == 5
+
+
+@pytest.mark.parametrize('typed', [None, '\n' * 12])
+def test_instances_that_are_drawn_were_held_out(ckpt, monkeypatch, typed):
+    """One after the other, or where an empty line asks for one. A seed draws its own."""
+    path = ckpt('train_cot', '--hops 1-3 --nodes 6')
+    tables = {}
+    for seed in ('1', '2'):
+        argv = ['--ckpt', path, '--seed', seed]
+        if typed:
+            monkeypatch.setattr('sys.stdin', io.StringIO(typed))
+            argv += ['-i']
+        else:
+            argv += ['--n', '12']
+        code, out, err = call(sample, argv)
+        assert code == 0, err
+        prompts = re.findall(r'^(?:prompt> )*prompt  (.*)$', out, re.MULTILINE)
+        tables[seed] = [tuple(map(int, prompt.split()[:6])) for prompt in prompts]
+        assert len(tables[seed]) == 12 and held_out(np.array(tables[seed])).all()
+    assert tables['1'] != tables['2'] and len(set(tables['1'])) > 3
 
 
 @pytest.mark.parametrize('words, why', [

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import conftest
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, final_values, save_checkpoint, two_processes
@@ -26,7 +27,7 @@ import search
 import train_cot
 import train_rl
 from countdown import Countdown
-from data import Cycle, Multiply, Star, sample_batch
+from data import Cycle, Multiply, Star, held_out, sample_batch
 from model import GPT, GPTConfig
 
 
@@ -803,6 +804,34 @@ def test_answers_of_another_task_are_correct_where_the_answer_is(task, mode, L):
     new = k * (L - 1)
     assert chains.shared_cost.tolist() == [[0, 0, L, P, 10**6 * P + 1000 * P + 1]] * 5
     assert chains.chain_cost.tolist() == [[k, k, 0, new, 10**6 * (P + L) + 1001 * new]] * 5
+
+
+@pytest.mark.parametrize('mode', ['cot', 'direct'])
+def test_answers_are_sampled_to_held_out_instances_of_the_largest_hop_count(mode):
+    """A model that knows the held-out tables alone is right in every chain. Of two processes each
+    has every second of the same instances."""
+    task = Cycle(8, [1, 3])
+    asked = []
+
+    class Knows:
+        def flops(self, *sizes):
+            return 0
+
+        def generate(self, idx, n, temperature, generator, samples, return_logp):
+            chains = []
+            for row in idx.tolist():
+                asked.append(tuple(row))
+                is_known = bool(held_out(np.array([row[:8]]))[0])
+                chain = task.oracle(row) if is_known else [row[-1]] * 3
+                chains += [row + chain[-n:]] * samples
+            return torch.tensor(chains), torch.zeros(len(chains), n)
+
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        run = SimpleNamespace(**vars(RUN) | dict(rank=rank, world=world))
+        solver = search.Solver(Knows(), task, run, generator=None)
+        assert search.sample_answers(solver, mode, 2, n_test=30, seed=1).correct.all()
+    assert {row[8] for row in asked} == {8 + 3 - 1}  # k=3
+    assert asked[:30:2] + asked[1:30:2] == asked[30:] and len(set(asked[:30])) > 25
 
 
 # -----------------------------------------------------------------------------

@@ -930,21 +930,24 @@ def test_resume_after_any_stop_is_the_uninterrupted_run(extra, n_steps, tmp_path
 
 
 KILLED_IN_THE_THIRD_CHECKPOINT = """
-import os, signal, torch, train_rl
+import errors, os, signal, common, train_rl
 
 verify = train_rl.verify
 train_rl.verify = lambda batch, chain: verify(batch, chain) | (batch.hops == 1)
-save = torch.save
+write_atomic = common.write_atomic
 saved = []
 
-def save_half(state, path):
-    save(state, path)
-    saved.append(path)
-    if len(saved) == 3:
-        os.truncate(path, os.path.getsize(path) // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
+def kill_halfway(path, write):
+    def write_half(temporary):
+        write(temporary)
+        if path.name == 'ckpt.pt':
+            saved.append(path)
+        if len(saved) == 3:
+            os.truncate(temporary, os.path.getsize(temporary) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+    write_atomic(path, write_half)
 
-torch.save = save_half
+common.write_atomic = kill_halfway
 train_rl.main({argv})
 """
 
