@@ -40,6 +40,7 @@ from data import (
     Star,
     at_least,
     sample_batch,
+    seed_number,
 )
 from maze import Maze
 from model import GPT, GPTConfig
@@ -301,7 +302,7 @@ def parse_args(argv):
     add('--device', default='auto', help='auto (cuda, then mps, then cpu) or a name')
     add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
         help='auto: bfloat16 autocast on cuda, else float32')
-    add('--seed', type=at_least(0), default=1337, help='decides weights and data')
+    add('--seed', type=seed_number, default=1337, help='decides weights and data')
     return parser.parse_args(argv)
 
 

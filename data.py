@@ -295,7 +295,7 @@ NUMBER = {
     int: re.compile(r'[0-9]{1,30}'),
     float: re.compile(r'([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?'),
 }
-MOST = {int: 2**63 - 1, float: 1e9}  # where a flag names no smaller limit
+MOST = {int: 10**9, float: 1e9}  # where a flag names no other limit
 LONGEST_LIST = 1000
 
 
@@ -329,7 +329,7 @@ def parse_list(text, low=1):
     words = text.split(',', LONGEST_LIST)
     try:
         require(len(words) <= LONGEST_LIST, 'too long')
-        return [at_least(low, most=10**9)(word) for word in words]
+        return [at_least(low)(word) for word in words]
     except (argparse.ArgumentTypeError, ValueError):
         raise argparse.ArgumentTypeError(
             f'expected numbers from {low} to 10^9, a thousand at most, such as 24,36, got '
@@ -337,16 +337,15 @@ def parse_list(text, low=1):
 
 
 def at_least(low, kind=int, most=None):
-    """An argparse type: an int or a float from `low` to `most`."""
+    """An argparse type: an int or a float from `low` to `most`, by default 10^9."""
     highest = MOST[kind] if most is None else most
 
     def parse(text):
         number = kind(text) if NUMBER[kind].fullmatch(text) else None
         if number is None or not low <= number <= highest:
             noun = 'a whole number' if kind is int else 'a number'
-            limit = '' if most is None else f' and at most {most:,}'
-            raise argparse.ArgumentTypeError(
-                f'expected {noun} of at least {low}{limit}, got {shorten(text)!r}')
+            raise argparse.ArgumentTypeError(f'expected {noun} of at least {low} and at most '
+                                             f'{highest:,}, got {shorten(text)!r}')
         return number
 
     parse.metavar = 'N' if kind is int else 'X'  # in the help
@@ -373,6 +372,7 @@ def path_or_name(text):
     return text
 
 
+seed_number = at_least(0, most=2**63 - 1)
 HOPS = dict(type=parse_range, help='hops or a range')
 
 
@@ -959,7 +959,7 @@ def print_examples(tasks, doc, argv=None):
     parser.add_argument('--mode', choices=('cot', 'direct'), default='cot',
                         help='with the chain, or the answer alone')
     parser.add_argument('--n', type=at_least(1), default=3, help='how many examples')
-    parser.add_argument('--seed', type=at_least(0), default=1337, help='which examples')
+    parser.add_argument('--seed', type=seed_number, default=1337, help='which examples')
     parser.add_argument('--raw', action='store_true', help='one plain line for each example')
     args = parser.parse_args(argv)
     task = make_task(args, tasks)

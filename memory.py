@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from data import LARGEST_DRAW, most_at_once
+from data import most_at_once, require
 
 
 GIB = 2**30
@@ -34,6 +34,7 @@ CURES = {
     'checkpoint': '--n_embd or --n_layer',
     'data': '--batch_size or {size}',
     'test set': '--n_test or {size}',
+    'chains': '--group_size, --rollouts or --batch_size',
     'facts': '--people, --attributes or --relations',
 }
 
@@ -127,20 +128,19 @@ def cached_files(folder):
 # -----------------------------------------------------------------------------
 # does it fit?
 
-def require_memory(phases, device=None, cures=CURES, size='', free=None):
+def require_memory(phases, device=None, task=None, cures=CURES, free=None):
     """Raise ValueError if one of these phases does not fit. Returns the bytes of the largest.
 
-    phases: dicts {part: bytes}. device: a torch.device, by default the CPU.
-    cures: {part: flags to lower}; size: what stands there for {size}.
-    free: bytes that are free, by default what the machine says.
+    phases: dicts {part: bytes}. device: torch.device of the model, None for the CPU. task: whose
+    first flag is {size} in the cures, {part: flags to lower}.
+    free: bytes, by default what the machine says.
     """
+    size = f'--{next(iter(task.flags), "task")}' if task is not None else ''
     host = free_memory() if free is None else free
     if device is not None and device.type == 'cuda':
-        on_gpu = torch.cuda.mem_get_info(device)[0] if free is None else free
-        on_gpu_parts = [only(phase, lambda part: part not in ON_HOST) for phase in phases]
-        check_fit(largest(on_gpu_parts), on_gpu, f'on {device}', cures, size)
-        on_host_parts = [only(phase, lambda part: part in ON_HOST) for phase in phases]
-        check_fit(largest(on_host_parts), host, '', cures, size)
+        gpu = torch.cuda.mem_get_info(device)[0] if free is None else free
+        check_fit(largest([on_gpu(phase) for phase in phases]), gpu, ' on the GPU', cures, size)
+        check_fit(largest([on_host(phase) for phase in phases]), host, '', cures, size)
     else:
         check_fit(largest(phases), host, '', cures, size)
     return sum(largest(phases).values())
@@ -150,8 +150,12 @@ def largest(phases):
     return max(phases, key=lambda phase: sum(phase.values()))
 
 
-def only(phase, wanted):
-    return {part: n_bytes for part, n_bytes in phase.items() if wanted(part)}
+def on_gpu(phase):
+    return {part: n_bytes for part, n_bytes in phase.items() if part not in ON_HOST}
+
+
+def on_host(phase):
+    return {part: n_bytes for part, n_bytes in phase.items() if part in ON_HOST}
 
 
 def check_fit(phase, free, where, cures, size):
@@ -163,7 +167,7 @@ def check_fit(phase, free, where, cures, size):
     parts = ', '.join(f'{part} {in_gib(phase[part])}' for part in by_size[:3])
     cure = cures[by_size[0]].format(size=size)
     raise ValueError(f'this takes about {in_gib(total)} of memory ({parts}), and {in_gib(free)} '
-                     f'are free{" " + where if where else ""}: lower {cure}')
+                     f'are free{where}: lower {cure}')
 
 
 def in_gib(n_bytes):
@@ -199,10 +203,10 @@ def step_parts(config, B, T, M, n_copies=4, attention=None):
     """
     C = config.n_embd
     depth = config.n_layer * config.n_loop
-    blocks_before = 17 + (4 if config.pos == 'rope' else 0)  # vectors kept for the backward pass
+    kept = 21 + (4 if config.pos == 'rope' else 0)  # vectors of a token, for the backward pass
 
     # the last block has keys and values everywhere, all else at the loss tokens
-    vectors = B * T * (blocks_before * (depth - 1) + 10) + B * M * 20
+    vectors = B * T * (kept * (depth - 1) + 10) + B * M * 20
     if depth > 1:
         vectors += B * T * 10  # on the way back through an MLP
     if attention is None:
@@ -228,42 +232,62 @@ def decoding_bytes(config, B, T, n_prompts=None):
     C = config.n_embd
     n_prompts = n_prompts or B
     cache = 2 * config.n_layer * config.n_loop * C * T * (B + (n_prompts if n_prompts < B else 0))
-    prompt = n_prompts * (T * C * 12 + 3 * config.n_head * T)
+    prompt = n_prompts * (T * C * vectors_at_once(config) + 3 * config.n_head * T)
     return FLOAT * (cache + prompt + 5 * B * config.vocab_size)
+
+
+def vectors_at_once(config):
+    """Vectors of a token that a forward pass without gradients holds at once. A single block has
+    its MLP at few of the tokens."""
+    return 6 if config.n_layer * config.n_loop == 1 else 14
 
 
 def scoring_bytes(config, B, T, M, n_copies=5):
     """A forward pass without gradients, and what is made of its logits."""
-    return FLOAT * (B * T * config.n_embd * 14 + attention_numbers(config, B, T, M)
-                    + n_copies * B * M * config.vocab_size)
+    vectors = B * T * config.n_embd * vectors_at_once(config)
+    logits = n_copies * B * M * config.vocab_size
+    return FLOAT * (vectors + attention_numbers(config, B, T, M) + logits)
 
 
 def drawing_bytes(task, rows, split='train'):
     """sample_batch: the peak of it."""
     oversample = 1.2 if split == 'train' else 1.1 / task.test_share
-    drawn = min(rows * oversample + 16, most_at_once(task), LARGEST_DRAW)
+    drawn = min(rows * oversample + 16, most_at_once(task))
     return round(8 * max(drawn * task.draw_size + rows * task.write_size / 3,
                          rows * task.write_size))
 
 
-def trainer_phases(config, task, step, global_rows, n_test, n_at_once, resumes, copies=1):
+def trainer_phases(args, config, task, step, evaluation, split_rows=500):
     """The phases of a trainer: draw a batch, take a step, write a checkpoint, evaluate.
 
-    step: its step_parts. n_test: test instances that are drawn at once, at the end.
-    n_at_once: bytes of an evaluation of 500 of them.
-    copies: of the gradients, 2 under DistributedDataParallel.
+    step: its step_parts. evaluation: bytes of decoding and scoring 500 test instances.
+    With --eval_only nothing but the last two phases. split_rows: test instances drawn at once.
     """
     weights = FLOAT * n_params(config)
     trained = 3 * weights + rope_bytes(config)  # between steps: weights and AdamW's two moments
-    evaluated = min(500, n_test)
-    step = dict(step)
-    step['model'] += (copies - 1) * weights
-    step['data'] = drawing_bytes(task, global_rows) // 3  # the batch itself
-    return [
-        {'model': trained, 'data': drawing_bytes(task, global_rows)},
-        step,
-        {'model': trained, 'checkpoint': (4 if resumes else 3) * weights},
-        {'model': trained, 'evaluation': n_at_once + drawing_bytes(task, evaluated, 'test')},
-        {'model': trained, 'test set': drawing_bytes(task, n_test, 'test'),
-         'evaluation': n_at_once},
+    n_processes = int(os.environ.get('WORLD_SIZE', 1))
+    batch = args.batch_size * n_processes
+    evaluations = [
+        {'model': trained, 'evaluation': evaluation + drawing_bytes(task, split_rows, 'test')},
     ]
+    if args.eval_only:
+        return evaluations
+
+    step = dict(step)
+    step['data'] = drawing_bytes(task, batch) // 3  # the batch itself
+    if n_processes > 1:
+        step['model'] += weights  # DistributedDataParallel's copy of the gradients
+    in_memory = 3 * weights  # a checkpoint, before it goes to disk, and one that --resume reads
+    return [
+        {'model': trained, 'data': drawing_bytes(task, batch)},
+        step,
+        {'model': trained, 'checkpoint': in_memory * (2 if args.resume else 1)},
+        *evaluations,
+    ]
+
+
+def require_depth(args):
+    """Raise ValueError if a forward pass would go through more than 10,000 blocks."""
+    depth = args.n_layer * args.n_loop
+    require(depth <= 10**4, f'--n_layer {args.n_layer} times --n_loop {args.n_loop} is {depth:,}: '
+                            'at most 10,000')

@@ -31,6 +31,7 @@ from data import (
     held_out,
     print_examples,
     require,
+    seed_number,
 )
 from memory import require_memory
 
@@ -67,7 +68,7 @@ class Profiles(Task):
         'relations': dict(type=at_least(0), help='relations of each person'),
         'hops': HOPS,
         'bipartite': dict(action='store_true', help='friends are mutual, parent and child inverse'),
-        'facts': dict(type=at_least(0), help='which random facts'),
+        'facts': dict(type=seed_number, help='which random facts'),
         'relabel': dict(action='store_true', help='shuffle two-hop answers over the people'),
     }
     labels = ('trained', 'person', 'pair', 'combination')

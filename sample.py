@@ -34,6 +34,7 @@ from data import (
     parse_range,
     require,
     sample_batch,
+    seed_number,
     write_batch,
 )
 from maze import Maze
@@ -56,7 +57,7 @@ def parse_args(argv):
     parser.add_argument('--hops', type=parse_range, help='their hop counts (mazes: their size)')
     parser.add_argument('--temperature', type=at_least(0, float), default=0.0,
                         help='0 takes the most likely token, 1 samples')
-    parser.add_argument('--seed', type=at_least(0), default=1337,
+    parser.add_argument('--seed', type=seed_number, default=1337,
                         help='which instances, and what is sampled')
     parser.add_argument('--device', default='auto',
                         help='auto (cuda, then mps, then cpu) or a name')

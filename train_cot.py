@@ -40,6 +40,7 @@ import torch
 import torch.nn.functional as F
 
 import common
+import memory
 import plots
 from countdown import Countdown
 from data import (
@@ -107,10 +108,10 @@ def parse_args(argv):
     recipe = {name: f"default: the task's; cycle: {value}"
               for name, value in RECIPES['cycle'].items()}
     add = parser.add_argument_group('model').add_argument
-    add('--n_layer', type=at_least(1), help=f'transformer blocks ({recipe["n_layer"]})')
+    add('--n_layer', type=at_least(1, most=1000), help=f'transformer blocks ({recipe["n_layer"]})')
     add('--n_head', type=at_least(1), help=f'attention heads ({recipe["n_head"]})')
-    add('--n_embd', type=at_least(1), help=f'width ({recipe["n_embd"]})')
-    add('--n_loop', type=at_least(1), default=1,
+    add('--n_embd', type=at_least(1, most=65536), help=f'width ({recipe["n_embd"]})')
+    add('--n_loop', type=at_least(1, most=1000), default=1,
         help='times the blocks are applied, with shared weights')
 
     add = parser.add_argument_group('training').add_argument
@@ -159,6 +160,7 @@ def fill_in(args):
     if args.mode is None:
         args.mode = 'cot' if args.task in ('star', 'countdown') else 'both'
 
+    memory.require_depth(args)
     task = common.task_of_args(args, TASKS)
     vars(args).update(task.settings())
     config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd,
@@ -169,6 +171,20 @@ def fill_in(args):
     require(args.task != 'star' or args.mode == 'cot',
             'the chain of star is its answer: there is nothing to leave out, use --mode cot')
     return task, config
+
+
+def memory_phases(args, task, config):
+    """What each phase of a run takes: see memory.py."""
+    T = task.block_size - 1
+    M = task.longest_chain or T
+    if args.mode == 'direct':
+        M = task.answer_len
+    step = memory.step_parts(config, args.batch_size // args.grad_accum, T, M)
+
+    # at the end n_test instances at once, whose chains are tested for their use
+    B = min(500, args.n_test)
+    evaluation = max(memory.decoding_bytes(config, B, T), memory.scoring_bytes(config, B, T, M))
+    return memory.trainer_phases(args, config, task, step, evaluation, args.n_test)
 
 
 # -----------------------------------------------------------------------------
@@ -437,6 +453,8 @@ def main(argv=None):
     """Train and test. Returns the values of the last line."""
     args = parse_args(argv)
     task, config = fill_in(args)
+    needed = memory.require_memory(
+        memory_phases(args, task, config), common.find_device(args.device), task)
     facts = dict(params=GPT(config).num_params(), chance={k: task.chance(k) for k in task.hops})
     with common.Run('train_cot', args, can_grow=True, **facts) as run:
 
@@ -447,7 +465,7 @@ def main(argv=None):
             common.check_task_fits(args.ckpt, args, task, model)
             models[state['mode']] = model
         else:
-            models = train_arms(task, config, args, run)
+            models = train_arms(task, config, args, run, needed)
         if not run.master:
             return None
 
@@ -474,12 +492,13 @@ def main(argv=None):
         return final
 
 
-def train_arms(task, config, args, run):
+def train_arms(task, config, args, run, needed):
     """Train the arms that --mode asks for, one after the other: {arm: model}."""
     run.print_settings()
     run.print(LEGEND)
     run.print(f'{GPT(config).num_params():,} parameters, global batch {args.batch_size} x '
-              f'{run.world} = {args.batch_size * run.world}, files in {args.out_dir}')
+              f'{run.world} = {args.batch_size * run.world}, files in {args.out_dir}, about '
+              f'{memory.in_gib(needed)} of memory')
     checkpoints = {args.mode: 'ckpt.pt'}
     if args.mode == 'both':
         checkpoints = {'cot': 'ckpt.pt', 'direct': 'ckpt_direct.pt'}

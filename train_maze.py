@@ -45,6 +45,7 @@ import torch
 import torch.nn.functional as F
 
 import common
+import memory
 import plots
 from data import (
     SPLITS,
@@ -97,10 +98,10 @@ def parse_args(argv):
     add_task_args(parser, TASKS, format='grid')
 
     add = parser.add_argument_group('model').add_argument
-    add('--n_layer', type=at_least(1), default=4, help='transformer blocks')
+    add('--n_layer', type=at_least(1, most=1000), default=4, help='transformer blocks')
     add('--n_head', type=at_least(1), default=4, help='attention heads')
-    add('--n_embd', type=at_least(1), default=64, help='width')
-    add('--n_loop', type=at_least(1), default=1,
+    add('--n_embd', type=at_least(1, most=65536), default=64, help='width')
+    add('--n_loop', type=at_least(1, most=1000), default=1,
         help='times the blocks are applied, with shared weights')
     add('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding')
 
@@ -162,12 +163,29 @@ def fill_in(args, other_sizes=()):
         if name != 'grid':
             setattr(args, name, value)
 
+    memory.require_depth(args)
     config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd,
                        args.n_loop, causal=args.loss != 'mlmu', pos=args.pos)
     for size in sizes:  # are there enough mazes to train on, and to hold out?
         for split in SPLITS:
             sample_batch(task, 500, args.seed, 0, split, hops=size)
     return task, config, sorted(sizes)
+
+
+def memory_phases(args, task, config):
+    """What each phase of a run takes: see memory.py."""
+    T = task.block_size - 1
+    M = T if args.loss in ('full', 'balanced') else task.longest_chain
+    n_copies = 7 if args.loss == 'graded' else 4
+    step = memory.step_parts(config, args.batch_size, T, M, n_copies)
+
+    # the mazes are scored with losses everywhere, and the paths in every step
+    B = min(500, args.n_test)
+    scores = 8 * 40 * B * task.answer_len
+    evaluation = memory.decoding_bytes(config, B, T)
+    if config.causal:
+        evaluation = max(evaluation, memory.scoring_bytes(config, B, T, T))
+    return memory.trainer_phases(args, config, task, step, evaluation + scores, B)
 
 
 # -----------------------------------------------------------------------------
@@ -583,6 +601,8 @@ def main(argv=None):
         require(config == model.config, f'{args.ckpt} was made for grids up to '
                                         f'{largest}x{largest}; --test_grid cannot go beyond')
 
+    needed = memory.require_memory(
+        memory_phases(args, task, config), common.find_device(args.device), task)
     params = GPT(config).num_params()
     with common.Run('train_maze', args, can_grow=True, params=params) as run:
 
@@ -600,7 +620,8 @@ def main(argv=None):
             run.print_settings()
             run.print(LEGEND)
             run.print(f'{params:,} parameters, global batch {args.batch_size} x {run.world} = '
-                      f'{args.batch_size * run.world}, files in {args.out_dir}')
+                      f'{args.batch_size * run.world}, files in {args.out_dir}, about '
+                      f'{memory.in_gib(needed)} of memory')
             if run.master:
                 print_walks(walks, args, run)
             model, step = train(task, config, args, run)

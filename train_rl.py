@@ -43,6 +43,7 @@ import numpy as np
 import torch
 
 import common
+import memory
 import plots
 from data import (
     CVPR,
@@ -94,10 +95,11 @@ def make_parser():
     add_task_args(parser, TASKS, **TASK_DEFAULTS)
 
     add = parser.add_argument_group('model').add_argument
-    add('--n_layer', type=at_least(1), help='transformer blocks (default: 1; --format pairs: 2)')
+    add('--n_layer', type=at_least(1, most=1000),
+        help='transformer blocks (default: 1; --format pairs: 2)')
     add('--n_head', type=at_least(1), default=1, help='attention heads')
-    add('--n_embd', type=at_least(1), default=64, help='width')
-    add('--n_loop', type=at_least(1), default=1,
+    add('--n_embd', type=at_least(1, most=65536), default=64, help='width')
+    add('--n_loop', type=at_least(1, most=1000), default=1,
         help='times the blocks are applied, with shared weights')
     add('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding')
     add('--init_from', metavar='CKPT',
@@ -151,6 +153,7 @@ def fill_in(args):
     if args.log_interval is None:
         args.log_interval = max(1, args.max_iters // 30)
 
+    memory.require_depth(args)
     task = common.task_of_args(args, TASKS, **TASK_DEFAULTS)
     vars(args).update(task.settings())
     longer_task = None
@@ -176,6 +179,34 @@ def fill_in(args):
             f'--objective {args.objective} with --baseline {args.baseline} needs a --group_size of '
             'at least 2')
     return task, longer_task, config
+
+
+def memory_phases(args, task, config):
+    """What each phase of a run takes: see memory.py."""
+    P = args.batch_size
+    G = args.group_size
+    L = max(task.hops)               # tokens of a chain
+    T = config.block_size - 1
+    S = T - L                        # of a prompt, which is computed once for all its chains
+    n_rollouts = args.rollouts if args.baseline == 'prefix' else 0
+
+    # a step: prompts with G chains side by side, and the rows of their questions
+    attention = 3 * P * G * L * (S + G * L)
+    step = memory.step_parts(config, P, S + G * L, G * L, n_copies=7, attention=attention)
+    of_questions = 8 * 4 * P * G * (T + task.nodes)
+    step['chains'] = of_questions
+
+    # before it: sample the chains, and with --baseline prefix more of them from each prefix
+    rows = P * G * max(1, n_rollouts)
+    sampling = memory.decoding_bytes(config, rows, T, P * G if n_rollouts else P)
+    sampling += 8 * 2 * rows * (T + task.nodes) * (n_rollouts > 0) + of_questions
+
+    B = min(500, args.n_test)
+    evaluation = memory.decoding_bytes(config, B, T)
+    phases = memory.trainer_phases(args, config, task, step, evaluation, B)
+    if not args.eval_only:
+        phases.append({'model': phases[0]['model'], 'chains': sampling})
+    return phases
 
 
 def largest_trained(args, task):
@@ -531,6 +562,8 @@ def main(argv=None):
     """Train and test. Returns the values of the last line."""
     args = parse_args(argv)
     task, longer_task, config = fill_in(args)
+    needed = memory.require_memory(
+        memory_phases(args, task, config), common.find_device(args.device), task)
     model, state = load_start(args, config)
     torch.manual_seed(args.seed)
     if model is None:
@@ -545,7 +578,8 @@ def main(argv=None):
             run.print_settings()
             run.print(LEGEND)
             run.print(f'{model.num_params():,} parameters, {args.batch_size} x {run.world} '
-                      f'questions a step, {args.group_size} chains each, files in {args.out_dir}')
+                      f'questions a step, {args.group_size} chains each, files in {args.out_dir}, '
+                      f'about {memory.in_gib(needed)} of memory')
             progress = train(model, task, args, run)
             run.end_training(progress['step'])
         if not run.master:
