@@ -60,18 +60,18 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 import common
+import memory
 import plots
 from data import (
     Batch,
     Parser,
     at_least,
     parse_list,
-    positive_float,
     require,
     write_batch,
 )
 from model import GPT, GPTConfig
-from profiles import Profiles
+from profiles import Profiles, check_sizes, vocab_size
 
 
 RATE = 2e-2       # learning rate of a model of 16 channels
@@ -104,12 +104,12 @@ def parse_args(argv):
     parser = Parser(__doc__)
 
     add = parser.add_argument_group('facts').add_argument
-    add('--hops', type=int, choices=(1, 2), default=1,
+    add('--hops', type=at_least(1), choices=(1, 2), default=1,
         help='1: single facts; 2: also questions that combine two facts')
     add('--cot', action='store_true', help='two hops with a chain: the bridge person comes first')
     add('--people', type=parse_list,
         help='one number or several (default: as many as --fill takes; --smallest: 100)')
-    add('--fill', type=positive_float, default=3.5,
+    add('--fill', type=at_least(0.001, float, most=1000), default=3.5,
         help='bits of facts for each parameter, where --people is not given')
     add('--attributes', type=at_least(0),
         help='attributes of each person, of 128 values (default: 8; two hops: 20)')
@@ -147,6 +147,7 @@ def fill_in(args):
 
     require(args.hops == 2 or not (args.cot or args.smallest),
             'a chain, or the smallest model, is for questions of two hops: add --hops 2')
+    memory.require_depth(args)
     within_reason = (max(args.sizes or [1]) <= 10**9
                      and max(args.exposures, args.max_iters) <= 10**7
                      and max(args.n_layer, args.n_head, args.n_loop) <= 100)
@@ -165,11 +166,57 @@ def fill_in(args):
         args.sizes = [10000, 20000, 40000]
 
     mode = 'cot' if args.cot else 'direct'
+    n_jobs = len(args.sizes) * len(args.people or [1])
+    require(n_jobs <= 1000, f'--sizes times --people are {n_jobs:,} models: at most 1,000')
     jobs = []
     for size in args.sizes:
         for people in args.people or [people_to_fill(size, args)]:
             jobs.append(make_job(args, args.hops, mode, size, people, args.exposures))
     return without_repeats(jobs)
+
+
+def memory_phases(args, jobs):
+    """What each phase of each model takes: see memory.py."""
+    phases = []
+    for job in jobs:
+        phases += phases_of_job(args, job)
+    return phases
+
+
+def phases_of_job(args, job):
+    """Write all questions; take a step; ask all of them, also of a copy with rounded weights."""
+    n_subjects = args.attributes + args.relations
+    group = n_subjects if job['hops'] == 1 else 1
+    n_questions = job['people'] * n_subjects * (1 if job['hops'] == 1 else 1 + args.relations)
+    answer_len = 3 if args.relations else 1
+    T = 4 + answer_len + (5 if job['hops'] == 2 else 0)
+    M = T - 4 if job['mode'] == 'cot' else answer_len
+    config = GPTConfig(vocab_size(job['people'], args.attributes, args.relations), T, args.n_layer,
+                       args.n_head, job['n_embd'], args.n_loop, pos='rope')
+
+    # a step: the name once for all questions of a group
+    B = max(1, round(n_questions / args.max_iters * job['exposures']))
+    step = memory.step_parts(config, max(1, B // group), 3 + (T - 3) * group, M * group)
+    weights = memory.FLOAT * memory.n_params(config)
+    scoring = memory.scoring_bytes(config, 4096, T, M)
+    questions = 8 * n_questions * T * 4
+    return [
+        {'questions': 2 * questions},
+        step | {'questions': questions + 48 * B * T},
+        {'model': 4 * weights, 'questions': questions, 'checkpoint': 3 * weights},
+        {'model': 5 * weights, 'questions': 2 * questions, 'evaluation': scoring},
+    ]
+
+
+CURES = memory.CURES | {
+    'questions': '--people, --attributes or --relations',
+    'activations': '--exposures or --sizes, or give more --steps',
+    'attention': '--exposures, or give more --steps',
+    'logits': '--exposures, or give more --steps',
+    'model': '--sizes',
+    'checkpoint': '--sizes',
+    'evaluation': '--sizes',
+}
 
 
 def people_to_fill(size, args):
@@ -190,10 +237,10 @@ def make_job(args, hops, mode, target, people, exposures):
 
     Its parameters are as near to `target` as its width, a multiple of n_head, allows.
     """
-    task = Profiles(people, args.attributes, args.relations, range(1, hops + 1))
+    check_sizes(people, args.attributes, args.relations, range(1, hops + 1))
     L = args.n_layer
     H = args.n_head
-    V = len(task.vocab)
+    V = vocab_size(people, args.attributes, args.relations)
 
     # A model of width w has a w^2 + b w parameters: 12 L w^2 in the matrices of the blocks,
     # 2 L w + w in the norms, V w in the embedding.
@@ -924,8 +971,11 @@ def main(argv=None):
     """Train and measure all models. Returns the values of the last line."""
     args = parse_args(argv)
     jobs = fill_in(args)
+    needed = memory.require_memory(memory_phases(args, jobs), common.find_device(args.device),
+                                   cures=CURES)
     with common.Run('capacity', args) as run:
-        run.print(f'{args.max_iters} steps a model, files in {args.out_dir}')
+        run.print(f'{args.max_iters} steps a model, files in {args.out_dir}, about '
+                  f'{memory.in_gib(needed)} of memory')
         run.print(LEGEND)
         if run.resumes and run.master:
             common.cut_log(run.out_dir, 'model', 0)  # all models are measured again

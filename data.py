@@ -964,18 +964,22 @@ def print_examples(tasks, doc, argv=None):
     args = parser.parse_args(argv)
     task = make_task(args, tasks)
 
-    for first in range(0, args.n, 1000):  # in parts, so that any number fits into memory
-        n = min(1000, args.n - first)
-        batch = sample_batch(task, n, args.seed, first // 1000, mode=args.mode)
+    # in parts, so that any number of them fits into memory
+    part = max(1, min(1000, 2 * LARGEST_DRAW // task.write_size))
+    chances = {}  # it takes a while to measure some of them
+    for first in range(0, args.n, part):
+        n = min(part, args.n - first)
+        batch = sample_batch(task, n, args.seed, first // part, mode=args.mode)
         if first == 0 and not args.raw:
             print(f'{task.name}, hops {format_range(task.hops)}: vocab_size {len(task.vocab)}, '
                   f'block_size {task.block_size}, [brackets] mark the tokens that carry loss\n')
         for i in range(n):
-            print_example(task, batch[i:i + 1], args.raw)
+            print_example(task, batch[i:i + 1], args.raw, chances)
 
 
-def print_example(task, batch, raw):
-    """Print the one instance of this batch. raw: its tokens alone, on one line."""
+def print_example(task, batch, raw, chances):
+    """Print the one instance of this batch. raw: its tokens alone, on one line. chances: {hops:
+    chance}, those that are known; new ones are added."""
     tokens = batch.tokens[0].tolist()
     start = int(batch.chain_start[0])
     end = start + int(batch.loss_mask[0].sum())  # without the padding
@@ -989,8 +993,10 @@ def print_example(task, batch, raw):
     answer = task.decode(tokens[place] for place in places)
     chain = task.oracle(tokens[:start])
     truth = chain[:task.answer_len] if task.answer_first else chain[-len(places):]
-    chance = task.chance(int(batch.hops[0]))
-    print(f'  answer {answer}   oracle {task.decode(truth)}   chance {chance:.3f}\n')
+    hops = int(batch.hops[0])
+    if hops not in chances:
+        chances[hops] = task.chance(hops)
+    print(f'  answer {answer}   oracle {task.decode(truth)}   chance {chances[hops]:.3f}\n')
 
 
 def main(argv=None):

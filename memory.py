@@ -22,7 +22,7 @@ from data import most_at_once, require
 
 GIB = 2**30
 FLOAT = 4   # bytes
-ON_HOST = ('data', 'test set', 'checkpoint')  # parts that never lie on a GPU
+ON_HOST = ('data', 'checkpoint', 'questions', 'facts')  # parts that never lie on a GPU
 
 # Which flags make a part smaller. {size}: the flag for the size of the task.
 CURES = {
@@ -33,7 +33,6 @@ CURES = {
     'evaluation': '{size}, --n_embd, or --n_test (below 500)',
     'checkpoint': '--n_embd or --n_layer',
     'data': '--batch_size or {size}',
-    'test set': '--n_test or {size}',
     'chains': '--group_size, --rollouts or --batch_size',
     'facts': '--people, --attributes or --relations',
 }

@@ -41,6 +41,30 @@ RELATIONS = ['friend', 'parent', 'child', 'mentor', 'boss', 'rival', 'neighbour'
              'doctor', 'cousin', 'landlord', 'coach', 'idol', 'heir', 'guest', 'guide', 'agent']
 
 
+def check_sizes(people, attributes, relations, hops, relabel=False):
+    """Raise ValueError for sizes that make no sense, and for facts that do not fit into memory."""
+    require(2 <= people <= 10**6 and 0 <= attributes < 1000 and 0 <= relations <= 17
+            and attributes + relations > 0 and set(hops) <= {1, 2},
+            'profiles takes 2 to 1,000,000 people, attributes, up to 17 relations (one at '
+            'least of either), and 1 or 2 hops')
+    require(relations > 0 or max(hops) == 1, 'two hops need relations; or ask for one, --hops 1')
+    n_facts = people * (attributes + relations) * (1 + relabel * relations)
+    require_memory([{'facts': 18 * n_facts + 150 * people}])
+
+
+def letters_for(people):
+    """How many letters a name has to choose from, at each of its three places."""
+    s = 2
+    while s**3 < 8 * people:
+        s += 1
+    return s
+
+
+def vocab_size(people, attributes, relations, values=128):
+    """len(Profiles(...).vocab), without the facts."""
+    return 3 * letters_for(people) + values + attributes + relations + 1
+
+
 class Profiles(Task):
     """Questions about n people with A attributes and R relations.
 
@@ -78,15 +102,9 @@ class Profiles(Task):
     def __init__(self, people=100, attributes=4, relations=4, hops=(1, 2), bipartite=False,
                  values=128, facts=0, relabel=False):
         n, A, R = people, attributes, relations
-        require(2 <= n <= 10**6 and 0 <= A < 1000 and 0 <= R <= 17 and A + R > 0
-                and set(hops) <= {1, 2},
-                'profiles takes 2 to 1,000,000 people, attributes, up to 17 relations (one at '
-                'least of either), and 1 or 2 hops')
-        require(R > 0 or max(hops) == 1, 'two hops need relations; or ask for one, --hops 1')
+        check_sizes(n, A, R, hops, relabel)
         require(not bipartite or (R >= 3 and n % 2 == 0),
                 'bipartite needs at least three relations, and an even number of people')
-        n_facts = n * (A + R) * (1 + relabel * R)
-        require_memory([{'facts': 18 * n_facts + 150 * n}])
         self.people = people
         self.attributes = attributes
         self.relations = relations
@@ -97,9 +115,7 @@ class Profiles(Task):
         self.relabel = relabel
 
         # names: n of s^3 codes; digit i of a code in base s is token i of the name
-        s = 2
-        while s**3 < 8 * n:
-            s += 1
+        s = letters_for(n)
         rng = np.random.default_rng([facts, n, A, R])
         self.letters = s                                         # tokens a0 .. a(s-1), b0 ..
         self.n_names = s**3
