@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from checkpoint import load_checkpoint, to_bytes
 from countdown import Countdown
-from data import CVPR, Cycle, Multiply, Star, at_least, format_range, make_task, require
+from data import CVPR, Cycle, Multiply, Star, format_range, make_task, require, seed_number
 from files import (
     Lock,
     append_record,
@@ -73,7 +73,7 @@ def add_run_args(parser, trains=True):
     add('--device', default='auto', help='auto (cuda, then mps, then cpu) or a name')
     add('--dtype', metavar='TYPE', choices=('auto', 'float32', 'bfloat16'), default='auto',
         help='float32, bfloat16, or auto: bfloat16 on cuda, else float32')
-    add('--seed', type=at_least(0), default=1337, help='decides every random number')
+    add('--seed', type=seed_number, default=1337, help='decides every random number')
     add('--out_dir', metavar='DIR',
         help='folder of the run (default: out/<script>-<what was typed>)')
     if trains:
@@ -115,13 +115,10 @@ def parse_eval_only(parser, argv, script, free, ckpt):
     for name in ('ckpt', 'device', 'dtype', 'processes'):
         trained.pop(name, None)
 
-    # What was trained becomes the default, and then the command line is read once more. Numbers
-    # become text, which argparse checks as if it was typed.
-    defaults = {}
-    for name, value in trained.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        defaults[name] = repr(value) if is_number else value
-    parser.set_defaults(**defaults)
+    check_typed(parser, trained, ckpt)
+
+    # what was trained becomes the default, and then the command line is read once more
+    parser.set_defaults(**trained)
     args = parser.parse_args(argv)
     changed = []
     for name, value in trained.items():
@@ -131,6 +128,26 @@ def parse_eval_only(parser, argv, script, free, ckpt):
                          'those flags out')
     args.trained_hops = trained.get('hops')
     return args
+
+
+def check_typed(parser, trained, ckpt):
+    """Raise ValueError for arguments in a checkpoint that cannot be typed: of a wrong type, out of
+    range. Each is written as text, and must come out of the parser as it was."""
+    flags = vars(parser.parse_args([]))
+    for name, value in trained.items():
+        if name not in flags or value is None or value is False:
+            continue
+        texts = [f'--{name}={value}']
+        if value is True:
+            texts = [f'--{name}']
+        elif isinstance(value, list) and value:
+            texts = [f'--{name}={format_range(value)}', f'--{name}={",".join(map(str, value))}']
+        is_possible = False
+        for text in texts:
+            with contextlib.suppress(ValueError):
+                typed = getattr(parser.parse_args([text]), name)
+                is_possible = is_possible or (type(typed) is type(value) and typed == value)
+        require(is_possible, f'{ckpt} has the argument {name}={str(value)[:60]}, which cannot be')
 
 
 # -----------------------------------------------------------------------------
