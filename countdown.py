@@ -18,6 +18,8 @@ The file has three parts: moves and the exact solver, the task, the puzzles of t
 
 from errors import one_line_errors  # first: see errors.py
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,7 @@ from data import (
 )
 
 
+LARGEST_FILE = 10**6  # bytes of puzzles, about a hundred thousand
 SOLVED_AT_ONCE = 2**14  # states. There are hundreds of moves below each, so more would take GiBs
 
 
@@ -316,12 +319,17 @@ class Countdown(Task):
 def read_puzzles(path, n):
     """The puzzles of a file, (P, n) sorted: n integers from 1 to 13 on each line.
 
-    Raises ValueError that names the first line which is something else.
+    Raises ValueError that names the first line which is something else, and for what is no plain
+    file, such as a pipe, or too large to be one of puzzles. OSError if it cannot be read.
     """
+    facts = os.stat(path)
+    require(stat.S_ISREG(facts.st_mode), f'{path} is not a file')
+    require(facts.st_size <= LARGEST_FILE, f'{path} has {facts.st_size:,} bytes, a file of puzzles '
+                                           f'at most {LARGEST_FILE:,}')
     text = Path(path).read_text(encoding='utf-8', errors='replace')
     puzzles = []
     for number, line in enumerate(text.rstrip().splitlines(), 1):
-        words = line.split()
+        words = line.split(maxsplit=n)
         is_puzzle = len(words) == n
         for word in words:
             is_puzzle = is_puzzle and word.isascii() and word.isdigit() and 1 <= int(word) <= 13

@@ -26,6 +26,7 @@ from errors import one_line_errors  # first: see errors.py
 import torch
 
 import common
+import memory
 from countdown import Countdown
 from data import CVPR, Cycle, Multiply, Parser, Star, at_least, sample_batch
 from profiles import Profiles
@@ -41,6 +42,21 @@ def parse_args(argv):
         help='held-out instances a hop count')
     common.add_run_args(parser, trains=False)
     return common.parse_args(parser, argv, 'jacobi')
+
+
+def memory_phases(args, task, config):
+    """All instances of one hop count are drawn, then decoded at once: see memory.py."""
+    model = 4 * memory.FLOAT * memory.n_params(config)  # with the optimizer of its checkpoint
+    B = args.n_test
+    T = task.block_size
+    parallel = memory.scoring_bytes(config, B, T, task.longest_chain or T, n_copies=2)
+    one_by_one = memory.decoding_bytes(config, B, T)
+    batch = memory.drawing_bytes(task, B, 'test')
+    return [{'model': model, 'data': batch},
+            {'model': model, 'data': batch // 3, 'decoding': max(parallel, one_by_one)}]
+
+
+CURES = dict(model='the model', data='--n_test', decoding='--n_test')
 
 
 def count_rounds(model, task, mode, hops, run, args):
@@ -75,6 +91,8 @@ def main(argv=None):
     args = parse_args(argv)
     model, state = common.load_checkpoint(args.ckpt)
     task = common.task_of_checkpoint(args.ckpt, state, TASKS)
+    memory.require_memory(memory_phases(args, task, model.config),
+                          common.find_device(args.device), task, CURES)
 
     with common.Run('jacobi', args, params=model.num_params()) as run:
         run.join_group()  # for the results; each process decodes for itself

@@ -52,7 +52,6 @@ Results: docs/probe.md
 
 from errors import one_line_errors  # first: see errors.py
 
-import argparse
 import json
 import os
 from dataclasses import dataclass
@@ -65,6 +64,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 import common
+import memory
 import plots
 from data import (
     CVPR,
@@ -74,6 +74,7 @@ from data import (
     Parser,
     Task,
     at_least,
+    parse_list,
     require,
     sample_batch,
     write_batch,
@@ -90,6 +91,7 @@ TRAIN_DEFAULT = ('python train_cot.py --mode direct --hops 1-2 --nodes 14 --n_la
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # in units of a cell's mean variance; ties: the first
 FOLDS = 5
+VALUES_AT_ONCE = 2**27  # of the cells that are probed together: half a GiB
 DECODABLE = 0.95
 
 LEGEND = """
@@ -130,11 +132,7 @@ def parse_args(argv):
 
 def parse_numbers(text):
     """'0,2' -> [0, 2]"""
-    try:
-        return [at_least(0)(word) for word in text.split(',')]
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(
-            f'expected numbers from 0, such as 0,2, got {text!r}') from None
+    return parse_list(text, low=0)
 
 
 def load_model(path, device):
@@ -158,12 +156,48 @@ def choose_cells(args, model, questions):
     positions = sorted({*positions, *questions.needed_at})
     require(positions[-1] <= last, f'--positions are 0 to {last} here')
 
-    n_values = len(layers) * len(positions) * len(questions.batch) * model.config.n_embd
-    n_processes = int(os.environ.get('WORLD_SIZE', 1))
-    gigabytes = 4 * n_values / n_processes / 2**30
-    require(gigabytes < 8, f'the residual stream of all these cells takes {gigabytes:.0f} GiB: '
-                           'give fewer --positions, --layers or --n_train')
+    phase = {'model': 5 * memory.FLOAT * memory.n_params(model.config)}
+    phase |= cells_parts(model.config, questions, len(layers), len(positions), args.n_patch)
+    memory.require_memory([phase], common.find_device(args.device), cures=CURES)
     return layers, positions
+
+
+CURES = {
+    'model': 'the model',
+    'questions': '--n_train and --n_test',
+    'cells': '--positions, --layers, --n_train or --n_test (give fewer)',
+    'probes': '--n_train or --n_test',
+    'interchange': '--n_patch',
+}
+
+
+def require_room_for_questions(args, task):
+    """Raise ValueError if so many questions do not fit into memory."""
+    if isinstance(task, Profiles):
+        n_all = task.people * task.relations * max(task.attributes, task.relations)
+        n_bytes = 80 * n_all
+    else:
+        n_bytes = 8 * (memory.drawing_bytes(task, args.n_train)
+                       + memory.drawing_bytes(task, args.n_test, 'test')) // 4
+    memory.require_memory([{'questions': n_bytes}], cures=CURES)
+
+
+def cells_parts(config, questions, n_layers, n_positions, n_patch):
+    """What probing and interchanging takes, on top of the model: {part: bytes}."""
+    n_processes = int(os.environ.get('WORLD_SIZE', 1))
+    N, T = questions.inputs.shape
+    C = config.n_embd
+    depth = config.n_layer * config.n_loop
+    n_classes = 2 * sum(len(questions.node[:, j].unique()) for j in range(questions.k))
+    at_once = max(1, VALUES_AT_ONCE // (N * max(C, n_classes)))
+    one_hot = 24 * N * n_classes
+    of_a_cell = 4 * N * (3 * C + 3 * n_classes) + 8 * 6 * C * (C + n_classes)
+    streams = 4 * (depth + 6) * C * T * (500 + min(n_patch, questions.n_test))
+    return {
+        'cells': 4 * n_layers * max(1, n_positions // n_processes) * N * C,
+        'probes': one_hot + at_once * of_a_cell,
+        'interchange': streams,
+    }
 
 
 # -----------------------------------------------------------------------------
@@ -575,7 +609,7 @@ def probe(model, questions, labels, layers, positions, run):
     """
     x = collect(model, questions, layers, positions, run)     # (layers, positions, N, C)
     N, C = x.shape[2:]
-    cells_at_once = max(1, 2**27 // (N * max(C, sum(labels.classes))))      # half a GiB
+    cells_at_once = max(1, VALUES_AT_ONCE // (N * max(C, sum(labels.classes))))
     parts = []
     for cells in x.flatten(0, 1).split(cells_at_once):
         parts.append(probe_cells(model, questions, labels, cells))
@@ -839,6 +873,7 @@ def main(argv=None):
     mode = state['mode']
 
     # what is asked, what the probes have to tell, and where to look
+    require_room_for_questions(args, task)
     questions = make_questions(task, mode, args.n_train, args.n_test, args.seed)
     labels = make_labels(questions, args.seed)
     layers, positions = choose_cells(args, model, questions)

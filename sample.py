@@ -35,6 +35,7 @@ from data import (
     require,
     sample_batch,
     seed_number,
+    shorten,
     write_batch,
 )
 from maze import Maze
@@ -49,7 +50,7 @@ MAKE_DEFAULT = 'python train_cot.py --hops 4'
 
 def parse_args(argv):
     parser = Parser(__doc__, '[PROMPT] ')
-    parser.add_argument('prompt', nargs='?', help='words of a prompt, in quotes')
+    parser.add_argument('prompt', nargs='?', type=str, help='words of a prompt, in quotes')
     parser.add_argument('-i', dest='interactive', action='store_true', help='ask again and again')
     parser.add_argument('--ckpt', metavar='FILE', default=DEFAULT_CKPT,
                         help='a checkpoint of any script')
@@ -67,6 +68,8 @@ def parse_args(argv):
             f'there is no checkpoint {DEFAULT_CKPT} yet; this makes it: {MAKE_DEFAULT}')
     require(args.prompt is None or not (args.interactive or args.hops),
             'a prompt comes alone, without -i and --hops')
+    require(args.temperature == 0 or args.temperature >= 0.01,
+            f'--temperature is 0, or at least 0.01, not {args.temperature}')
     return args
 
 
@@ -115,9 +118,7 @@ def same_prompt(task, a, b):
 
 def no_prompt(task, mode, text, reason=''):
     """The error for a text that is no prompt of the task, with one that is."""
-    if len(text) > 60:
-        text = text[:57] + '...'
-    return ValueError(f'{text!r} is no prompt of this model{reason}. One of its prompts: '
+    return ValueError(f'{shorten(text)!r} is no prompt of this model{reason}. One of its prompts: '
                       f'{example_prompt(task, mode)}')
 
 

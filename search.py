@@ -45,6 +45,7 @@ from pathlib import Path
 import torch
 
 import common
+import memory
 import plots
 from countdown import (
     Countdown,
@@ -62,7 +63,6 @@ from data import (
     Star,
     Task,
     at_least,
-    positive_float,
     require,
     sample_batch,
 )
@@ -111,7 +111,7 @@ def parse_args(argv):
 
     add = parser.add_argument_group('sampling (any task)').add_argument
     add('--k', type=at_least(1), default=100, help='best-of-k: chains sampled')
-    add('--temperature', type=positive_float, default=1.0, help='of everything sampled')
+    add('--temperature', type=at_least(0.01, float), default=1.0, help='of everything sampled')
     add('--n_test', type=at_least(1), default=500,
         help='other tasks than countdown: held-out instances')
     parser.add_argument('--verbose', action='store_true',
@@ -140,6 +140,48 @@ def fill_in(args, task, mode):
     require(mode == 'cot', f'{args.ckpt} writes no steps; train with --mode cot')
     require(args.target <= task.largest and args.prune <= 1,
             f'--target is at most {task.largest}, --prune at most 1')
+
+
+CURES = {
+    'model': 'the model',
+    'data': '--n_test',
+    'chains': '--k',
+    'votes': '--k',
+    'beams': '--b',
+    'sampled moves': '--samples',
+}
+
+
+def memory_phases(args, task, config, n_puzzles):
+    """What best-of-k, a beam and sampled moves take: see memory.py."""
+    model = 4 * memory.FLOAT * memory.n_params(config)  # with the optimizer of its checkpoint
+    n_questions = n_puzzles or args.n_test
+    chains = {'model': model, 'votes': n_questions * args.k * (args.k + 40)}
+    if n_puzzles is None:
+        rows = max(20000, args.k)  # chains at a time
+        chains['data'] = memory.drawing_bytes(task, args.n_test, 'test')
+        chains['chains'] = (memory.decoding_bytes(config, rows, task.block_size, rows // args.k)
+                            + 8 * rows * task.write_size // 3)
+        return [chains]
+
+    # every state has `moves` moves, and a number for each move is 8 bytes
+    n = task.numbers
+    moves = 2 * n * (n - 1)
+    chains['chains'] = 8 * 20 * moves * n_questions * args.k
+    longest_beam = min(args.b, moves * 2 * (n - 1) * max(1, n - 2))
+    runs = 1 if args.method in ('beam', 'dfs') else 10  # controls are repeated
+    states = n_questions * runs * longest_beam
+    beams = {'model': model, 'beams': 8 * 8 * moves * states + 2 * n_questions * runs * args.b}
+    phases = {'best_of_k': [chains], 'beam': [beams], 'dfs': [], 'baselines': [chains, beams],
+              'all': [chains, beams]}[args.method]
+
+    # moves that the model samples: they are compared with each other, in each state
+    by_model = args.propose == 'model' and args.method in ('beam', 'dfs')
+    if by_model or args.method == 'all':
+        states = n_questions * (1 if args.method == 'dfs' else longest_beam)
+        of_a_state = args.samples * (8 * 20 * moves + 4 * args.samples)
+        phases.append({'model': model, 'sampled moves': states * of_a_state})
+    return phases or [{'model': model}]
 
 
 def load_puzzles(args, task):
@@ -1079,6 +1121,9 @@ def main(argv=None):
     task = common.task_of_checkpoint(args.ckpt, state, TASKS)
     fill_in(args, task, state['mode'])
     puzzles = load_puzzles(args, task) if isinstance(task, Countdown) else None
+    n_puzzles = None if puzzles is None else len(puzzles)
+    memory.require_memory(memory_phases(args, task, model.config, n_puzzles),
+                          common.find_device(args.device), task, CURES)
 
     with common.Run('search', args, params=model.num_params()) as run:
         run.join_group()  # for the results; each process searches for itself

@@ -1833,7 +1833,7 @@ def test_checkpoints_without_hidden_nodes(name, words, ckpt, tmp_path):
     ('--layers 0,2', '--layers'), ('--layers x', '--layers'), ('--positions 99', '--positions'),
     ('--positions 8', '--positions'), ('--positions=-1', '--positions'),
     ('--positions 0,99', '--positions'), ('--n_train 10', '--n_train'), ('--n_train 29', '30'),
-    ('--n_train 1000001', 'million'), ('--n_test 99999999999', 'million'),
+    ('--n_train 1000001', 'million'), ('--n_test 99999999999', 'at most'),
     ('--n_patch 1000001', 'million'), ('--n_train 0', '--n_train'), ('--n_test 1', '--n_test'),
     ('--n_patch 0', '--n_patch'), ('--device tpu', 'tpu'), ('--device cuda:99', 'cuda:99'),
     ('--dtype float8', '--dtype')])
