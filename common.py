@@ -228,7 +228,7 @@ def steps_of_run(folder):
         steps = read_config(folder)['args'].get('max_iters')
     except (OSError, ValueError):
         return 0
-    return steps if isinstance(steps, int) else 0
+    return steps if type(steps) is int else 0
 
 
 # -----------------------------------------------------------------------------
@@ -679,7 +679,7 @@ def changed_settings(old, new, can_grow=False):
     """
     ignored = HARDWARE
     old_steps = old.get('max_iters')
-    if can_grow and isinstance(old_steps, int) and new['max_iters'] > old_steps:
+    if can_grow and type(old_steps) is int and new['max_iters'] > old_steps:
         ignored += SCHEDULE
     names = [*new, *(name for name in old if name not in new)]
     return [name for name in names if name not in ignored and old.get(name) != new.get(name)]
@@ -757,9 +757,10 @@ def check_same_run(out_dir, old, settings, can_grow):
     for name in names[:3]:
         changes.append(f'{name}={str(old.get(name))[:60]}, not {settings.get(name)}')
     cure = 'give another --out_dir, or delete it'
-    if 'max_iters' in names and set(names) <= set(SCHEDULE):
-        changes = [f'steps={old["max_iters"]}, not {settings["max_iters"]}']
-        cure = f'type --steps {old["max_iters"]}, {cure}'
+    old_steps = old.get('max_iters')
+    if type(old_steps) is int and 'max_iters' in names and set(names) <= set(SCHEDULE):
+        changes = [f'steps={old_steps}, not {settings["max_iters"]}']
+        cure = f'type --steps {old_steps}, {cure}'
     require(not names, f'{out_dir} holds a run with {"; ".join(changes)}; {cure}')
 
 
