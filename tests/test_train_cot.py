@@ -443,8 +443,8 @@ def test_resume_after_any_stop_is_the_uninterrupted_run(stops, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize('extra', [
-    '--lr 1e6 --warmup_iters 0 --steps 10', '--lr 1e15 --eval_interval 1 --steps 20',
-    '--weight_decay 1e15 --steps 20'])
+    '--lr 1e6 --warmup_iters 0 --steps 10', '--lr 1e9 --eval_interval 1 --steps 20',
+    '--weight_decay 1e9 --steps 20'])
 def test_divergence_ends_in_one_line_and_never_in_a_bad_checkpoint(extra, tmp_path):
     argv = [*TINY, *extra.split(), '--mode', 'cot', '--device', 'cpu', '--out_dir', str(tmp_path)]
     code, _, err = call(train_cot, argv)
