@@ -129,7 +129,7 @@ class Maze(Task):
 
     @property
     def draw_size(self):
-        return 28 * self.n_symbols
+        return 8 * self.n_symbols
 
     @property
     def write_size(self):

@@ -33,7 +33,6 @@ CURES = {
     'evaluation': '{size}, --n_embd, or --n_test (below 500)',
     'checkpoint': '--n_embd or --n_layer',
     'data': '--batch_size or {size}',
-    'chains': '--group_size, --rollouts or --batch_size',
     'facts': '--people, --attributes or --relations',
 }
 

@@ -181,6 +181,14 @@ def fill_in(args):
     return task, longer_task, config
 
 
+CURES = memory.CURES | {
+    'activations': '--group_size, --batch_size or --n_embd',
+    'attention': '--group_size or --batch_size',
+    'logits': '--group_size, --batch_size or --nodes',
+    'chains': '--group_size, --rollouts or --batch_size',
+}
+
+
 def memory_phases(args, task, config):
     """What each phase of a run takes: see memory.py."""
     P = args.batch_size
@@ -563,7 +571,7 @@ def main(argv=None):
     args = parse_args(argv)
     task, longer_task, config = fill_in(args)
     needed = memory.require_memory(
-        memory_phases(args, task, config), common.find_device(args.device), task)
+        memory_phases(args, task, config), common.find_device(args.device), task, CURES)
     model, state = load_start(args, config)
     torch.manual_seed(args.seed)
     if model is None:

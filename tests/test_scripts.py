@@ -21,6 +21,7 @@ import countdown
 import data
 import jacobi
 import maze
+import memory
 import plots
 import probe
 import profiles
@@ -80,6 +81,18 @@ BAD = {
         '--task profiles --hops 3', '--task profiles --people 1', '--task profiles --relations 18',
         '--task profiles --relations 0', '--task profiles --nodes 10',
         '--task profiles --bipartite --people 7',
+        # too large: refused by a bound, or because it takes more memory than there is
+        '--n_layer 1001', '--n_loop 1001', '--n_embd 65537', '--n_layer 1000 --n_loop 1000',
+        '--steps 1000000001', '--seed 9223372036854775808', '--warmup_iters 1000000001',
+        '--n_embd 65536 --n_layer 1000', '--batch_size 1000000000', '--n_test 1000000000',
+        '--nodes 100000 --hops 1-999 --batch_size 100000', '--hops 1-5000 --nodes 100000',
+        '--task profiles --people 1000000 --attributes 999 --relations 17 --relabel',
+        '--task star --star 1000000000,1000000000', '--task star --star 2,3,4',
+        # numbers that are not plain digits, and words that nobody can mean
+        '--n_test 1_000', '--n_test \u0663', '--n_test 1e3', '--n_test 0x10', '--n_test +5',
+        '--n_test -', '--n_test --', '--n_test=--', '--n_test=', '--hops=', '--out_dir=', '--',
+        '--lr 1_0', '--lr 1e', '--lr .', '--lr -inf', '--lr 1e10', '--nodes \u0661\u0662',
+        '--weight_decay 1e300', '--mode=', '--task=--', '--ckpt=--', '-', '-n 5',
     ],
     'train_rl.py': [
         '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task maze', '--task star',
@@ -93,6 +106,9 @@ BAD = {
         '--log_interval 0', '--test_hops 10', '--test_hops 0', '--init_from nowhere.pt',
         '--init_from .', '--eval_only', '--ckpt x.pt', '--eval_only --ckpt nowhere.pt',
         '--device tpu', '--grad_accum 2', '--hop 3',
+        '--group_size 1000000000', '--batch_size 100000000', '--n_loop 100000', '--k 1e2',
+        '--baseline prefix --rollouts 100000000', '--objective passk --k 100000000000000000000',
+        '--test_hops 1-1001', '--entropy 1e300', '--temperature 0.001',
     ],
     'train_maze.py': [
         '--grid 2', '--grid 2-4', '--grid 1', '--grid 31', '--grid 0', '--grid 5-3', '--grid 4,5',
@@ -106,7 +122,8 @@ BAD = {
         '--weight_decay -1', '--eval_interval 0', '--log_interval 0', '--n_test 0', '--seed -1',
         '--device tpu', '--device cuda:99', '--dtype float8', '--eval_only', '--ckpt x.pt',
         '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--task maze', '--hops 4',
-        '--gri 4', 'grid', '--compile',
+        '--gri 4', 'grid', '--compile', '--grid 30 --loss full --batch_size 1000000',
+        '--n_layer 1000 --n_embd 65536', '--loss graded --beta 1e300', '--grid 2-1000000',
     ],
     'search.py': [
         '', '--ckpt nowhere.pt', '--ckpt .', '--method astar', '--b 0', '--k 0', '--samples 0',
@@ -128,13 +145,24 @@ BAD = {
     'sample.py': [
         '', '--ckpt nowhere.pt', '--ckpt .', '--n 0', '--hops 0', '--temperature -1',
         '--temperature nan', '--seed -1', '--device tpu --ckpt x.pt', '--resume', 'a b',
-        '-i k=4 --ckpt x.pt', '--task cycle',
+        '-i k=4 --ckpt x.pt', '--task cycle', '--n 1000000001', '--temperature 0.001',
     ],
+    'capacity.py': [
+        '--hops 3', '--hops \u0661', '--sizes 1000000001', '--sizes 0', '--sizes 10,,20',
+        '--sizes 1000000000', '--people 1', '--people 1000001', '--fill 0', '--fill 1e300',
+        '--exposures 10000001', '--steps 10000001', '--n_layer 101', '--n_loop 101', '--cot',
+        '--smallest', '--relations 18', '--attributes 1000',
+        '--people 1000000 --attributes 999 --relations 17', '--sizes 100000000,100000000',
+        '--people 1000000 --exposures 1000000 --steps 1', '--device tpu', '--resume=',
+    ],
+    'bench.py': ['--config cycle', '--repeats 0', '--repeats 10000000000', '--device tpu', 'x'],
     'plots.py': ['', 'nowhere', '.', 'a b', '--out x.png'],
-    'data.py': ['--task maze', '--n 0', '--hops 20', '--star 2,3', '--digits 3', 'cycle'],
-    'countdown.py': ['--task countdown', '--numbers 6', '--hops 2', '--n 0'],
-    'profiles.py': ['--people 1', '--hops 3', '--task cycle'],
-    'maze.py': ['--grid 31', '--percolation 0.5', '--gen prim'],
+    'data.py': ['--task maze', '--n 0', '--hops 20', '--star 2,3', '--digits 3', 'cycle',
+                '--nodes 100001', '--n 1000000001', '--hops 1-1001 --nodes 5000', '--digits 1_0'],
+    'countdown.py': ['--task countdown', '--numbers 6', '--hops 2', '--n 0', '--n 3.0'],
+    'profiles.py': ['--people 1', '--hops 3', '--task cycle', '--people 1000001',
+                    '--people 1000000 --relabel --relations 17 --attributes 999'],
+    'maze.py': ['--grid 31', '--percolation 0.5', '--gen prim', '--grid 1000000-1000000'],
 }
 
 
@@ -147,10 +175,52 @@ def all_bad():
 @pytest.mark.parametrize('name, command_line', list(all_bad()))
 def test_a_mistake_is_one_line_and_writes_nothing(name, command_line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(memory, 'free_memory', lambda: 8 * 2**30)  # on machines with more, too
     code, out, err = call(SCRIPTS[name], command_line.split())
     assert code == 2 and out == ''
     assert err.count('\n') == 1 and len(err) > 20 and 'Traceback' not in err
     assert list(tmp_path.iterdir()) == []
+
+
+LONG = 'x' * 10000
+STRANGE = ['', ' 5 ', '\0', 'a\0b', '\udcff', '1' * 5000, 'nan', 'inf', LONG]
+
+
+@pytest.mark.parametrize('word', STRANGE, ids=range(len(STRANGE)))
+@pytest.mark.parametrize('flag', ['--n_test', '--hops', '--lr', '--task', '--ckpt'])
+def test_a_strange_word_is_one_short_line(flag, word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for argv in ([flag, word], [f'{flag}={word}']):
+        code, out, err = call(train_cot, argv)
+        assert code == 2 and out == '' and err.count('\n') == 1 and len(err) < 700
+        assert 'Traceback' not in err and '(in ' not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('flag', ['--out_dir', '--device', '--ckpt'])
+def test_a_name_that_no_file_system_takes_is_refused(flag, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (LONG, 'x' * 256, 'a/' * 3000):
+        code, _, err = call(jacobi, ['--ckpt', 'c.pt', flag, name])
+        assert code == 2 and 'too long' in err and len(err) < 200
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_fit_says_what_it_takes_and_what_to_lower():
+    code, _, err = call(train_cot, ['--batch_size', '1000000000'])
+    assert code == 2 and re.search(r'takes about [\d,]+ GiB of memory \(activations', err), err
+    assert 'lower --batch_size' in err
+    _, _, err = call(train_cot, ['--n_embd', '65536', '--n_layer', '100'])
+    assert '(model' in err and 'lower --n_embd' in err
+    _, _, err = call(train_cot, ['--nodes', '100000', '--n_test', '1000000'])
+    assert '(evaluation' in err and 'lower --nodes, --n_embd, or --n_test' in err
+    _, _, err = call(train_rl, ['--group_size', '1000000'])
+    assert '--group_size' in err
+
+
+def test_a_trainer_says_how_much_memory_it_takes(tmp_path):
+    _, out, _ = call(train_cot, [*SMALL.split(), '--out_dir', str(tmp_path)])
+    assert f'files in {tmp_path}, about 0.1 GiB of memory' in out
 
 
 @pytest.mark.parametrize('argv', [['--hops', '0'], ['--eval_only', '--ckpt', 'nowhere.pt']])
@@ -676,16 +746,19 @@ def test_the_search_tables_are_what_the_logs_say(head, keys):
 
 PACKAGES = {'numpy', 'torch', 'tqdm', 'matplotlib', 'pytest'}
 TASK_FILES = {'data', 'countdown', 'profiles', 'maze'}
-GROUND = TASK_FILES | {'model', 'memory', 'common', 'plots'}  # what an experiment may import
+GROUND = TASK_FILES | {'errors', 'model', 'memory', 'common', 'plots'}  # for experiments
 ALLOWED = {
+    'errors': set(),
     'model': set(),
-    'data': set(),
-    'countdown': {'data'},
+    'data': {'errors'},
+    'files': {'data'},
     'memory': {'data'},
-    'profiles': {'data', 'memory'},
-    'maze': {'data'},
-    'common': TASK_FILES | {'model'},
-    'plots': TASK_FILES | {'model', 'common'},
+    'checkpoint': {'data', 'model'},
+    'countdown': {'errors', 'data'},
+    'profiles': {'errors', 'data', 'memory'},
+    'maze': {'errors', 'data'},
+    'common': TASK_FILES | {'errors', 'model', 'files', 'checkpoint'},
+    'plots': TASK_FILES | {'errors', 'model', 'files', 'common'},
 }
 
 
