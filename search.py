@@ -156,7 +156,7 @@ def memory_phases(args, task, config, n_puzzles):
     """What best-of-k, a beam and sampled moves take: see memory.py."""
     model = 4 * memory.FLOAT * memory.n_params(config)  # with the optimizer of its checkpoint
     n_questions = n_puzzles or args.n_test
-    chains = {'model': model, 'votes': n_questions * args.k * (args.k + 40)}
+    chains = {'model': model, 'votes': n_questions * args.k * (9 * args.k + 40)}
     if n_puzzles is None:
         rows = max(20000, args.k)  # chains at a time
         chains['data'] = memory.drawing_bytes(task, args.n_test, 'test')
@@ -171,7 +171,7 @@ def memory_phases(args, task, config, n_puzzles):
     longest_beam = min(args.b, moves * 2 * (n - 1) * max(1, n - 2))
     runs = 1 if args.method in ('beam', 'dfs') else 10  # controls are repeated
     states = n_questions * runs * longest_beam
-    beams = {'model': model, 'beams': 8 * 8 * moves * states + 2 * n_questions * runs * args.b}
+    beams = {'model': model, 'beams': 8 * 4 * moves * states + 2 * n_questions * runs * args.b}
     phases = {'best_of_k': [chains], 'beam': [beams], 'dfs': [], 'baselines': [chains, beams],
               'all': [chains, beams]}[args.method]
 

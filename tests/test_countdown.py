@@ -5,6 +5,7 @@ plain_tasks.py.
 """
 
 import functools
+import os
 import random
 import re
 from collections import Counter
@@ -259,6 +260,41 @@ def test_a_file_without_puzzles_is_refused(text, tmp_path):
     (tmp_path / 'file').write_text(text)
     with pytest.raises(ValueError):
         read_puzzles(tmp_path / 'file', 4)
+
+
+@pytest.mark.parametrize('name, text', [
+    ('folder', 'is not a file'), ('pipe', 'is not a file'), ('/dev/zero', 'is not a file'),
+    ('bytes', 'line 1: expected'), ('one line', 'line 1: expected'), ('large', 'bytes, a file of'),
+])
+def test_a_file_of_any_kind_is_one_short_line(name, text, tmp_path):
+    """A pipe must not be waited for, and a large file not be read."""
+    if os.name == 'nt' and name in ('pipe', '/dev/zero'):
+        pytest.skip('not there on Windows')
+    path = tmp_path / name
+    if name == 'folder':
+        path.mkdir()
+    elif name == 'pipe':
+        os.mkfifo(path)
+    elif name == 'bytes':
+        path.write_bytes(bytes(range(256)) * 100)
+    elif name == 'one line':
+        path.write_text('1 ' * 400000)
+    elif name == 'large':
+        with open(path, 'w') as f:
+            f.truncate(10**9)
+    with pytest.raises(ValueError, match=text) as error:
+        read_puzzles(path, 4)
+    assert len(str(error.value)) < 300
+
+
+def test_many_states_are_solved_in_parts(monkeypatch):
+    """With the same counts as all at once."""
+    states = torch.randint(1, 14, (50, 4), generator=torch.Generator().manual_seed(0))
+    states = states.sort(dim=1).values
+    target = torch.full((50,), 24)
+    at_once = count_solutions(states, target)
+    monkeypatch.setattr(countdown, 'SOLVED_AT_ONCE', 45)
+    assert torch.equal(count_solutions(states, target), at_once)
 
 
 # -----------------------------------------------------------------------------

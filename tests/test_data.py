@@ -8,6 +8,7 @@ import errors
 import argparse
 import errno
 import functools
+import hashlib
 import random
 from collections import Counter
 from itertools import combinations
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import call
 from plain_tasks import examples, is_near, is_refused, raw_examples, read_prompt, solve
 
 import data
@@ -551,3 +553,137 @@ def test_out_of_memory_of_other_devices_is_recognised(message):
 ])
 def test_other_errors_are_not_out_of_memory(error):
     assert not errors.is_out_of_memory(error)
+
+
+# -----------------------------------------------------------------------------
+# sizes
+
+# of batches 3 of seed 1337: 512 instances to train on, 500 to test on
+HASHES = [
+    (Cycle(), '401c1fd0b3e3', 'e201430a1eb1'),
+    (Cycle(100, [1, 2, 3, 4]), '52737f27cae7', '7d9b5cb2841c'),
+    (Cycle(format='pairs'), '73b99bb0045b', '4a15847810f7'),
+    (CVPR(), 'e04ea0d4bb71', '8edfd5be42d4'),
+    (CVPR(100, (30,)), 'b92a5a6a3757', 'a9585768fc58'),
+    (Multiply(), 'e32c5dae1993', 'ffa16787e1be'),
+    (Multiply(9), '5389cf6a3c24', '4f9246c99a71'),
+    (Star(), 'ecd193bf1c12', '1978b2361cc3'),
+    (Star((5, 5), 50), '3d08fa93a17f', 'e845cd0a031d'),
+    (Countdown(), '2045102d8205', '250f711fd94b'),
+    (Profiles(), '3b839a7f5e47', 'cb1b190e0dbe'),
+    (Maze(), '8230edb1b5d1', '2b46ba78d992'),
+    (Maze((10,), format='grid'), 'd61cfb4f5a60', '798e115529f3'),
+    (Maze((3, 4, 5), 'percolation'), '87f8fa509c82', 'a8467c1327ba'),
+]
+
+
+def digest(batch):
+    """A hash of everything that a batch holds."""
+    hashed = hashlib.sha1()
+    for tensor in (batch.tokens, batch.loss_mask, batch.answer, batch.hops, batch.instance):
+        hashed.update(str(tuple(tensor.shape)).encode())
+        hashed.update(tensor.numpy().tobytes())
+    return hashed.hexdigest()[:12]
+
+
+@pytest.mark.parametrize('task, trained, tested', HASHES, ids=name_of)
+def test_batches_are_what_they_always_were(task, trained, tested):
+    """The numbers in docs/ were measured on these. They are drawn in one part."""
+    assert digest(sample_batch(task, 512, 1337, 3)) == trained
+    assert digest(sample_batch(task, 500, 1337, 3, 'test')) == tested
+
+
+def test_large_instances_are_drawn_in_parts(monkeypatch):
+    """As many instances as before, of the same kind, and none of the other split."""
+    task = Cycle(9, [2, 3])
+    sizes = []
+    real = Cycle.draw
+
+    def draw(self, rng, hops):
+        sizes.append(len(hops))
+        return real(self, rng, hops)
+
+    monkeypatch.setattr(Cycle, 'draw', draw)
+    monkeypatch.setattr(data, 'LARGEST_DRAW', 50 * task.draw_size)
+    for split in SPLITS:
+        sizes.clear()
+        batch = sample_batch(task, 100, 0, 0, split)
+        assert max(sizes) == 50 and sum(sizes) >= 100 and len(batch) == 100
+        assert (task.in_split(batch.instance.numpy(), split)).all()
+        again = sample_batch(task, 100, 0, 0, split)
+        assert digest(again) == digest(batch)
+
+
+def test_a_task_without_test_instances_is_refused_in_parts_too(monkeypatch):
+    monkeypatch.setattr(Cycle, 'in_split', lambda self, key, split: np.zeros(len(key), bool))
+    monkeypatch.setattr(data, 'LARGEST_DRAW', 1)
+    with pytest.raises(ValueError, match='too few instances'):
+        sample_batch(Cycle(5, [1]), 30, 0, 0)
+
+
+def test_many_examples_are_printed_in_parts(monkeypatch):
+    sizes = []
+    real = data.sample_batch
+
+    def sample(task, batch_size, *args, **options):
+        sizes.append(batch_size)
+        return real(task, batch_size, *args, **options)
+
+    monkeypatch.setattr(data, 'sample_batch', sample)
+    code, out, _ = call(data, ['--n', '2500', '--raw'])
+    assert code == 0 and len(set(out.splitlines())) == 2500
+    assert sizes == [1000, 1000, 500]
+
+
+# -----------------------------------------------------------------------------
+# numbers that are typed
+
+@pytest.mark.parametrize('text', [
+    '', ' ', ' 5', '5 ', '+5', '-5', '1_000', '\u0663', '\uff15', '5.0', '1e3', '0x10', '5\n', '\0',
+    '1' * 5000, '1000000001', 'nan', 'inf', 'five', '5,6',
+])
+def test_a_whole_number_is_plain_digits(text):
+    for read in (data.at_least(1), data.parse_list, data.parse_range):
+        if (read, text) == (data.parse_list, '5,6'):
+            continue
+        with pytest.raises(argparse.ArgumentTypeError) as error:
+            read(text)
+        assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize('text', [
+    '', ' 1', '+1', '-1', '1_0', '\u0663', 'nan', 'inf', '-inf', '1e', 'e5', '.', '1e400', '1e9999',
+    '1e300', '0x1p3', '1' * 5000, '1\n',
+])
+def test_a_number_is_plain_and_finite(text):
+    for read in (data.at_least(0, float), data.positive_float):
+        with pytest.raises(argparse.ArgumentTypeError) as error:
+            read(text)
+        assert len(str(error.value)) < 200
+
+
+def test_numbers_that_are_taken():
+    for text, number in (('5', 5.0), ('0.02', 0.02), ('.5', 0.5), ('5.', 5.0), ('1E-3', 1e-3),
+                         ('1e-05', 1e-5), ('2e+2', 200.0), ('0.30000000000000004', 0.1 + 0.2)):
+        assert data.positive_float(text) == number
+    assert data.at_least(1)('007') == 7
+    assert data.at_least(1)('1000000000') == 10**9
+    assert data.at_least(1, most=10**6)('1000000') == 10**6
+    assert data.seed_number('9223372036854775807') == 2**63 - 1
+    assert data.parse_list('24,36') == [24, 36] and data.parse_list('0', low=0) == [0]
+
+
+def test_lists_and_ranges_are_bounded():
+    assert len(data.parse_range('1-1000')) == 1000
+    assert len(data.parse_list(','.join(['7'] * 1000))) == 1000
+    for read, text in ((data.parse_range, '1-1001'), (data.parse_range, '1-999999'),
+                       (data.parse_list, ','.join(['7'] * 1001)), (data.parse_list, ',' * 10**7)):
+        with pytest.raises(argparse.ArgumentTypeError, match='thousand'):
+            read(text)
+
+
+def test_long_values_are_cut_in_messages():
+    code, _, err = call(data, ['--task', 'x' * 10000])
+    assert code == 2 and len(err) < 300 and 'x...' in err
+    code, _, err = call(data, ['word '] * 3000)
+    assert code == 2 and len(err) < 600
