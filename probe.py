@@ -189,12 +189,13 @@ def cells_parts(config, questions, n_layers, n_positions, n_patch):
     C = config.n_embd
     depth = config.n_layer * config.n_loop
     n_classes = 2 * sum(len(questions.node[:, j].unique()) for j in range(questions.k))
-    at_once = max(1, VALUES_AT_ONCE // (N * max(C, n_classes)))
+    n_cells = n_layers * max(1, n_positions // n_processes)
+    at_once = max(1, min(n_cells, VALUES_AT_ONCE // (N * max(C, n_classes))))
     one_hot = 24 * N * n_classes
     of_a_cell = 4 * N * (3 * C + 3 * n_classes) + 8 * 6 * C * (C + n_classes)
     streams = 4 * (depth + 6) * C * T * (500 + min(n_patch, questions.n_test))
     return {
-        'cells': 4 * n_layers * max(1, n_positions // n_processes) * N * C,
+        'cells': 4 * n_cells * N * C,
         'probes': one_hot + at_once * of_a_cell,
         'interchange': streams,
     }
