@@ -237,6 +237,8 @@ class Task:
         read(prompt) -> source (1, ...), hops (1,)
             the instance that a prompt (a list of tokens) describes, the inverse of write. Only
             sample.py needs it, and does without if there is none
+
+    longest_chain, draw_size and write_size below are for memory.py, which estimates what fits.
     """
     answer_first = False    # True: the chain begins with the answer
     longest_chain = None    # how many tokens it has at most, if that is known

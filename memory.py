@@ -72,11 +72,11 @@ def free_of_windows():
     """ullAvailPhys of GlobalMemoryStatusEx."""
     class MemoryStatus(ctypes.Structure):
         _fields_ = [
-            ('length', ctypes.c_ulong),
-            ('load', ctypes.c_ulong),
-            ('total', ctypes.c_ulonglong),
-            ('available', ctypes.c_ulonglong),
-            ('others', ctypes.c_ulonglong * 5),
+            ('length', ctypes.c_uint32),
+            ('load', ctypes.c_uint32),
+            ('total', ctypes.c_uint64),
+            ('available', ctypes.c_uint64),
+            ('others', ctypes.c_uint64 * 5),
         ]
 
     status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
@@ -95,10 +95,14 @@ def free_of_cgroups(root='/sys/fs/cgroup', own='/proc/self/cgroup'):
     free = []
     for line in lines:
         _, controllers, path = line.split(':', 2)
-        if controllers == '':         # version 2
-            base, limit_file, use_file = '', 'memory.max', 'memory.current'
+        if controllers == '':
+            base = ''  # version 2
+            limit_file = 'memory.max'
+            use_file = 'memory.current'
         elif 'memory' in controllers.split(','):
-            base, limit_file, use_file = 'memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes'
+            base = 'memory'  # version 1
+            limit_file = 'memory.limit_in_bytes'
+            use_file = 'memory.usage_in_bytes'
         else:
             continue
 

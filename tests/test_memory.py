@@ -43,6 +43,19 @@ def test_nothing_is_refused_where_nobody_knows(monkeypatch):
     assert memory.require_memory([{'model': 2**99}]) == 2**99
 
 
+def test_windows_is_asked_as_it_wants_to_be_asked(monkeypatch):
+    def answer(pointer):
+        status = pointer._obj
+        assert status.length == 64
+        status.available = 5 * GIB
+        return 1
+
+    kernel = SimpleNamespace(GlobalMemoryStatusEx=answer)
+    monkeypatch.setattr(sys, 'platform', 'win32')
+    monkeypatch.setattr(memory.ctypes, 'windll', SimpleNamespace(kernel32=kernel), raising=False)
+    assert memory.free_of_machine() == 5 * GIB
+
+
 def write_group(folder, version, limit, use, files=0):
     names = {2: ('memory.max', 'memory.current', 'inactive_file'),
              1: ('memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file')}
