@@ -1,6 +1,7 @@
 """Where the loss is, to the exact token; the losses against formulas worked out apart; the metrics
 on paths made by hand; resuming; the headline."""
 
+import contextlib
 import json
 import math
 import signal
@@ -32,6 +33,7 @@ from model import GPT, GPTConfig
 
 
 TINY = '--grid 3 --n_layer 1 --n_head 1 --n_embd 16 --batch_size 8 --n_test 20'.split()
+RUN = SimpleNamespace(device=torch.device('cpu'), autocast=contextlib.nullcontext())
 ADJLIST = Maze((3,))
 GRID = Maze((3, 4), format='grid')
 LOOPS = Maze((3, 4), 'percolation', 0.3)
@@ -515,6 +517,26 @@ def test_baselines_of_known_mazes(gen, greedy, exact):
     assert torch.equal(measures['legal'], measures['steps'])
 
 
+def test_both_baselines_are_measured_by_their_names_on_the_test_mazes():
+    """The greedy walk is right more often, and both are as often as above."""
+    walks = train_maze.walk_all(Maze((4,), format='grid'), RUN, 0, 600, 4)
+    assert list(walks) == ['greedy', 'random']
+    for name, exact in (('greedy', 0.657), ('random', 0.416)):
+        assert walks[name]['exact'].shape == (600,)
+        assert abs(walks[name]['exact'].mean().item() - exact) < 0.08
+
+
+def test_rates_are_means_over_mazes_or_over_what_is_counted_in_them():
+    counts = dict(
+        exact=[1, 0, 0, 0], shortest=[1, 1, 0, 0], valid=[1, 1, 1, 0], reach=[1, 1, 1, 1],
+        ends=[0, 0, 1, 0], origin=[0, 1, 1, 1], regret=[0, 0, 4, 0], legal=[4, 4, 6, 1],
+        steps=[4, 4, 8, 9], right_at_forks=[2, 1, 0, 0], forks=[2, 2, 1, 0])
+    tensors = {name: torch.tensor(values).double() for name, values in counts.items()}
+    assert train_maze.rates(tensors) == pytest.approx(dict(
+        exact=1 / 4, shortest=2 / 4, valid=3 / 4, reach=1, ends=1 / 4, origin=3 / 4,
+        legal=15 / 25, fork=3 / 5, regret=4 / 3))
+
+
 class Scripted:
     """A causal model that writes these tokens whatever the maze, and whose logits are all equal."""
 
@@ -750,8 +772,17 @@ def test_the_examples_of_the_figure_are_eight_mazes_with_wrong_paths_first(tmp_p
         assert maze['true'] in true_paths
         if maze['path'] == maze['true']:
             assert maze['shortest']
-    # after so few steps some are wrong
-    assert not examples['mazes'][0]['shortest'] and not examples['mazes'][1]['shortest']
+
+    # of twelve paths three are wrong: two of them come first, then the others in their order
+    batch = batch[:12]
+    paths = torch.full((12, task.answer_len), task.path_end)
+    for b, mask in enumerate(batch.loss_mask):
+        paths[b, :mask.sum()] = batch.tokens[b, mask]
+    paths[[4, 7, 9], 1] = task.path_end
+    train_maze.write_examples(tmp_path, task, 3, batch, paths)
+    mazes = json.loads((tmp_path / 'examples.json').read_text())['mazes']
+    assert [maze['shortest'] for maze in mazes] == [False] * 2 + [True] * 6
+    assert [maze['true'] for maze in mazes] == [true_paths[b] for b in (4, 7, 0, 1, 2, 3, 5, 6)]
 
 
 def test_a_checkpoint_is_tested_on_smaller_grids_but_not_on_larger_ones(tmp_path):
