@@ -870,8 +870,8 @@ def check_word(word, takes_words):
         raise ValueError(f'{shorten(word)!r} is not UTF-8 text') from None
     flag, equals, value = word.partition('=')
     is_flag_alone = word.startswith('--') and equals and value in ('', '--')
-    require(word and not is_flag_alone, f'{shorten(flag) or "an empty word"}: a value is missing')
-    require(word != '--' or takes_words, '--: a flag is missing')
+    require(not is_flag_alone, f'{shorten(flag)}: a value is missing')
+    require(takes_words or word not in ('', '--'), f'{word!r} is no flag and no value')
 
 
 def add_task_args(parser, tasks, **defaults):

@@ -10,9 +10,9 @@ A traceback, more than 1 GiB of memory above the need that the command stated, a
 file written by a refused command, and a command that does not end are faults.
 
 To save time, a command is a process that is forked from one which has imported torch. A refusal is
-late if it takes more than a second of work after the imports. (The result begins with the seconds of
-the imports.) Work is processor time, so that other programs on the machine do not count. Memory is
-the peak of the whole process, torch included. A signal waits for the end of a training step, and a
+late if it takes more than a second of work after the imports. (The result begins with their
+seconds.) Work is processor time, so that other programs on the machine do not count. Memory is the
+peak of the whole process, torch included. A signal waits for the end of a training step, and a
 batch of 100,000 takes its time: a minute on a busy machine.
 
     python results/studies/command_lines.py             # Linux; 20 minutes on one core
@@ -285,7 +285,8 @@ def main():
         with contextlib.redirect_stdout(io.StringIO()):
             files = make_files(Path(folder))
         commands = [c for c in command_lines(files) if only in c[0]]
-        print(f'{len(commands)} command lines; imports take {IMPORTS:.1f} s of work here', flush=True)
+        print(f'{len(commands)} command lines; imports take {IMPORTS:.1f} s of work here',
+              flush=True)
 
         rows = {name: dict(commands=0, refused=0, accepted=0) for name in SCRIPTS}
         failures = []
@@ -310,8 +311,8 @@ def main():
             print(f'{name:14}' + ''.join(f'{row.get(head, 0):17}' for head in heads))
             total = {head: total[head] + row.get(head, 0) for head in heads}
     print(f'{"all":14}' + ''.join(f'{total[head]:17}' for head in heads))
-    print(f'\nslowest refusal {slowest:.1f} s of work after the imports; at most {largest / GIB:.2f} GiB '
-          'above the need that was stated, torch included')
+    print(f'\nslowest refusal {slowest:.1f} s of work after the imports; at most '
+          f'{largest / GIB:.2f} GiB above the need that was stated, torch included')
     for fault, name, words, seen in failures:
         line = ' '.join(data.shorten(repr(word)) for word in words)
         print(f'\n{fault}: {name} {line}\n    exit code {seen["code"]}, {seen["seconds"]:.1f} s, '
