@@ -323,7 +323,7 @@ def read_puzzles(path, n):
     file, such as a pipe, or too large to be one of puzzles. OSError if it cannot be read.
     """
     facts = os.stat(path)
-    require(stat.S_ISREG(facts.st_mode), f'{path} is not a file')
+    require(stat.S_ISREG(facts.st_mode), f'--puzzles reads files, and {path} is none')
     require(facts.st_size <= LARGEST_FILE, f'{path} has {facts.st_size:,} bytes, a file of puzzles '
                                            f'at most {LARGEST_FILE:,}')
     text = Path(path).read_text(encoding='utf-8', errors='replace')
