@@ -52,8 +52,8 @@ TESTS = {
 PROCESSES_OF_COT = 'test_train_cot.py -k two_processes'
 PROCESSES_OF_RL = 'test_train_rl.py -k two_processes'
 PROCESSES_OF_MAZE = 'test_train_maze.py -k two_processes'
-RESUMED_COT = 'test_train_cot.py -k resume_after'
-RESUMED_RL = 'test_train_rl.py -k resume_after'
+RESUMED_COT = 'test_train_cot.py -k "resume_after and stops2"'
+RESUMED_RL = 'test_train_rl.py -k "resume_after and curriculum"'
 
 # {file: [(what it does, old text, new text) or (..., tests)]}. The old text stands there once.
 MUTATIONS = {
