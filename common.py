@@ -271,6 +271,10 @@ def autocast(bfloat16, device):
 # -----------------------------------------------------------------------------
 # a run
 
+class ProgressBar(tqdm):
+    monitor_interval = 0  # no thread beside the bar: these steps are short
+
+
 class Run:
     """One run of a script: where it computes, the folder it writes to, and how it stops.
 
@@ -471,7 +475,7 @@ class Run:
     def progress_bar(self, label, step, total):
         """A tqdm bar, on a terminal only."""
         visible = self.master and sys.stderr.isatty()
-        return tqdm(total=total, initial=step, desc=label, disable=not visible, leave=False)
+        return ProgressBar(total=total, initial=step, desc=label, disable=not visible, leave=False)
 
     def print(self, text=''):
         if self.master:

@@ -12,12 +12,17 @@ from errors import one_line_errors
 
 import contextlib
 import io
+import random
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 import checkpoint
@@ -25,6 +30,59 @@ import checkpoint
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
+
+
+# -----------------------------------------------------------------------------
+# the suite leaves nothing behind, and passes in any order
+
+def pytest_addoption(parser):
+    parser.addoption('--shuffle', type=int, metavar='SEED', help='run the tests in another order')
+
+
+def pytest_configure(config):
+    """All temporary files, those of torch and of started processes too, go to one folder."""
+    config.temporary = tempfile.mkdtemp(prefix='nanoreason-tests-')
+    os.environ['TMPDIR'] = config.temporary
+    tempfile.tempdir = None  # look at TMPDIR again
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(config.temporary, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    """--shuffle: the files in a random order, and the tests of each file, too."""
+    seed = config.getoption('shuffle')
+    if seed is None:
+        return
+    by_file = {}
+    for item in items:
+        by_file.setdefault(item.path, []).append(item)
+    rng = random.Random(seed)
+    paths = list(by_file)
+    rng.shuffle(paths)
+    items.clear()
+    for path in paths:
+        rng.shuffle(by_file[path])
+        items += by_file[path]
+
+
+@pytest.fixture(scope='session', autouse=True)
+def nothing_is_left():
+    """At the end there are no more threads, processes and files than at the beginning."""
+    threads = set(threading.enumerate())
+    names = set(os.listdir(ROOT))
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in threads]
+    assert left == [], 'threads are left'
+    assert set(os.listdir(ROOT)) - names <= {'.pytest_cache', '__pycache__'}, 'files are left'
+    if hasattr(os, 'WNOHANG'):
+        with pytest.raises(ChildProcessError):  # else a process is left
+            os.waitpid(-1, os.WNOHANG)
+
+
+# -----------------------------------------------------------------------------
+# scripts, in this process or in one of their own
 
 
 def call(module, argv):
@@ -61,7 +119,11 @@ def two_processes(*argv):
             [sys.executable, *map(str, argv)], cwd=ROOT, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=env | dict(RANK=rank, LOCAL_RANK=rank)))
-    outputs = [process.communicate(timeout=200) for process in processes]
+    try:
+        outputs = [process.communicate(timeout=200) for process in processes]
+    finally:  # one that hangs does not outlive its test
+        for process in processes:
+            process.kill()
     return SimpleNamespace(
         returncode=max(abs(process.returncode) for process in processes),
         stdout=''.join(out for out, _ in outputs),

@@ -184,7 +184,7 @@ class Table:
 # -----------------------------------------------------------------------------
 # kills and signals
 
-def try_kills(work, rng, table, expected, seconds, numbers, n_runs=3):
+def try_kills(work, rng, table, expected, seconds, numbers, n_runs=2):
     """Kill each run again and again at random moments, and compare its end with `expected`."""
     for run in RUNS:
         row = f'{"kill" if numbers == [signal.SIGKILL] else "signals"}: {run}'
@@ -194,7 +194,7 @@ def try_kills(work, rng, table, expected, seconds, numbers, n_runs=3):
             fault = None
             while fault is None:
                 child = start(run, folder, '--resume')
-                code = wait(child, rng.uniform(0.02, seconds[run]))
+                code = wait(child, rng.uniform(0.02, seconds[run] / 3))
                 if code is None and kills < 6:
                     number = rng.choice(numbers)
                     os.kill(child, number)
