@@ -44,7 +44,7 @@ import torch
 
 
 SPLITS = ('train', 'test')
-LARGEST_DRAW = 2**26  # numbers that are drawn at once, half a GiB. It decides large batches!
+LARGEST_DRAW = 2**26  # numbers drawn at once, half a GiB. Another limit draws other large batches
 
 
 def require(condition, message):
