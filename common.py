@@ -133,9 +133,8 @@ def parse_eval_only(parser, argv, script, free, ckpt):
 def check_typed(parser, trained, ckpt):
     """Raise ValueError for arguments in a checkpoint that cannot be typed: of a wrong type, out of
     range. Each is written as text, and must come out of the parser as it was."""
-    flags = vars(parser.parse_args([]))
     for name, value in trained.items():
-        if name not in flags or value is None or value is False:
+        if value is None or value is False or not parser.has_flag(name):
             continue
         texts = [f'--{name}={value}']
         if value is True:

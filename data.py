@@ -856,6 +856,9 @@ class Parser(argparse.ArgumentParser):
             check_word(word, self.takes_words)
         return super().parse_args(words, namespace)
 
+    def has_flag(self, name):
+        return f'--{name}' in self._option_string_actions
+
     def error(self, message):
         words = [shorten(word) for word in message.split()]
         raise ValueError(' '.join(words)[:500])
