@@ -14,16 +14,15 @@ import contextlib
 import io
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from two_processes import TwoProcesses
 
 import checkpoint
 
@@ -105,29 +104,11 @@ def run_script(*argv, **options):
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, **options)
 
 
-def two_processes(*argv):
-    """What `torchrun --standalone --nproc_per_node=2 script ...` starts, without the seconds that
-    its launcher takes. Returns returncode, stdout and stderr of both processes together."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    env = os.environ | dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-
-    processes = []
-    for rank in ('0', '1'):
-        processes.append(subprocess.Popen(
-            [sys.executable, *map(str, argv)], cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=env | dict(RANK=rank, LOCAL_RANK=rank)))
-    try:
-        outputs = [process.communicate(timeout=200) for process in processes]
-    finally:  # one that hangs does not outlive its test
-        for process in processes:
-            process.kill()
-    return SimpleNamespace(
-        returncode=max(abs(process.returncode) for process in processes),
-        stdout=''.join(out for out, _ in outputs),
-        stderr=''.join(err for _, err in outputs))
+@pytest.fixture(scope='session')
+def two_processes(nothing_is_left):
+    """Call it with a script and its arguments, and two processes run it: see two_processes.py."""
+    with TwoProcesses() as run:
+        yield run
 
 
 def final_values(stdout):

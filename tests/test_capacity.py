@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import signal
-import socket
 from collections import Counter
 from itertools import combinations, product
 from pathlib import Path
@@ -17,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import final_values, two_processes
+from conftest import final_values
 from plain_training import PlainAdamW, Saved, is_as_written_out, warmup_and_cosine, watch_modes
+from two_processes import free_port
 
 import capacity
 import common
@@ -1486,14 +1486,11 @@ print(f'rank {os.environ["RANK"]} ends with {code}', flush=True)
 
 
 @pytest.fixture(scope='module')
-def two_runs(whole, tmp_path_factory):
+def two_runs(whole, two_processes, tmp_path_factory):
     """Two processes run GRID. Then they resume it, with a checkpoint of rank 1 cut short."""
     folder = tmp_path_factory.mktemp('two')
     damaged = folder / f'ckpt-{whole.records[1]["name"]}.pt'
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    done = two_processes('-c', TWO_RUNS, port, damaged, *GRID, '--device', 'cpu',
+    done = two_processes('-c', TWO_RUNS, free_port(), damaged, *GRID, '--device', 'cpu',
                          '--out_dir', folder)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(folder=folder, damaged=damaged, stdout=done.stdout, stderr=done.stderr)

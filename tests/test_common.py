@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, two_processes
+from conftest import ROOT
+from two_processes import free_port
 
 import common
 import files
@@ -525,7 +526,7 @@ def test_each_process_takes_its_rows(run):
 
 
 STOP_EACH_TRAINER = """if True:
-    import contextlib, os, time
+    import contextlib, os, sys, time
     import common
     import train_cot, train_maze, train_rl
 
@@ -555,15 +556,16 @@ STOP_EACH_TRAINER = """if True:
 
     common.Run.should_stop = should_stop
     common.Run.end_training = end_training
+    _, folder, *ports = sys.argv
     small = '--batch_size 4 --n_embd 8 --n_head 1 --n_layer 1 --n_test 8 --device cpu --out_dir'
     for module, arg in ((train_cot, '--mode=cot'), (train_rl, '--group_size=2'),
                         (train_maze, '--grid=3')):
         during = []
         after = []
         # a port of its own: a fast process could still find the store of the training before
-        os.environ['MASTER_PORT'] = str(int(os.environ['MASTER_PORT']) + 1)
+        os.environ['MASTER_PORT'] = ports.pop()
         try:
-            module.main([arg, *small.split(), 'OUT/' + module.__name__])
+            module.main([arg, *small.split(), f'{folder}/{module.__name__}'])
         except common.RunEnded as error:
             line = f'{during[0] > 0} {after} {error.exit_code} {str(error)[:19]}\\n'
             os.write(1, line.encode())  # in one piece
@@ -572,11 +574,11 @@ STOP_EACH_TRAINER = """if True:
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the names of threads are read from /proc')
 @pytest.mark.skipif(torch.__version__.startswith('2.5.'), reason='its threads have no names')
-def test_no_thread_of_gloo_outlives_a_training(tmp_path):
+def test_no_thread_of_gloo_outlives_a_training(two_processes, tmp_path):
     """Such a thread can abort the process while the interpreter exits: "terminate called without
     an active exception", once in many runs. Here each trainer is stopped by a signal. When it says
     so, the threads must be gone."""
-    done = two_processes('-c', STOP_EACH_TRAINER.replace('OUT', str(tmp_path)))
+    done = two_processes('-c', STOP_EACH_TRAINER, tmp_path, free_port(), free_port(), free_port())
     lines = [line for line in done.stdout.split('\n') if line.startswith(('True', 'False'))]
     assert done.returncode == 0, done.stdout + done.stderr
     assert lines == ['True [0] 143 stopped by a signal'] * 6, done.stdout + done.stderr

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import call, two_processes
+from conftest import call
 from test_common import make_run, trained_model
 
 import checkpoint
@@ -295,7 +295,7 @@ with one_line_errors():
 '''
 
 
-def test_two_processes_leave_together_when_one_cannot_write(tmp_path):
+def test_two_processes_leave_together_when_one_cannot_write(two_processes, tmp_path):
     done = two_processes('-c', FAILING_RUN, *TRAIN.split(), tmp_path / 'run')
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     lines = [line for line in done.stderr.split('\n') if line]

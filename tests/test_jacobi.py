@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import call, change_checkpoint, final_values, save_checkpoint, two_processes
+from conftest import call, change_checkpoint, final_values, save_checkpoint
 
 import common
 import jacobi
@@ -132,7 +132,7 @@ def test_a_run_leaves_its_config_and_its_log_in_a_folder_named_by_the_command(
     assert [record['arm'] for record in read_log(folder)] == ['row', 'row', 'final']
 
 
-def test_two_processes_count_what_one_counts(checkpoints, tmp_path):
+def test_two_processes_count_what_one_counts(checkpoints, two_processes, tmp_path):
     """Seven instances do not divide by two."""
     argv = ['--ckpt', str(checkpoints['cycle']), '--n_test', '7', '--device', 'cpu', '--out_dir']
     done = two_processes('jacobi.py', *argv, tmp_path / 'two')

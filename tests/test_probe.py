@@ -5,7 +5,6 @@ import contextlib
 import io
 import json
 import re
-import socket
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,14 +13,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import (
-    call,
-    change_checkpoint,
-    final_values,
-    run_script,
-    save_checkpoint,
-    two_processes,
-)
+from conftest import call, change_checkpoint, final_values, run_script, save_checkpoint
+from two_processes import free_port
 
 import capacity
 import common
@@ -1879,13 +1872,10 @@ probe.main([*argv, '--out_dir', folder + '/two-7', '--positions', '7'])
 """
 
 
-def test_two_processes_find_what_one_finds(trained, tmp_path, no_figure):
+def test_two_processes_find_what_one_finds(trained, two_processes, tmp_path, no_figure):
     """All eight positions, then one, of which the second process gets none."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     argv = ['--ckpt', trained, *FEW, '--device', 'cpu']
-    done = two_processes('-c', TWO_RUNS, port, tmp_path, *argv)
+    done = two_processes('-c', TWO_RUNS, free_port(), tmp_path, *argv)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('final ') == 2  # rank 0 alone prints
 

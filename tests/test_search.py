@@ -18,7 +18,7 @@ import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, final_values, save_checkpoint, two_processes
+from conftest import ROOT, final_values, save_checkpoint
 
 import common
 import model as model_py
@@ -1500,7 +1500,8 @@ def test_the_same_seed_gives_the_same_numbers(checkpoints, threes, tmp_path, no_
     assert logs[0] == logs[1] != logs[2]
 
 
-def test_two_processes_find_what_one_finds(checkpoints, threes, tmp_path, no_figure):
+def test_two_processes_find_what_one_finds(
+        checkpoints, threes, two_processes, tmp_path, no_figure):
     """Five puzzles do not divide by two. Random numbers are drawn by each process for itself."""
     argv = ['--ckpt', checkpoints['three'], '--puzzles', threes, '--k', 2, '--b', 2]
     done = two_processes('search.py', *argv, '--device', 'cpu', '--out_dir', tmp_path / 'two')

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, call, final_values, two_processes
+from conftest import ROOT, call, final_values
 from plain_maze import distances_from, read_maze
 from plain_training import PlainAdamW, Saved, is_as_written_out, warmup_and_cosine
 
@@ -858,7 +858,7 @@ def test_divergence_ends_in_one_line(tmp_path):
         assert all(w.isfinite().all() for w in weights(tmp_path).values())
 
 
-def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
+def test_two_processes_do_what_one_does_with_twice_the_batch(two_processes, tmp_path):
     argv = ('--grid 3-4 --gen percolation --loss mlmu --n_layer 1 --n_head 1 --n_embd 16 '
             '--steps 20 --log_interval 1 --n_test 20 --device cpu').split()
     done = two_processes('train_maze.py', *argv, '--batch_size', 8, '--out_dir', tmp_path / 'two')

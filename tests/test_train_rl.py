@@ -16,7 +16,7 @@ import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, final_values, two_processes
+from conftest import ROOT, final_values
 from plain_training import PlainAdamW, Saved, are_equal, watch_modes
 
 import common
@@ -982,7 +982,7 @@ def test_a_finished_run_resumed_has_one_final_record(tmp_path):
 # -----------------------------------------------------------------------------
 # two processes
 
-def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
+def test_two_processes_do_what_one_does_with_twice_the_batch(two_processes, tmp_path):
     """The same questions, chains and rollouts, so the same rewards. Gradients up to rounding."""
     argv = [*TINY, '--hops', '1-3', '--steps', '20', '--log_interval', '1', '--baseline', 'prefix',
             '--rollouts', '2', '--device', 'cpu']
