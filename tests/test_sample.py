@@ -12,7 +12,6 @@ from conftest import call, final_values
 import capacity
 import common
 import data
-import plots
 import sample
 import train_cot
 import train_maze
@@ -297,7 +296,6 @@ def ckpt(tmp_path_factory):
             shape = ['--n_layer', '1', '--n_embd', '16', '--n_head', '1']
             words = ['--steps', '2', '--n_test', '8', '--batch_size', '8', '--out_dir', str(folder)]
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(plots, 'draw_run', lambda folder: None)  # saves half of the time
                 patch.setattr(Countdown, 'chance', lambda task, hops: 0.5)
                 code, _, err = call(scripts[script], [*flags.split(), *shape, *words])
             assert code == 0, err
@@ -487,9 +485,8 @@ def test_checkpoints_of_the_trainers(ckpt, script, flags):
 
 @pytest.mark.parametrize('flags', ['', '--hops 2 --attributes 2 --relations 2',
                                    '--hops 2 --cot --attributes 2 --relations 2'])
-def test_checkpoints_of_capacity(tmp_path, monkeypatch, flags):
+def test_checkpoints_of_capacity(tmp_path, flags):
     words = ['--sizes', '3000', '--people', '20', '--steps', '2', '--exposures', '2']
-    monkeypatch.setattr(plots, 'draw_run', lambda folder: None)
     code, _, err = call(capacity, [*flags.split(), *words, '--out_dir', str(tmp_path)])
     assert code == 0, err
     path, = tmp_path.glob('ckpt*.pt')
@@ -607,6 +604,13 @@ def test_held_out_instances_have_the_hops_that_were_asked_for(ckpt):
     assert out.count(' k=2 ') == 5 and out.count('answer ') == 5
 
 
+def test_a_model_that_is_loaded_is_ready_to_answer(ckpt):
+    """With dropout, if somebody adds it, answers would differ from one time to the next."""
+    path = ckpt('train_cot', '--hops 1-3 --nodes 6')
+    assert not common.load_model(path)[0].training
+    assert not common.load_trained(path)[0].training
+
+
 @pytest.mark.parametrize('typed', [None, '\n' * 12])
 def test_instances_that_are_drawn_were_held_out(ckpt, monkeypatch, typed):
     """One after the other, or where an empty line asks for one. A seed draws its own."""
@@ -700,7 +704,6 @@ def test_a_task_without_read(tmp_path, monkeypatch):
     recipe = dict(n_layer=1, n_head=1, n_embd=16, batch_size=8, learning_rate=1e-3, max_iters=2)
     monkeypatch.setattr(train_cot, 'TASKS', (*train_cot.TASKS, Sum))
     monkeypatch.setitem(train_cot.RECIPES, 'sum', recipe)
-    monkeypatch.setattr(plots, 'draw_run', lambda folder: None)
     words = '--task sum --mode cot --n_test 8 --out_dir'.split()
     code, _, err = call(train_cot, [*words, str(tmp_path)])
     assert code == 0, err
