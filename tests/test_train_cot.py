@@ -27,7 +27,6 @@ from plain_training import (
     watch_modes,
 )
 
-import plots
 import train_cot
 from common import RunEnded
 from data import CVPR, Cycle, Star, held_out, sample_batch
@@ -67,12 +66,6 @@ def read_log(folder):
 
 def losses(folder):
     return [record['loss'] for record in read_log(folder) if 'loss' in record]
-
-
-@pytest.fixture
-def no_figure(monkeypatch):
-    """A figure takes longer than a tiny run."""
-    monkeypatch.setattr(plots, 'draw_run', lambda folder: None)
 
 
 # -----------------------------------------------------------------------------
@@ -224,7 +217,7 @@ def test_every_instance_of_every_part_counts_once():
 # training
 
 def test_training_draws_the_batch_of_each_step_and_all_else_is_held_out(
-        tmp_path, no_figure, monkeypatch):
+        tmp_path, monkeypatch):
     """Every call of sample_batch in a run of both arms."""
     drawn = {'train': [], 'test': []}
 
@@ -248,7 +241,7 @@ def test_training_draws_the_batch_of_each_step_and_all_else_is_held_out(
 
 
 def test_what_is_trained_on_was_not_held_out(
-        tmp_path, no_figure, monkeypatch):
+        tmp_path, monkeypatch):
     """The tables in the tokens that the model reads when gradients are taken, and when not."""
     seen = {True: [], False: []}
     forward = GPT.forward
@@ -279,7 +272,7 @@ def plain_loss(model, batch, arm):
 
 @pytest.mark.parametrize('extra, grad_accum', [('--seed 3', 1), ('--seed 4 --hops 2-3', 4)])
 def test_both_arms_are_trained_as_written_out(
-        extra, grad_accum, tmp_path, no_figure, monkeypatch):
+        extra, grad_accum, tmp_path, monkeypatch):
     """From the same weights, on the batches of the steps: the loss, the rate and the norm that are
     logged, and the weights and moments in each checkpoint. The gradient is clipped at every step,
     here to very different shares of itself."""
@@ -316,7 +309,7 @@ def test_both_arms_are_trained_as_written_out(
 
 
 def test_the_model_is_in_training_mode_where_gradients_are_taken_and_nowhere_else(
-        tmp_path, no_figure, monkeypatch):
+        tmp_path, monkeypatch):
     modes = watch_modes(monkeypatch, GPT)
     train(tmp_path, *TINY, '--steps', 4, '--eval_interval', 2)
     assert modes == {(True, True), (False, False)}
@@ -355,7 +348,7 @@ def test_grad_accum_does_not_change_the_run(tmp_path):
     assert max((a[name] - b[name]).abs().max() for name in a) < 1e-5
 
 
-def test_a_run_leaves_config_log_checkpoints_and_plot(tmp_path):
+def test_a_run_leaves_config_log_checkpoints_and_plot(tmp_path, figures):
     final = train(tmp_path, *TINY, '--steps', 20)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {'config.json', 'log.jsonl', 'ckpt.pt', 'ckpt_direct.pt', 'plot.png'}
@@ -539,7 +532,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
                           cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('final ') == 1  # rank 0 alone prints
-    assert 'global batch 16 x 2 = 32' in done.stdout
+    assert done.stdout.count('global batch 16 x 2 = 32') == 1
 
     train(tmp_path / 'one', *argv, '--batch_size', 32)
     one = losses(tmp_path / 'one')

@@ -13,6 +13,7 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -769,6 +770,8 @@ def main():
             print(f'{file}: {what}\n    - {old.strip()}\n    + {new.strip()}')
         return
 
+    # a process in the background ignores Ctrl-C, and so would those that the tests send it to
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.time()
     n_caught = 0
     with tempfile.TemporaryDirectory() as name:
