@@ -25,6 +25,7 @@ import torch
 from two_processes import TwoProcesses
 
 import checkpoint
+import plots
 
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +79,32 @@ def nothing_is_left():
     if hasattr(os, 'WNOHANG'):
         with pytest.raises(ChildProcessError):  # else a process is left
             os.waitpid(-1, os.WNOHANG)
+
+
+# -----------------------------------------------------------------------------
+# figures take longer than tiny runs, so no run of a test draws its figure, unless it is asked for
+
+DRAW_RUN = plots.draw_run
+
+
+@contextlib.contextmanager
+def with_figures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, 'draw_run', DRAW_RUN)
+        yield
+
+
+@pytest.fixture
+def figures():
+    with with_figures():
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def no_figures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, 'draw_run', lambda folder: None)
+        yield
 
 
 # -----------------------------------------------------------------------------

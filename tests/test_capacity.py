@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import final_values
+from conftest import final_values, with_figures
 from plain_training import PlainAdamW, Saved, is_as_written_out, warmup_and_cosine, watch_modes
 from two_processes import free_port
 
 import capacity
 import common
-import plots
 from data import write_batch
 from model import GPT, GPTConfig
 from profiles import Profiles
@@ -933,12 +932,6 @@ def test_an_answer_is_right_only_if_all_of_its_tokens_are():
 # -----------------------------------------------------------------------------
 # the script: a small run
 
-@pytest.fixture
-def no_figure(monkeypatch):
-    """A figure takes longer than a tiny run."""
-    monkeypatch.setattr(plots, 'draw_run', lambda folder: None)
-
-
 def call(*argv):
     return conftest.call(capacity, ['--device', 'cpu', *map(str, argv)])
 
@@ -972,7 +965,8 @@ def small(tmp_path_factory):
     argv = ('--people 30,100 --attributes 4 --relations 1 --sizes 2600 --n_head 1 --steps 120 '
             '--exposures 120 --seed 3').split()
     folder = tmp_path_factory.mktemp('small') / 'run'
-    final, records = run_capacity(folder, *argv)
+    with with_figures():
+        final, records = run_capacity(folder, *argv)
     models = [load(folder, record) for record in records]
     tasks = [Profiles(record['people'], 4, 1, [1], facts=3) for record in records]
     return SimpleNamespace(argv=argv, folder=folder, final=final, records=records, models=models,
@@ -1000,7 +994,7 @@ def test_the_last_line_the_log_and_the_results_agree(small):
         assert printed == small.final
 
 
-def test_main_returns_the_values_of_the_last_line(tmp_path, no_figure):
+def test_main_returns_the_values_of_the_last_line(tmp_path):
     final = capacity.main([*TINY, '--device', 'cpu', '--out_dir', str(tmp_path)])
     assert final == without(read_log(tmp_path)[-1], 'arm')
 
@@ -1256,7 +1250,7 @@ def cut(sequence, size):
 
 
 def test_every_question_is_trained_as_often_as_the_exposures_say(
-        tmp_path, no_figure, monkeypatch):
+        tmp_path, monkeypatch):
     """One hop: 12 people, 5 times each in 6 batches of 10. Every epoch has everyone once, in an
     order of its own, with all facts."""
     batches = training_batches(
@@ -1276,7 +1270,7 @@ def test_every_question_is_trained_as_often_as_the_exposures_say(
 
 @pytest.mark.parametrize('extra', ['', '--cot'])
 def test_of_two_hops_the_trained_questions_are_trained_and_no_others(
-        extra, tmp_path, no_figure, monkeypatch):
+        extra, tmp_path, monkeypatch):
     task = Profiles(12, 2, 2, facts=1337)
     batch = as_questions(task, 'cot' if extra else 'direct').batch
     rows = all_rows(task)
@@ -1301,7 +1295,7 @@ def test_of_two_hops_the_trained_questions_are_trained_and_no_others(
 
 
 def test_every_epoch_is_a_permutation_that_seed_and_epoch_alone_decide(
-        tmp_path, no_figure, monkeypatch):
+        tmp_path, monkeypatch):
     """Batches of 8 or of 36 of 12 people: they end within an epoch, or span three. The largest seed
     that is taken works as well."""
     orders = set()
@@ -1324,7 +1318,7 @@ def test_every_epoch_is_a_permutation_that_seed_and_epoch_alone_decide(
 
 
 def test_the_exposures_of_the_last_line_are_those_of_the_last_model(
-        tmp_path, no_figure, monkeypatch):
+        tmp_path, monkeypatch):
     """5 are wanted. 30 batches of 1 of 8, and of 2 of 9 people, are 30 / 8 and 60 / 9."""
     argv = ('--people 8,9 --attributes 2 --relations 1 --sizes 700 --n_head 1 --exposures 5 '
             '--steps 30').split()
@@ -1338,7 +1332,7 @@ def test_the_exposures_of_the_last_line_are_those_of_the_last_model(
 
 
 @pytest.mark.parametrize('extra', ['', '--hops 2 --cot'])
-def test_a_model_is_trained_as_written_out(extra, tmp_path, no_figure, monkeypatch):
+def test_a_model_is_trained_as_written_out(extra, tmp_path, monkeypatch):
     """On the questions of each step: the losses of the curve, and the weights and moments of every
     checkpoint. Nothing decays, and nothing is clipped."""
     batches = []
@@ -1385,10 +1379,8 @@ GRID = ('--people 10 --attributes 2 --relations 1 --sizes 1300,2000 --n_head 1 -
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     """The same run, never interrupted: its folder, last line and records."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, 'draw_run', lambda folder: None)
-        folder = tmp_path_factory.mktemp('whole') / 'run'
-        final, records = run_capacity(folder, *GRID)
+    folder = tmp_path_factory.mktemp('whole') / 'run'
+    final, records = run_capacity(folder, *GRID)
     return SimpleNamespace(folder=folder, final=final, records=records)
 
 
@@ -1409,7 +1401,7 @@ def stop_at(monkeypatch, step):
 
 @pytest.mark.parametrize('stops', [[3, 26], [20], [40], [1, 1, 1]])
 def test_stopped_and_resumed_is_the_uninterrupted_run(
-        stops, whole, tmp_path, no_figure, monkeypatch):
+        stops, whole, tmp_path, monkeypatch):
     """Stopped by a signal in the first model, between the two, in the second. The weights are the
     same to the bit, and so are the records."""
     folder = tmp_path / 'run'
@@ -1438,7 +1430,7 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(
 
 
 def test_a_diverged_model_ends_the_run_and_leaves_its_last_good_weights(
-        whole, tmp_path, no_figure, monkeypatch):
+        whole, tmp_path, monkeypatch):
     real = capacity.question_losses
     n_steps = 0
 
@@ -1535,7 +1527,7 @@ TINY = '--people 10 --attributes 2 --relations 1 --sizes 1300 --exposures 5 --st
     ('--relations 0', ('one hop',)),
     ('--hops 2 --attributes 0', SCHEMES),
 ])
-def test_every_kind_of_run(extra, schemes, tmp_path, no_figure):
+def test_every_kind_of_run(extra, schemes, tmp_path):
     final, [record] = run_capacity(tmp_path, *TINY, *extra.split())
     for values in (record['stored'], record['entropy'], record['int8']):
         assert tuple(values) == schemes
@@ -1566,7 +1558,7 @@ RATES = {'optimal': (1.0, 1.4, 0.1), 'double': (1.0, 1.1, 9.0), 'big hash': (1.0
 @pytest.mark.parametrize('learned, scheme', [
     ((0.5, 0.98), 'double'), ((0.5, 1.0), None), ((1.0, 1.0), None)])
 def test_a_scheme_is_named_only_if_its_spread_could_be_computed(
-        learned, scheme, tmp_path, no_figure, monkeypatch):
+        learned, scheme, tmp_path, monkeypatch):
     """The spread is that of the models that have not learned everything, if there are two."""
     def made_up(job, args, run):
         i = [10, 11, 12].index(job['people'])
@@ -1586,7 +1578,7 @@ def test_a_scheme_is_named_only_if_its_spread_could_be_computed(
 @pytest.mark.parametrize('extra, schemes', [
     ('', {'optimal', 'double', 'big-hash'}), ('--cot', {'chain'})])
 def test_two_models_that_have_not_learned_everything_name_a_scheme(
-        extra, schemes, tmp_path, no_figure):
+        extra, schemes, tmp_path):
     final, records = run_capacity(tmp_path, *TINY, '--hops', 2, '--sizes', '1300,2000',
                                   *extra.split())
     assert final['scheme'] in schemes and float(final['spread']) >= 0
@@ -1597,7 +1589,7 @@ def test_two_models_that_have_not_learned_everything_name_a_scheme(
 # the smallest model
 
 @pytest.mark.parametrize('extra', ['', '--cot'])
-def test_smallest_model_of_either_kind(extra, tmp_path, monkeypatch):
+def test_smallest_model_of_either_kind(extra, tmp_path, figures, monkeypatch):
     """Every model but that of the very first size is said to have learned. So the second is found
     for both, in three trainings each. The one-hop runs get as many questions."""
     real = capacity.train_and_measure
@@ -1642,7 +1634,7 @@ def test_smallest_model_of_either_kind(extra, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('accuracy', [0.5, 1.0])
 def test_if_no_model_learns_or_the_very_first_does_the_run_ends_in_one_line(
-        accuracy, tmp_path, no_figure, monkeypatch):
+        accuracy, tmp_path, monkeypatch):
     bits = {'one hop': 1.0}
     monkeypatch.setattr(capacity, 'train_and_measure', lambda job, args, run: job | dict(
         params=1, exposures=1, seconds=0, chance=0, acc_1=accuracy, acc_2_trained=accuracy,

@@ -12,6 +12,7 @@ import plots
 from results import figures
 
 
+pytestmark = pytest.mark.usefixtures('figures')
 LOGS = ROOT / 'results' / 'logs'
 ROWS = {  # a row of each script, small to draw
     'train_cot': 'train_cot/cycle-20',

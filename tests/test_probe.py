@@ -18,7 +18,6 @@ from two_processes import free_port
 
 import capacity
 import common
-import plots
 import probe
 import train_cot
 import train_rl
@@ -1413,9 +1412,8 @@ def ckpt(tmp_path_factory):
 
 
 def train(module, folder, argv):
-    """Run a script that trains, without its figure. Returns the only checkpoint it leaves."""
-    with pytest.MonkeyPatch.context() as patch, torch.enable_grad():
-        patch.setattr(plots, 'draw_run', lambda folder: None)
+    """Run a script that trains. Returns the only checkpoint it leaves."""
+    with torch.enable_grad():
         code, _, err = call(module, [*argv.split(), '--device', 'cpu', '--out_dir', str(folder)])
     assert code == 0, err
     (path,) = folder.glob('ckpt*.pt')
@@ -1428,11 +1426,6 @@ def trained(tmp_path_factory):
     return train(train_cot, tmp_path_factory.mktemp('trained'),
                  '--nodes 6 --hops 1-2 --n_embd 8 --batch_size 8 --steps 5 --n_test 5 '
                  '--mode direct')
-
-
-@pytest.fixture
-def no_figure(monkeypatch):
-    monkeypatch.setattr(plots, 'draw_run', lambda folder: None)
 
 
 def call_probe(*argv):
@@ -1462,7 +1455,7 @@ def table_rows(lines):
     return [[float(word) for word in row] for row in rows]
 
 
-def test_a_run_leaves_config_log_results_and_plot(trained, tmp_path):
+def test_a_run_leaves_config_log_results_and_plot(trained, tmp_path, figures):
     final, lines, results = run_probe(tmp_path, '--ckpt', trained, *FEW)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {'config.json', 'log.jsonl', 'results.json', 'plot.png'}
@@ -1476,7 +1469,7 @@ def test_a_run_leaves_config_log_results_and_plot(trained, tmp_path):
     assert config['example'] == lines[1].split() and len(config['example']) == 8
 
 
-def test_the_last_line_has_all_values(trained, tmp_path, no_figure):
+def test_the_last_line_has_all_values(trained, tmp_path):
     final, _, results = run_probe(tmp_path, '--ckpt', trained, *FEW)
     assert {'best_hop1', 'best_hop2', 'first_layer_hop1', 'first_layer_hop2', 'selectivity',
             'random_init', 'flip', 'chance', 'seconds'} < final.keys()
@@ -1488,14 +1481,14 @@ def test_the_last_line_has_all_values(trained, tmp_path, no_figure):
     assert given == final.keys()
 
 
-def test_main_returns_the_values_of_the_last_line(trained, tmp_path, no_figure):
+def test_main_returns_the_values_of_the_last_line(trained, tmp_path):
     argv = ['--ckpt', str(trained), *FEW, '--device', 'cpu', '--out_dir', str(tmp_path)]
     with contextlib.redirect_stdout(io.StringIO()):
         final = probe.main(argv)
     assert final == read_results(tmp_path)['final']
 
 
-def test_the_log_has_a_record_for_each_hop_and_the_final_one(trained, tmp_path, no_figure):
+def test_the_log_has_a_record_for_each_hop_and_the_final_one(trained, tmp_path):
     _, _, results = run_probe(tmp_path, '--ckpt', trained, *FEW)
     log = read_log(tmp_path)
     assert [record['arm'] for record in log] == ['hop', 'hop', 'final']
@@ -1510,7 +1503,7 @@ def test_the_log_has_a_record_for_each_hop_and_the_final_one(trained, tmp_path, 
             assert 0 <= np.min(hop[name]) <= np.max(hop[name]) <= 1
 
 
-def test_the_model_is_left_as_it_was(trained, tmp_path, no_figure, monkeypatch):
+def test_the_model_is_left_as_it_was(trained, tmp_path, monkeypatch):
     before = trained.read_bytes()
     real = common.load_checkpoint
     loaded = []
@@ -1532,7 +1525,7 @@ def test_the_model_is_left_as_it_was(trained, tmp_path, no_figure, monkeypatch):
 
 
 @pytest.mark.parametrize('name, few', [('deep', FEW), ('profiles', FEW_PEOPLE)])
-def test_results_and_log_are_json(name, few, ckpt, tmp_path, no_figure):
+def test_results_and_log_are_json(name, few, ckpt, tmp_path):
     """NaN is not JSON: where there is nothing to report stands null, or nothing."""
     def refuse(word):
         raise ValueError(f'{word} is not JSON')
@@ -1543,7 +1536,7 @@ def test_results_and_log_are_json(name, few, ckpt, tmp_path, no_figure):
         json.loads(text, parse_constant=refuse)
 
 
-def test_the_same_seed_gives_the_same_numbers(trained, tmp_path, no_figure):
+def test_the_same_seed_gives_the_same_numbers(trained, tmp_path):
     argv = ['--ckpt', trained, *FEW, '--layers', '0,1', '--positions', '0,6']
     finals = []
     hops = []
@@ -1559,7 +1552,7 @@ def test_the_same_seed_gives_the_same_numbers(trained, tmp_path, no_figure):
 @pytest.mark.parametrize('extra, layers, positions', [
     ('--layers 1', [1], range(8)), ('--positions 2,0,2', [0, 1], [0, 2, 7]),
     ('--layers 1,0,1 --positions 7', [0, 1], [7]), ('--layers 0 --positions 3', [0], [3, 7])])
-def test_some_layers_and_positions(extra, layers, positions, trained, tmp_path, no_figure):
+def test_some_layers_and_positions(extra, layers, positions, trained, tmp_path):
     """Positions where hops are needed are always there. The numbers of a cell do not depend on
     which others are asked for."""
     positions = list(positions)
@@ -1578,7 +1571,7 @@ def test_some_layers_and_positions(extra, layers, positions, trained, tmp_path, 
     assert config['example'] == [lines[1].split()[position] for position in positions]
 
 
-def test_a_chain(ckpt, tmp_path, no_figure):
+def test_a_chain(ckpt, tmp_path):
     """Position 1 is asked for. Each of the three hops is needed at a position of its own."""
     final, lines, results = run_probe(tmp_path, '--ckpt', ckpt['cot'], *FEW, '--positions', '1')
     hops = results['hops']
@@ -1598,7 +1591,7 @@ def test_a_chain(ckpt, tmp_path, no_figure):
 @pytest.mark.parametrize('name, cells', [
     ('loops', 3 * 8 * 2), ('cvpr', 2 * 10 * 2), ('pairs', 2 * 14 * 2), ('profiles', 2 * 5 * 2),
     ('chain', 2 * 9 * 2), ('people', 2 * 5 * 2)])
-def test_every_kind_of_checkpoint(name, cells, ckpt, tmp_path, no_figure):
+def test_every_kind_of_checkpoint(name, cells, ckpt, tmp_path):
     is_profiles = name in ('profiles', 'chain', 'people')
     final, _, results = run_probe(tmp_path, '--ckpt', ckpt[name],
                                   *(FEW_PEOPLE if is_profiles else FEW))
@@ -1611,7 +1604,7 @@ def test_every_kind_of_checkpoint(name, cells, ckpt, tmp_path, no_figure):
         assert np.isfinite([hop['unasked'] for hop in results['hops']]).all()
 
 
-def test_bfloat16_hardly_changes_the_numbers(ckpt, tmp_path, no_figure):
+def test_bfloat16_hardly_changes_the_numbers(ckpt, tmp_path):
     argv = ['--ckpt', ckpt['chain'], *FEW_PEOPLE, '--positions', '4']
     _, _, one = run_probe(tmp_path / 'one', *argv)
     _, _, two = run_probe(tmp_path / 'two', *argv, '--dtype', 'bfloat16')
@@ -1622,7 +1615,7 @@ def test_bfloat16_hardly_changes_the_numbers(ckpt, tmp_path, no_figure):
     assert config['args']['dtype'] == 'bfloat16'
 
 
-def test_a_flag_that_a_checkpoint_does_not_know_keeps_its_default(ckpt, tmp_path, no_figure):
+def test_a_flag_that_a_checkpoint_does_not_know_keeps_its_default(ckpt, tmp_path):
     """As --relabel in checkpoints from before there was one."""
     change_checkpoint(ckpt['chain'], tmp_path / 'old.pt',
                       lambda state: state['args'].pop('relabel'))
@@ -1632,7 +1625,7 @@ def test_a_flag_that_a_checkpoint_does_not_know_keeps_its_default(ckpt, tmp_path
     assert with_flag['hops'] == without['hops']
 
 
-def test_a_checkpoint_of_capacity(tmp_path, no_figure):
+def test_a_checkpoint_of_capacity(tmp_path):
     path = train(capacity, tmp_path / 'train',
                  '--hops 2 --people 10 --attributes 2 --relations 17 --sizes 1300 --exposures 2 '
                  '--steps 3 --seed 4')
@@ -1646,7 +1639,7 @@ def test_a_checkpoint_of_capacity(tmp_path, no_figure):
     assert [a, b, c] in [task.decode(name).split() for name in task.names.tolist()]
 
 
-def test_a_checkpoint_of_reinforcement_learning_is_a_chain_model(tmp_path, no_figure):
+def test_a_checkpoint_of_reinforcement_learning_is_a_chain_model(tmp_path):
     path = train(train_rl, tmp_path / 'train',
                  '--nodes 6 --hops 1-2 --n_embd 8 --batch_size 4 --group_size 2 --n_test 10 '
                  '--steps 2')
@@ -1664,7 +1657,7 @@ CONTROL = ((0.9, 0.3, 0.2), (0.2, 0.3, 0.9), (0.8, 0.5, 0.8))
 
 
 @pytest.fixture
-def made_up(ckpt, tmp_path, no_figure, monkeypatch):
+def made_up(ckpt, tmp_path, monkeypatch):
     """A run whose grids are made up: {measure: (3, 10, 3)}, its last line, lines and results."""
     rng = np.random.default_rng(0)
 
@@ -1847,7 +1840,7 @@ def test_a_grid_that_would_not_fit_is_refused(trained, tmp_path, monkeypatch):
     assert 'GiB' in refused(tmp_path, '--ckpt', trained)
 
 
-def test_a_folder_that_holds_another_run(trained, tmp_path, no_figure):
+def test_a_folder_that_holds_another_run(trained, tmp_path):
     argv = ['--ckpt', trained, *FEW, '--device', 'cpu']
     run_probe(tmp_path / 'run', *argv, '--positions', '1')
     other_positions = refused(tmp_path, *argv, '--positions', '2', out_dir='run')
@@ -1872,7 +1865,7 @@ probe.main([*argv, '--out_dir', folder + '/two-7', '--positions', '7'])
 """
 
 
-def test_two_processes_find_what_one_finds(trained, two_processes, tmp_path, no_figure):
+def test_two_processes_find_what_one_finds(trained, two_processes, tmp_path):
     """All eight positions, then one, of which the second process gets none."""
     argv = ['--ckpt', trained, *FEW, '--device', 'cpu']
     done = two_processes('-c', TWO_RUNS, free_port(), tmp_path, *argv)

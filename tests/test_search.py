@@ -18,11 +18,10 @@ import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, final_values, save_checkpoint
+from conftest import ROOT, final_values, save_checkpoint, with_figures
 
 import common
 import model as model_py
-import plots
 import search
 import train_cot
 import train_rl
@@ -974,11 +973,6 @@ def checkpoints(tmp_path_factory):
     return paths
 
 
-@pytest.fixture
-def no_figure(monkeypatch):
-    monkeypatch.setattr(plots, 'draw_run', lambda folder: None)
-
-
 THREES = [(2, 3, 6), (1, 1, 1), (1, 2, 12), (5, 7, 13), (3, 8, 9)]
 
 
@@ -1010,7 +1004,7 @@ def everything(checkpoints, threes, tmp_path_factory):
         results.append(depth_first_search(*args))
         return results[-1]
 
-    with pytest.MonkeyPatch.context() as patch:
+    with with_figures(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, 'depth_first_search', recording_search)
         final, lines = run_search(
             '--ckpt', checkpoints['three'], '--puzzles', threes, '--k', 5, '--b', 3,
@@ -1084,7 +1078,7 @@ MAIN_ROWS = [
 
 
 def test_without_verbose_the_rows_that_matter_are_printed_and_all_are_logged(
-        everything, checkpoints, threes, tmp_path, no_figure):
+        everything, checkpoints, threes, tmp_path):
     """And the last line is the same."""
     final, lines = run_search(
         '--ckpt', checkpoints['three'], '--puzzles', threes, '--k', 5, '--b', 3,
@@ -1228,7 +1222,7 @@ BASELINES = {
     ('baselines', '', BASELINES, ('dfs, random order', 'inf expansions')),
 ])
 def test_each_method_alone(
-        method, argv, series, reported, checkpoints, threes, tmp_path, no_figure):
+        method, argv, series, reported, checkpoints, threes, tmp_path):
     final, _ = run_search(
         '--ckpt', checkpoints['three'], '--puzzles', threes, '--method', method, '--k', 3,
         '--b', 2, '--budget', 9, *argv.split(), '--out_dir', tmp_path)
@@ -1245,7 +1239,7 @@ def test_each_method_alone(
 
 @torch.no_grad()
 def test_without_a_file_all_solvable_puzzles_and_the_hundred_hardest_apart(
-        checkpoints, tmp_path, no_figure):
+        checkpoints, tmp_path):
     final, lines = run_search(
         '--ckpt', checkpoints['three'], '--method', 'dfs', '--budget', 2, '--prune', 0.1,
         '--out_dir', tmp_path)
@@ -1270,7 +1264,7 @@ def test_without_a_file_all_solvable_puzzles_and_the_hundred_hardest_apart(
     assert final['solved_hard'] == f'{sum(solved[:100]) / 100:.3f}' != final['solved']
 
 
-def test_another_target_that_was_held_out(checkpoints, tmp_path, no_figure, monkeypatch):
+def test_another_target_that_was_held_out(checkpoints, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     final, _ = run_search(
         '--ckpt', checkpoints['four'], '--method', 'beam', '--b', 1, '--target', 36,
@@ -1285,7 +1279,7 @@ def test_another_target_that_was_held_out(checkpoints, tmp_path, no_figure, monk
     ('multiply', 'multiply', '1', 4),
     ('star', 'star', '2', 3),
 ])
-def test_best_of_k_on_any_task(name, task, hops, L, checkpoints, tmp_path):
+def test_best_of_k_on_any_task(name, task, hops, L, checkpoints, tmp_path, figures):
     final, lines = run_search(
         '--ckpt', checkpoints[name], '--k', 6, '--n_test', 12, '--out_dir', tmp_path)
     log = read_rows(tmp_path)
@@ -1352,7 +1346,7 @@ def test_without_a_pair_there_is_no_judgement():
 
 
 def test_a_model_whose_verdicts_are_at_chance_is_told_of(
-        checkpoints, threes, tmp_path, no_figure, monkeypatch):
+        checkpoints, threes, tmp_path, monkeypatch):
     def lines_at(share, method):
         monkeypatch.setattr(search, 'order_of_verdicts', lambda solver, puzzles: share)
         _, lines = run_search('--ckpt', checkpoints['three'], '--puzzles', threes, '--method',
@@ -1402,7 +1396,7 @@ def test_the_last_sentence_compares_the_beam_with_searches_without_the_model(eve
                   "{mult} on the 'mult' heuristic, and random order {order} within 9 nodes."),
 ])
 def test_the_last_sentence_of_one_method(
-        method, want, checkpoints, threes, tmp_path, no_figure):
+        method, want, checkpoints, threes, tmp_path):
     final, lines = run_search(
         '--ckpt', checkpoints['three'], '--puzzles', threes, '--method', method, '--k', 3,
         '--b', 2, '--budget', 9, '--out_dir', tmp_path)
@@ -1418,7 +1412,7 @@ def test_the_last_sentence_of_one_method(
 
 
 @pytest.mark.parametrize('k', [1, 4])
-def test_the_last_sentence_on_another_task(k, checkpoints, tmp_path, no_figure):
+def test_the_last_sentence_on_another_task(k, checkpoints, tmp_path):
     final, lines = run_search('--ckpt', checkpoints['cycle'], '--k', k, '--n_test', 12,
                               '--out_dir', tmp_path)
     single = read_rows(tmp_path)['best-of-k, oracle', 'k=1']['solved']
@@ -1435,7 +1429,7 @@ def test_the_last_sentence_on_another_task(k, checkpoints, tmp_path, no_figure):
 @pytest.mark.parametrize('script, extra', [
     (train_cot, '--mode both --n_test 8'), (train_rl, '--group_size 2 --n_test 8')])
 def test_checkpoints_that_the_training_scripts_write(
-        script, extra, tmp_path, no_figure, monkeypatch):
+        script, extra, tmp_path, monkeypatch):
     argv = f'--nodes 5 --hops 1-2 --n_embd 8 --batch_size 4 --steps 1 {extra}'.split()
     folder = tmp_path / 'train'
     code, _, err = call(script, *argv, '--out_dir', folder)
@@ -1491,7 +1485,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_same_seed_gives_the_same_numbers(checkpoints, threes, tmp_path, no_figure):
+def test_the_same_seed_gives_the_same_numbers(checkpoints, threes, tmp_path):
     logs = []
     for i, seed in enumerate((3, 3, 4)):
         run_search('--ckpt', checkpoints['three'], '--puzzles', threes, '--method', 'baselines',
@@ -1501,7 +1495,7 @@ def test_the_same_seed_gives_the_same_numbers(checkpoints, threes, tmp_path, no_
 
 
 def test_two_processes_find_what_one_finds(
-        checkpoints, threes, two_processes, tmp_path, no_figure):
+        checkpoints, threes, two_processes, tmp_path):
     """Five puzzles do not divide by two. Random numbers are drawn by each process for itself."""
     argv = ['--ckpt', checkpoints['three'], '--puzzles', threes, '--k', 2, '--b', 2]
     done = two_processes('search.py', *argv, '--device', 'cpu', '--out_dir', tmp_path / 'two')
