@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import math
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, call
@@ -219,6 +221,41 @@ def test_the_points_of_capacity_are_the_stored_bits_of_its_models():
     assert list(points.get_xdata()) == [record['params'] for record in records]
     assert list(points.get_ydata()) == [record['stored']['one hop'] for record in records]
     assert f'{run.final["slope"]:.2f} bits' in points.get_label()
+
+
+def made_run(log, **config):
+    return plots.LoggedRun(Path('out'), dict(config, args={'script': 'train_cot'}), log)
+
+
+def test_a_curve_is_that_of_its_hop_count_by_default_the_largest():
+    log = []
+    for step, (one, three) in ((0, (0.1, 0.2)), (5, (0.9, 0.4))):
+        log.append(dict(arm='cot', step=step, eval={'1': {'acc': one}, '3': {'acc': three}}))
+        log.append(dict(arm='direct', step=step, eval={'1': {'acc': 0}, '3': {'acc': 0}}))
+    run = made_run(log)
+    assert plots.curve_at(run, 'cot', 'acc') == ([0, 5], [0.2, 0.4])
+    assert plots.curve_at(run, 'cot', 'acc', hops=1) == ([0, 5], [0.1, 0.9])
+    assert plots.curve_at(run, 'cot', 'acc', hops=2) is None
+
+
+def test_chance_is_that_of_the_hop_count_if_the_run_knows_it():
+    final = dict(arm='final', chance=0.5)
+    run = made_run([final], chance={'1': 0.1, '3': 0.3})
+    assert (run.chance(1), run.chance(3), run.chance(2)) == (0.1, 0.3, 0.5)
+    assert made_run([final]).chance(1) == 0.5 and math.isnan(made_run([]).chance(1))
+
+
+def test_the_points_of_several_searches_are_means_with_their_range():
+    runs = []
+    for solved, expansions in ((0.2, 10), (0.5, 20), (0.8, 60)):
+        row = dict(arm='row', series='beam', setting='b=5', solved=solved, expansions=expansions,
+                   flops=4 * expansions)
+        runs.append(made_run([row, row | dict(setting='b=1', expansions=1), {'arm': 'final'}]))
+    few, many = plots.search_points(runs, 'beam')
+    assert (few['setting'], few['expansions'], many['setting']) == ('b=1', 1, 'b=5')
+    measures = [many[name] for name in ('expansions', 'flops', 'solved', 'least', 'most')]
+    assert measures == pytest.approx([30, 120, 0.5, 0.2, 0.8])
+    assert plots.search_points(runs, 'dfs') == []
 
 
 def test_a_maze_is_drawn_with_every_wall_and_no_other():
