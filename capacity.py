@@ -677,6 +677,7 @@ def train(job, questions, args, run):
     name = job['name']
     settings = run.settings | job | dict(task=task.name) | task.settings()
     state = run.resume(f'ckpt-{name}.pt', model, optimizer, name, settings=settings)
+    check_progress(name, state)
     step = state['step']
     curve = state.get('curve', [])
     began = time.time() - state.get('seconds', 0)
@@ -725,6 +726,19 @@ def train(job, questions, args, run):
     run.trains = False  # all is saved: a signal may stop the evaluation at once
     bar.close()
     return model, curve, time.time() - began
+
+
+def check_progress(name, state):
+    """Raise ValueError if a checkpoint remembers what no training can have come to."""
+    seconds = state.get('seconds', 0)
+    curve = state.get('curve', [])
+    is_possible = (isinstance(seconds, int | float) and 0 <= seconds < math.inf
+                   and isinstance(curve, list))
+    if is_possible:
+        for point in curve:
+            is_pair = isinstance(point, list | tuple) and len(point) == 2
+            is_possible = is_possible and is_pair and all(type(x) in (int, float) for x in point)
+    require(is_possible, f'the checkpoint of {name} has a curve or seconds that cannot be')
 
 
 def check_finite(name, step, model, loss, run):

@@ -9,8 +9,8 @@ optimizer that got moments of another shape writes to memory that is not its own
 through these checks before anything in it is used. Each ends in one line that says what is wrong:
 
 1. archive    a zip file whose parts have the right check sums, and are not larger than the file
-2. pickle     names nothing but tensors
-3. values     plain values and tensors that are really there
+2. pickle     names nothing but tensors, and no tensor has more numbers than its part of the archive
+3. values     plain, and together not more than the file has room for
 4. config     of a model that the file has room for, with the sizes that the arguments say
 5. model      every tensor has the name, shape and type as in a new model, and is finite
 6. optimizer  the same
@@ -23,10 +23,12 @@ Not even a checkpoint with a right checksum is believed, since a stranger can co
 import hashlib
 import io
 import math
+import pickle
 import pickletools
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -40,12 +42,18 @@ MODES = ('cot', 'direct')  # what a model was trained on
 SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # stand in the config and the arguments
 ADAM = {'step', 'exp_avg', 'exp_avg_sq'}  # what AdamW keeps of each parameter
 
-MOST_VALUES = 200_000  # in one checkpoint
-MOST_LOOPS = 10**6    # applications of blocks in a forward pass
-MOST_TOKENS = 2**22   # block_size: rotary positions take memory that the file does not
+MOST_VALUES = 200_000     # in one checkpoint
+MOST_PICKLE = 4_000_000   # bytes of the pickle, without the numbers of tensors
+MOST_DEPTH = 10_000       # applications of blocks in a forward pass
+MOST_TOKENS = 2**22       # block_size
+MOST_ANGLES = 2**24       # of rotary positions: they take memory that the file does not
+LONGEST_LIST = 1000       # of an argument
 
 # what the pickle of plain values and tensors names
-GLOBALS = re.compile(r'collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage')
+NUMBER_BYTES = {'Double': 8, 'Long': 8, 'Float': 4, 'Int': 4, 'Half': 2, 'BFloat16': 2, 'Short': 2,
+                'Char': 1, 'Byte': 1, 'Bool': 1}  # of the numbers of a storage
+GLOBALS = re.compile('collections OrderedDict|torch[.]_utils _rebuild_tensor_v2|'
+                     f'torch ({"|".join(NUMBER_BYTES)})Storage')
 OTHER_NAMES = ('STACK_GLOBAL', 'INST', 'OBJ', 'NEWOBJ', 'NEWOBJ_EX', 'EXT1', 'EXT2', 'EXT4')
 
 
@@ -133,18 +141,52 @@ def check_archive(path):
         size = sum(record.file_size for record in records)
         check(size <= path.stat().st_size, 'its parts are larger than the file')
         check(archive.testzip() is None, 'a part of it has the wrong check sum')  # of the archive
-        pickles = [record for record in records if record.filename.endswith('/data.pkl')]
-        check(len(pickles) == 1, 'it has no pickle')
-        check_pickle(archive.read(pickles[0]))
+        sizes = {record.filename: record.file_size for record in records}
+        pickles = [name for name in sizes if name.endswith('/data.pkl')]
+        check(len(pickles) == 1 and len(sizes) == len(records), 'it has no pickle')
+        check(sizes[pickles[0]] <= MOST_PICKLE, 'its pickle is too long')
+        data = archive.read(pickles[0])
+    check_pickle(data)
+    SizeReader(data, pickles[0].removesuffix('.pkl'), sizes).load()
 
 
 def check_pickle(data):
-    """Refuse a pickle that names anything but tensors."""
+    """Refuse a pickle that names anything but tensors, or that wants room for more than it holds.
+    """
     for opcode, argument, _ in pickletools.genops(data):
         is_foreign = opcode.name in OTHER_NAMES
         if opcode.name == 'GLOBAL':
             is_foreign = GLOBALS.fullmatch(argument) is None
         check(not is_foreign, 'it holds something else than tensors and plain values')
+        if opcode.name.endswith('PUT'):
+            check(int(argument or 0) <= len(data), 'its pickle asks for too much memory')
+
+
+class SizeReader(pickle.Unpickler):
+    """Reads the pickle with a stand-in for each tensor, and compares the numbers that a tensor says
+    to have with its part of the archive. Old versions of torch do not, and read beyond it."""
+
+    def __init__(self, data, folder, sizes):
+        super().__init__(io.BytesIO(data))
+        self.folder = folder  # the parts are called <folder>/0, <folder>/1, ...
+        self.sizes = sizes    # name of a part -> bytes
+
+    def find_class(self, module, name):
+        if name == 'OrderedDict':
+            return OrderedDict
+        return name.removesuffix('Storage') if name.endswith('Storage') else no_tensor
+
+    def persistent_load(self, identity):
+        kind, storage, key, _, n_numbers = identity
+        n_bytes = n_numbers * NUMBER_BYTES[storage]
+        check(kind == 'storage' and type(n_numbers) is int and n_numbers >= 0
+              and n_bytes <= self.sizes.get(f'{self.folder}/{key}', -1),
+              'a tensor is larger than its part of the file')
+
+
+def no_tensor(*arguments):
+    """Stands for the function that makes a tensor."""
+    return None
 
 
 # -----------------------------------------------------------------------------
@@ -153,46 +195,47 @@ def check_pickle(data):
 def checksum(state, file_size=None):
     """A hash (sha256) of all values in a dict, in their order, with their types.
 
-    Raises Damaged for anything but dicts, lists, tuples, plain values and tensors, for tensors that
-    need more room than a file of file_size bytes has, and for too many values.
+    Raises Damaged for anything but dicts, lists, tuples, plain values and tensors, and for more of
+    them than a file of file_size bytes has room for.
     """
     digest = hashlib.sha256()
-    storages = {}  # address -> bytes
     n_values = 0
+    n_bytes = 0
+    most_bytes = math.inf if file_size is None else 2 * file_size + 10**6
     waiting = [state]
     while waiting:
         value = waiting.pop()
         n_values += 1
-        check(n_values <= MOST_VALUES, 'it holds too many values')
 
         # say what comes, then what it holds
         if isinstance(value, torch.Tensor):
-            storage = value.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            if file_size is not None:
-                check_is_real(value, storage)
-                check(sum(storages.values()) <= file_size, 'its tensors are larger than the file')
+            check_is_real(value)
+            n_bytes += value.numel() * value.element_size()
+            check(n_bytes <= most_bytes, 'it holds more than the file')
             digest.update(f'tensor {value.dtype} {tuple(value.shape)}\n'.encode())
             digest.update(tensor_bytes(value))
-        elif isinstance(value, dict):
-            digest.update(f'dict {len(value)}\n'.encode())
-            for key, item in reversed(value.items()):
-                waiting += [item, key]
-        elif isinstance(value, list | tuple):
-            digest.update(f'{type(value).__name__} {len(value)}\n'.encode())
-            waiting += reversed(value)
+        elif isinstance(value, dict | list | tuple):
+            n_inside = len(value) * (2 if isinstance(value, dict) else 1)
+            check(n_values + len(waiting) + n_inside <= MOST_VALUES, 'it holds too many values')
+            name = 'dict' if isinstance(value, dict) else type(value).__name__
+            digest.update(f'{name} {len(value)}\n'.encode())
+            if isinstance(value, dict):
+                for key, item in reversed(value.items()):
+                    waiting += [item, key]
+            else:
+                waiting += reversed(value)
         else:
             check(is_plain(value), f'it holds a value of type {type(value).__name__}, or too long')
             text = repr(value)
+            n_bytes += len(text)
+            check(n_bytes <= most_bytes, 'it holds more than the file')
             digest.update(f'{type(value).__name__} {len(text)} {text}\n'.encode())
     return digest.hexdigest()
 
 
-def check_is_real(tensor, storage):
+def check_is_real(tensor):
     """A tensor that is as large as it says: no view that repeats a few numbers."""
-    is_real = (type(tensor) is torch.Tensor and tensor.layout == torch.strided
-               and tensor.is_contiguous()
-               and tensor.numel() * tensor.element_size() <= storage.nbytes())
+    is_real = tensor.layout == torch.strided and tensor.is_contiguous()
     check(is_real, 'it holds a tensor that is no plain block of numbers')
 
 
@@ -225,9 +268,14 @@ def check_args(args):
     for name, value in args.items():
         items = value if isinstance(value, list | tuple) else [value]
         check(isinstance(name, str), 'an argument has no name')
+        check(len(items) <= LONGEST_LIST, f'its argument {name} is too long')
         for item in items:
             is_single = is_plain(item) and not (isinstance(item, float) and math.isnan(item))
             check(is_single, f'its argument {name} is no plain value')
+
+
+    processes = args.get('processes', 1)
+    check(is_count(processes), 'its argument processes is not a whole number from 1')
 
 
 def check_config(config, args, n_tensors, file_size):
@@ -255,8 +303,9 @@ def check_config(config, args, n_tensors, file_size):
     if config['pos'] == 'learned':
         n_weights += C * sizes['block_size']
     is_possible = (4 * n_weights <= file_size and sizes['n_layer'] <= n_tensors
-                   and sizes['n_layer'] * sizes['n_loop'] <= MOST_LOOPS
-                   and sizes['block_size'] <= MOST_TOKENS)
+                   and sizes['n_layer'] * sizes['n_loop'] <= MOST_DEPTH
+                   and sizes['block_size'] <= MOST_TOKENS
+                   and (config['pos'] != 'rope' or sizes['block_size'] * C <= MOST_ANGLES))
     check(is_possible, 'its config is of a larger model than the file holds')
 
     for name in SHAPE:

@@ -44,6 +44,7 @@ from files import (
     Lock,
     append_record,
     cut_log,
+    is_lock,
     is_temporary,
     read_config,
     read_log,
@@ -118,6 +119,8 @@ def parse_eval_only(parser, argv, script, free, ckpt):
     check_typed(parser, trained, ckpt)
 
     # what was trained becomes the default, and then the command line is read once more
+    defaults = parser.defaults()
+    trained = {name: value for name, value in trained.items() if name in defaults}
     parser.set_defaults(**trained)
     args = parser.parse_args(argv)
     changed = []
@@ -133,8 +136,11 @@ def parse_eval_only(parser, argv, script, free, ckpt):
 def check_typed(parser, trained, ckpt):
     """Raise ValueError for arguments in a checkpoint that cannot be typed: of a wrong type, out of
     range. Each is written as text, and must come out of the parser as it was."""
-    for name, value in trained.items():
-        if value is None or value is False or not parser.has_flag(name):
+    for name, default in parser.defaults().items():
+        value = trained.get(name, default)
+        if value is None or value is False:
+            require(default is value or default is None,
+                    f'{ckpt} has the argument {name}={value}, which cannot be')
             continue
         texts = [f'--{name}={value}']
         if value is True:
@@ -339,7 +345,8 @@ class Run:
 
     def __exit__(self, *error):
         for number, handler in self.old_handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: not set from Python
+                signal.signal(number, handler)
         if self.lock is not None:
             self.lock.release()
 
@@ -351,6 +358,8 @@ class Run:
         except BaseException:
             self.lock.release()
             raise
+        if not self.lock.is_real:
+            notes.append(f'{self.out_dir} cannot be locked: start no second run there')
         for note in notes:
             self.print(note)
 
@@ -504,7 +513,7 @@ class Run:
         except OSError as error:
             saved = 'nothing was saved yet'
             if self.last_checkpoint is not None and self.last_checkpoint.exists():
-                saved = f'{self.last_checkpoint} is whole, and --resume goes on from there'
+                saved = f'{self.last_checkpoint} is intact, and --resume goes on from there'
             reason = error.strerror or error
             failure = RunEnded(f'cannot write to {self.out_dir}: {reason}; {saved}')
             if self.world == 1 or not self.trains:
@@ -558,6 +567,8 @@ class Run:
         state = self.find_checkpoint(name, settings)
         if state is None:
             state = {'step': 0}
+            if self.resumes and read_log(self.out_dir):
+                self.print(f'there is no checkpoint {self.out_dir / name}: starting at step 0')
         else:
             path = self.out_dir / name
             require(state['config'] == vars(model.config),
@@ -571,7 +582,7 @@ class Run:
                 torch.cuda.set_rng_state(state['rng_cuda'][0], self.device)
             self.last_checkpoint = path
         if self.resumes and self.master:
-            cut_log(self.out_dir, arm, state['step'])
+            self.write(lambda: cut_log(self.out_dir, arm, state['step']))
         return state
 
     def find_checkpoint(self, name, settings=None):
@@ -580,6 +591,7 @@ class Run:
         Raises ValueError if it is damaged, or of another run.
         """
         path = self.out_dir / name
+        require(path.exists() or not path.is_symlink(), f'{path} is a link to no file')
         if not self.resumes or not path.exists():
             return None
         _, state = load_checkpoint(path, self.device)
@@ -626,9 +638,12 @@ def load_model(path, device='cpu'):
 def load_trained(path, device='cpu'):
     """(model, task, state): as load_model, and the dict that Run.save wrote."""
     model, state = load_checkpoint(path, device)
-    if state['args'].get('test_grid'):  # mazes: the model has room for these sizes, too
-        sizes = {*state['args']['grid'], *state['args']['test_grid']}
-        state['args']['grid'] = sorted(sizes)
+    args = state['args']
+    if args.get('test_grid'):  # mazes: the model has room for these sizes, too
+        for name in ('grid', 'test_grid'):
+            require(isinstance(args.get(name), list), f'{path} has the argument {name}='
+                                                      f'{str(args.get(name))[:60]}, no list')
+        args['grid'] = sorted({*args['grid'], *args['test_grid']})
     return model.eval(), task_of_checkpoint(path, state, ALL_TASKS), state
 
 
@@ -701,13 +716,16 @@ def open_folder(out_dir, settings, resume, can_grow, facts):
     notes = []
     old = None
     try:
-        if any(not is_temporary(path) and path.suffix != '.lock' for path in out_dir.iterdir()):
+        if any(not is_temporary(path) and not is_lock(path) for path in out_dir.iterdir()):
             old = read_settings(out_dir)
             check_same_run(out_dir, old, settings, resume and can_grow)
         remove_temporaries(out_dir)
         if old is not None and resume:
             open(out_dir / 'log.jsonl', 'a').close()  # can it be written?
             notes = what_changed(out_dir, old, settings)
+            if notes:  # config.json changes only if the run can really go on
+                for path in out_dir.glob('ckpt*.pt'):
+                    load_checkpoint(path)
         elif resume:
             notes = [f'there is no run in {out_dir} yet: starting at step 0']
         else:
@@ -746,9 +764,9 @@ def read_settings(out_dir):
     try:
         return read_config(out_dir)['args']
     except ValueError as error:
-        for path in sorted(out_dir.glob('ckpt*.pt')):
+        for name in ('ckpt.pt', 'ckpt_direct.pt'):  # capacity.py's hold those of one model
             with contextlib.suppress(ValueError):
-                return load_checkpoint(path)[1]['args']
+                return load_checkpoint(out_dir / name)[1]['args']
         raise ValueError(f'{out_dir} is not empty and holds no run of this repo ({error}); give '
                          'another --out_dir') from error
 
@@ -759,7 +777,7 @@ def check_same_run(out_dir, old, settings, can_grow):
     names = changed_settings(old, settings, can_grow)
     for name in names[:3]:
         changes.append(f'{name}={str(old.get(name))[:60]}, not {settings.get(name)}')
-    cure = 'give another --out_dir, or delete it'
+    cure = 'give another --out_dir, or delete the folder'
     old_steps = old.get('max_iters')
     if type(old_steps) is int and 'max_iters' in names and set(names) <= set(SCHEDULE):
         changes = [f'steps={old_steps}, not {settings["max_iters"]}']
@@ -769,7 +787,12 @@ def check_same_run(out_dir, old, settings, can_grow):
 
 def check_nothing_lost(out_dir):
     """Raise ValueError if out_dir holds a run that was stopped, and could go on."""
-    has_ended = any(record.get('arm') == 'final' for record in read_log(out_dir))
+    steps = read_settings(out_dir).get('max_iters')
+    has_ended = False
+    for record in read_log(out_dir):
+        # a run that is being extended may still have the last record of the shorter one
+        has_ended = has_ended or (record.get('arm') == 'final'
+                                  and record.get('step', steps) == steps)
     require(has_ended or not list(out_dir.glob('ckpt*.pt')),
             f'{out_dir} holds a run that was stopped before its end; --resume goes on with it. To '
             'start over, delete the folder')

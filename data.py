@@ -856,8 +856,10 @@ class Parser(argparse.ArgumentParser):
             check_word(word, self.takes_words)
         return super().parse_args(words, namespace)
 
-    def has_flag(self, name):
-        return f'--{name}' in self._option_string_actions
+    def defaults(self):
+        """{name: default} of all flags but --help."""
+        actions = [action for action in self._actions if action.dest != 'help']
+        return {action.dest: action.default for action in actions}
 
     def error(self, message):
         words = [shorten(word) for word in message.split()]

@@ -55,14 +55,16 @@ def handle_ctrl_c(handler):
 
 
 def script_name():
-    return Path(sys.argv[0]).name
+    return Path(sys.argv[0] if sys.argv else 'python').name
 
 
 def is_one_of_ours(path):
-    return path.suffix == '.py' and path.resolve().parent == Path(__file__).resolve().parent
+    """Does this script end in one_line_errors(), which takes the handler away again?"""
+    is_here = path.suffix == '.py' and path.resolve().parent == Path(__file__).resolve().parent
+    return is_here and path.is_file() and b'with one_line_errors():' in path.read_bytes()
 
 
-if is_one_of_ours(Path(sys.argv[0])):
+if sys.argv and is_one_of_ours(Path(sys.argv[0])):
     handle_ctrl_c(leave_on_ctrl_c)
 
 
@@ -74,6 +76,7 @@ def one_line_errors():
     """For the command line: what goes wrong inside is one line, and the process ends."""
     before = signal.getsignal(signal.SIGINT)
     handle_ctrl_c(signal.default_int_handler)  # it raises KeyboardInterrupt
+    open_streams()
     try:
         yield
         sys.stdout.flush()
@@ -86,10 +89,21 @@ def one_line_errors():
         if exit_code is None:
             raise  # a bug: the traceback helps
         is_heard = os.environ.get('RANK', '0') == '0' or getattr(error, 'any_rank', False)
+        is_heard = is_heard or isinstance(error, OSError) or is_out_of_memory(error)
         message = ' '.join(message_of(error).split())
         end(f'{script_name()}: {message}' if is_heard else '', exit_code)
     finally:
         handle_ctrl_c(before)
+
+
+def open_streams():
+    """Where stdout is closed, print to nowhere. Letters that it does not know become escapes."""
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
+        elif hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
 
 
 def end(message, exit_code):
@@ -109,7 +123,7 @@ def exit_code_of(error):
     """1 or 2 or another exit code. None for an exception that only a bug can raise."""
     if isinstance(error, ValueError):
         return 2
-    if isinstance(error, OSError) or is_out_of_memory(error):
+    if isinstance(error, OSError) or is_out_of_memory(error) or is_lost_connection(error):
         return 1
     return getattr(error, 'exit_code', None)
 
@@ -118,6 +132,8 @@ def message_of(error):
     """What the line says."""
     if is_out_of_memory(error):
         return f'out of memory{place_of(error)}: lower --batch_size, or the size of the task'
+    if is_lost_connection(error):
+        return 'another process of this run has ended'
     if isinstance(error, OSError):
         name = '' if error.filename is None else f'{error.filename}: '
         return f'{name}{error.strerror or error}'
@@ -136,6 +152,13 @@ def is_out_of_memory(error):
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+
+
+def is_lost_connection(error):
+    """Under torchrun: is a process gone that this one waits for?"""
+    text = str(error)
+    is_lost = 'Connection closed by peer' in text or 'Connection reset by peer' in text
+    return isinstance(error, RuntimeError) and is_lost
 
 
 def place_of(error):

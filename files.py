@@ -29,7 +29,11 @@ else:
 
 LOCK_FILE = 'run.lock'  # of rank 0; of rank r run.<r>.lock
 IN_USE = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what locking says if another has the lock
-TEMPORARY = re.compile(r'\.\d+\.tmp$')  # at the end of names that write_atomic makes
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # not on this file system
+
+# what this repository writes into the folder of a run besides its files
+TEMPORARY = re.compile(r'(ckpt[^/]*\.pt|log\.jsonl|\w+\.json|\w+\.png)\.\d+\.tmp')
+LOCK_NAME = re.compile(r'run(\.\d+)?\.lock')
 
 
 # -----------------------------------------------------------------------------
@@ -62,7 +66,7 @@ def sync(path):
     try:
         os.fsync(file)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot
+        if error.errno not in (errno.EINVAL, *NO_LOCKS):  # some file systems cannot
             raise
     finally:
         os.close(file)
@@ -87,7 +91,11 @@ def remove_temporaries(folder):
 
 
 def is_temporary(path):
-    return TEMPORARY.search(path.name) is not None
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
+def is_lock(path):
+    return LOCK_NAME.fullmatch(path.name) is not None
 
 
 # -----------------------------------------------------------------------------
@@ -112,12 +120,16 @@ class Lock:
             self.file = open(self.path, 'a+')  # noqa: SIM115  (open as long as the run)
         except OSError as error:
             raise ValueError(f'cannot write to --out_dir {folder}: {error.strerror}') from error
+        self.folder_number = os.stat(folder).st_ino
+        self.is_real = True  # False on a file system without locks
         try:
             lock_file(self.file)
         except OSError as error:
-            message = self.why_refused(error)
-            self.file.close()
-            raise ValueError(message) from None
+            if error.errno not in NO_LOCKS:
+                message = self.why_refused(error)
+                self.file.close()
+                raise ValueError(message) from None
+            self.is_real = False
 
         try:
             self.file.truncate(0)
@@ -146,9 +158,13 @@ class Lock:
                 Lock(self.folder, int(rank)).release()
 
     def is_lost(self):
-        """Has somebody removed the folder, or put another one in its place?"""
+        """Has somebody removed the folder, or has another run taken it?"""
         try:
+            if os.stat(self.folder).st_ino != self.folder_number:
+                return True
             return not os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            return not self.folder.exists()  # somebody removed the lock file alone
         except OSError:
             return True
 
@@ -200,7 +216,7 @@ def read_log(folder):
     that a kill cut short."""
     try:
         content = (Path(folder) / 'log.jsonl').read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return []
     records = [read_json(line) for line in content.split(b'\n')]
     return [record for record in records if record is not None]
@@ -232,7 +248,7 @@ def read_config(folder):
     """
     path = Path(folder) / 'config.json'
     config = None
-    with contextlib.suppress(FileNotFoundError):
+    if path.is_file():
         config = read_json(path.read_bytes())
     require(config is not None and isinstance(config.get('args'), dict),
             f'{path} is missing or damaged')

@@ -120,11 +120,11 @@ def free_of_cgroups(root='/sys/fs/cgroup', own='/proc/self/cgroup'):
 
 def cached_files(folder):
     """Bytes of files that a cgroup holds in memory, and lets go of when they are needed."""
+    n_bytes = {}
     for line in (folder / 'memory.stat').read_text().splitlines():
         name, number = line.split()
-        if name in ('inactive_file', 'total_inactive_file'):
-            return int(number)
-    return 0
+        n_bytes[name.removeprefix('total_')] = int(number)
+    return n_bytes.get('inactive_file', 0) + n_bytes.get('active_file', 0)
 
 
 # -----------------------------------------------------------------------------

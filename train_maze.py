@@ -594,7 +594,8 @@ def main(argv=None):
     trained_sizes = []
     if args.eval_only:
         model, state = common.load_checkpoint(args.ckpt)
-        trained_sizes = [*state['args']['grid'], *(state['args']['test_grid'] or [])]
+        trained = vars(args) | state['args']
+        trained_sizes = [*trained['grid'], *(trained['test_grid'] or [])]
     task, config, sizes = fill_in(args, trained_sizes)
     if args.eval_only:
         largest = max(trained_sizes)
@@ -615,7 +616,7 @@ def main(argv=None):
         # train, or take what --ckpt holds
         if args.eval_only:
             model.to(run.device)
-            n_mazes = args.batch_size * state['step'] * state['args']['processes']
+            n_mazes = args.batch_size * state['step'] * state['args'].get('processes', 1)
         else:
             run.print_settings()
             run.print(LEGEND)

@@ -39,6 +39,8 @@ Results: docs/train_rl.md
 
 from errors import one_line_errors  # first: see errors.py
 
+import math
+
 import numpy as np
 import torch
 
@@ -219,7 +221,7 @@ def memory_phases(args, task, config):
 
 def largest_trained(args, task):
     """The largest hop count that is trained. With --eval_only, --hops may be others."""
-    return max(args.trained_hops if args.eval_only else task.hops)
+    return max(args.trained_hops or task.hops if args.eval_only else task.hops)
 
 
 def load_start(args, config):
@@ -409,6 +411,7 @@ def train(model, task, args, run):
         tokens=0,           # and their tokens up to the answer
         samples_95=None)    # chains until 95% greedy accuracy at the largest hop count
     state = run.resume('ckpt.pt', model, optimizer, 'rl')
+    check_progress(state, len(task.hops))
     progress.update({name: state[name] for name in progress if name in state})
     resumed = step = progress['step']
     policy = run.distribute(model)
@@ -502,6 +505,21 @@ def train(model, task, args, run):
     return progress
 
 
+def check_progress(state, n_stages):
+    """Raise ValueError if a checkpoint remembers what no training can have come to."""
+    counts = dict(stage=n_stages, samples=2**62, tokens=2**62, samples_95=2**62)
+    for name in (*counts, 'mean', 'reward'):
+        value = state.get(name)
+        if name in counts:
+            lowest = 1 if name == 'stage' else 0
+            is_possible = type(value) is int and lowest <= value <= counts[name]
+        else:
+            is_possible = type(value) is float and math.isfinite(value)
+        may_be_none = name in ('reward', 'samples_95') or name not in state
+        require(is_possible or (value is None and may_be_none),
+                f'the checkpoint has {name}={str(value)[:60]}, which cannot be')
+
+
 def count_samples(progress, hops, args):
     """Add the chains and tokens that a step samples for questions of these hops (B,).
 
@@ -581,8 +599,10 @@ def main(argv=None):
 
         # train the model, or take what --ckpt holds
         model.to(run.device)
-        progress = state
-        if not args.eval_only:
+        if args.eval_only:
+            check_progress(state, len(task.hops))
+            progress = dict(reward=None, samples=0, samples_95=None, tokens=0) | state
+        else:
             run.print_settings()
             run.print(LEGEND)
             run.print(f'{model.num_params():,} parameters, {args.batch_size} x {run.world} '

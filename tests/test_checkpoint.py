@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 import torch
+from conftest import save_checkpoint
 
 import checkpoint
 from checkpoint import checksum, load_checkpoint, to_bytes
@@ -152,7 +153,7 @@ def test_files_that_are_no_such_archive(state, tmp_path, monkeypatch):
     refusal(code, tmp_path, 'something else than tensors')
     modern = rewritten(content, change=lambda data: pickle.dumps(Bomb(), 4))
     refusal(modern, tmp_path, 'something else than tensors')
-    refusal(rewritten(content, change=larger_storage), tmp_path)
+    refusal(rewritten(content, change=larger_storage), tmp_path, 'larger than its part')
     assert not (tmp_path / 'exploded').exists()
 
 
@@ -189,6 +190,8 @@ WRONG = [
     (['config', 'n_head'], 3, 'does not divide'),
     (['config', 'causal'], 1, 'causal in its config is no bool'),
     (['config', 'pos'], 'rope', 'other weights'),
+    (['args', 'processes'], None, 'processes'),
+    (['args', 'hops'], [1] * 1001, 'too long'),
     (['config', 'pos'], 'x' * 1000, 'pos must be'),
     (['config', 'dropout'], NAN, 'dropout'),
     (['config', 'bias'], True, 'other fields'),
@@ -281,7 +284,28 @@ def test_values_without_end(state, tmp_path):
     deep = []
     for _ in range(300):
         deep = [deep]
-    for more, match in ((circle, 'too many'), (shared, 'too many'), (deep, 'checksum')):
+    wide = []
+    wide += [wide] * 20000
+    text = 'x' * 90000
+    weight = state['model'][WEIGHT[1]]
+    for more, match in ((circle, 'too many'), (shared, 'too many'), (wide, 'too many'),
+                        ([text] * 10000, 'more than the file'), (deep, 'checksum'),
+                        ([weight] * 10000, 'more than the file')):
         file = io.BytesIO()
         torch.save(state | {'more': more}, file)
         refusal(file.getvalue(), tmp_path, match)
+
+
+def test_rotary_positions_take_no_more_memory_than_a_file_can_ask_for(state, tmp_path):
+    damaged = copy_of(state)
+    damaged['config'] |= dict(pos='rope', block_size=2**22)
+    del damaged['model']['wpe.weight']
+    refusal(to_bytes(damaged), tmp_path, 'larger model')
+
+
+def test_a_model_of_many_layers_is_read_in_time(tmp_path):
+    """The checks take time that grows as the number of tensors, no faster."""
+    model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=60, n_embd=4))
+    path = tmp_path / 'ckpt.pt'
+    save_checkpoint(path, model, dict(script='x'), 'cot')
+    assert checksum(load_checkpoint(path)[1]) and len(model.state_dict()) > 480

@@ -41,9 +41,9 @@ def trained_model():
     return model, optimizer
 
 
-def make_run(out_dir, **arguments):
+def make_run(out_dir, can_grow=False, **arguments):
     defaults = dict(device='cpu', dtype='auto', out_dir=out_dir, resume=False, eval_only=False)
-    return common.Run('script', SimpleNamespace(**defaults | arguments))
+    return common.Run('script', SimpleNamespace(**defaults | arguments), can_grow=can_grow)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_two_processes_never_share_a_temporary_name(tmp_path, monkeypatch):
     names = set()
     for process in (1, 22):
         monkeypatch.setattr(os, 'getpid', lambda process=process: process)
-        files.write_atomic(tmp_path / 'file', lambda path: names.add(path.name) or path.touch())
+        files.write_atomic(tmp_path / 'a.json', lambda path: names.add(path.name) or path.touch())
     assert len(names) == 2 and all(files.is_temporary(tmp_path / name) for name in names)
 
 
@@ -115,13 +115,22 @@ def test_lock_files_without_a_process_are_taken_over(tmp_path):
     lock.release()
 
 
-def test_a_file_system_without_locks_says_so(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capsys):
     def no_locks(file):
         raise OSError(errno.ENOLCK, 'No locks available')
 
     monkeypatch.setattr(files, 'lock_file', no_locks)
-    with pytest.raises(ValueError, match='cannot lock .*No locks available'):
-        files.Lock(tmp_path)
+    with make_run(tmp_path, seed=1) as run:
+        run.log(step=1)
+    assert 'cannot be locked: start no second run there' in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path)) == ['config.json', 'log.jsonl']
+
+
+def test_a_lock_file_that_a_cleaner_removed_ends_nothing(tmp_path):
+    with make_run(tmp_path, seed=1) as run:
+        (tmp_path / 'run.lock').unlink()
+        run.log(step=1)
+    assert files.read_log(tmp_path) == [dict(step=1)]
 
 
 def test_what_a_killed_run_left_half_written_goes_away(tmp_path):
@@ -129,9 +138,11 @@ def test_what_a_killed_run_left_half_written_goes_away(tmp_path):
         run.log(step=1)
     for name in ('ckpt.pt.123.tmp', 'log.jsonl.9.tmp'):
         (tmp_path / name).write_text('half')
-    (tmp_path / 'my.tmp').write_text('mine')
+    for name in ('my.tmp', 'report.2024.tmp', 'poetry.lock'):
+        (tmp_path / name).write_text('mine')
     make_run(tmp_path, seed=1, resume=True).__exit__()
-    assert sorted(os.listdir(tmp_path)) == ['config.json', 'log.jsonl', 'my.tmp']
+    assert sorted(os.listdir(tmp_path)) == ['config.json', 'log.jsonl', 'my.tmp', 'poetry.lock',
+                                            'report.2024.tmp']
 
 
 # -----------------------------------------------------------------------------
@@ -234,7 +245,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_it_can_go_on(tmp_path, monkeypat
         assert code == 1 and err.count('\n') == 1 and 'No space left on device' in err
         names = [name for name in os.listdir(folder) if name not in ('ckpt.pt', 'log.jsonl')]
         assert names == ['config.json']
-        saved = f'{folder / "ckpt.pt"} is whole, and --resume goes on from there'
+        saved = f'{folder / "ckpt.pt"} is intact, and --resume goes on from there'
         assert ((saved if (folder / 'ckpt.pt').exists() else 'nothing was saved yet') in err)
 
         assert call(train_cot, [*TRAIN.split(), str(folder), '--resume'])[0] == 0
@@ -255,7 +266,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(type(tmp_path), 'write_bytes', write_a_part)
-            with pytest.raises(RunEnded, match='No space left.*ckpt.pt is whole') as error:
+            with pytest.raises(RunEnded, match='No space left.*ckpt.pt is intact') as error:
                 run.save('ckpt.pt', *trained_model(), 2)
         assert error.value.exit_code == 1
         assert checkpoint.load_checkpoint(tmp_path / 'ckpt.pt')[1]['step'] == 1
@@ -325,3 +336,50 @@ def test_the_random_state_is_that_of_the_run(tmp_path):
         run.resumes = True
         run.resume('ckpt.pt', model, optimizer, 'arm')
         assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_folder_of_foreign_locks_and_temporaries_is_not_taken(tmp_path):
+    for name in ('report.2024.tmp', 'poetry.lock'):
+        (tmp_path / name).write_text('mine')
+    with pytest.raises(ValueError, match='holds no run'):
+        make_run(tmp_path, seed=1)
+    assert sorted(os.listdir(tmp_path)) == ['poetry.lock', 'report.2024.tmp']
+
+
+def test_a_refused_extension_changes_nothing(tmp_path):
+    """The checkpoint is damaged. The run still has its own settings, and is not replaced."""
+    with make_run(tmp_path, max_iters=1, can_grow=True) as run:
+        run.save('ckpt.pt', *trained_model(), 1)
+        run.log(arm='final', step=1)
+    content = (tmp_path / 'ckpt.pt').read_bytes()
+    config = (tmp_path / 'config.json').read_bytes()
+    (tmp_path / 'ckpt.pt').write_bytes(content[:5000])
+    with pytest.raises(ValueError, match='ckpt.pt is'):
+        make_run(tmp_path, max_iters=2, can_grow=True, resume=True)
+    assert (tmp_path / 'config.json').read_bytes() == config
+
+    # killed before the log was cut: the last record is that of the shorter run
+    (tmp_path / 'ckpt.pt').write_bytes(content)
+    make_run(tmp_path, max_iters=2, can_grow=True, resume=True).__exit__()
+    with pytest.raises(ValueError, match='stopped before its end'):
+        make_run(tmp_path, max_iters=2, can_grow=True)
+    assert (tmp_path / 'ckpt.pt').read_bytes() == content
+
+
+def test_resume_says_that_there_is_no_checkpoint(tmp_path, capsys):
+    with make_run(tmp_path, seed=1) as run:
+        run.log(arm='arm', step=1)
+    with make_run(tmp_path, seed=1, resume=True) as run:
+        assert run.resume('ckpt.pt', *trained_model(), 'arm') == {'step': 0}
+    assert 'there is no checkpoint' in capsys.readouterr().out
+    (tmp_path / 'ckpt.pt').symlink_to(tmp_path / 'elsewhere')
+    run = make_run(tmp_path, seed=1, resume=True)
+    with run, pytest.raises(ValueError, match='is a link to no file'):
+        run.resume('ckpt.pt', *trained_model(), 'arm')
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='Windows has no such pipes')
+def test_a_pipe_instead_of_a_config(tmp_path):
+    os.mkfifo(tmp_path / 'config.json')
+    with pytest.raises(ValueError, match='holds no run'):
+        make_run(tmp_path, seed=1)
