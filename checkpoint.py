@@ -1,23 +1,23 @@
 """Checkpoints: a plain dict in a file, and a check of everything that such a file may hold.
 
     to_bytes         a checkpoint as the bytes of its file
-    load_checkpoint  the model and the dict, if all is as this repository writes it
+    load_checkpoint  the model and the dict, if all checks pass
 
 A checkpoint may come from a stranger, or from a disk that went bad. torch.load with weights_only
-runs no code, but it believes what it reads: it takes most files in which one bit is wrong, and an
-optimizer that got moments of another shape writes to memory that is not its own. So a file goes
+runs no code, but it does not check what it reads. It accepts most files in which one bit is wrong.
+Moments of another shape make an optimizer write to memory that is not its own. So a file goes
 through these checks before anything in it is used. Each ends in one line that says what is wrong:
 
 1. archive    a zip file whose parts have the right check sums, and are not larger than the file
 2. pickle     names nothing but tensors, and no tensor has more numbers than its part of the archive
 3. values     plain, and together not more than the file has room for
 4. config     of a model that the file has room for, with the sizes that the arguments say
-5. model      every tensor has the name, shape and type as in a new model, and is finite
-6. optimizer  the same
+5. model      every weight has the name, shape and type as in a new model, and is finite
+6. optimizer  the same for the two moments of every weight
 7. the rest   step, arguments, random state
 8. checksum   a hash of all values: nothing was changed after the file was written
 
-Not even a checkpoint with a right checksum is believed, since a stranger can compute one, too.
+A right checksum alone proves nothing: a stranger can compute one, too.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from model import GPT, GPTConfig
 
 KEYS = ('model', 'config', 'optimizer', 'step', 'args', 'mode', 'rng', 'rng_cuda')
 MODES = ('cot', 'direct')  # what a model was trained on
-SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # stand in the config and the arguments
+IN_BOTH = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # in the config and in the arguments
 ADAM = {'step', 'exp_avg', 'exp_avg_sq'}  # what AdamW keeps of each parameter
 
 MOST_VALUES = 200_000     # in one checkpoint
@@ -52,9 +52,9 @@ LONGEST_LIST = 1000       # of an argument
 # what the pickle of plain values and tensors names
 NUMBER_BYTES = {'Double': 8, 'Long': 8, 'Float': 4, 'Int': 4, 'Half': 2, 'BFloat16': 2, 'Short': 2,
                 'Char': 1, 'Byte': 1, 'Bool': 1}  # of the numbers of a storage
-GLOBALS = re.compile('collections OrderedDict|torch[.]_utils _rebuild_tensor_v2|'
-                     f'torch ({"|".join(NUMBER_BYTES)})Storage')
-OTHER_NAMES = ('STACK_GLOBAL', 'INST', 'OBJ', 'NEWOBJ', 'NEWOBJ_EX', 'EXT1', 'EXT2', 'EXT4')
+ALLOWED_GLOBALS = re.compile('collections OrderedDict|torch[.]_utils _rebuild_tensor_v2|'
+                             f'torch ({"|".join(NUMBER_BYTES)})Storage')
+FORBIDDEN_OPCODES = ('STACK_GLOBAL', 'INST', 'OBJ', 'NEWOBJ', 'NEWOBJ_EX', 'EXT1', 'EXT2', 'EXT4')
 
 
 class Damaged(ValueError):
@@ -67,7 +67,7 @@ def check(condition, message):
 
 
 # -----------------------------------------------------------------------------
-# the two functions for others
+# public functions
 
 def to_bytes(state):
     """The bytes of the file for a dict with the KEYS, and more plain values."""
@@ -105,14 +105,14 @@ def read_state(path):
         warnings.simplefilter('ignore')  # about files that are refused anyway
         state = torch.load(path, map_location='cpu', weights_only=True)  # runs no code
 
-    check(isinstance(state, dict), 'it holds no dict')
+    check(isinstance(state, dict), 'it does not hold a dict')
     for name in KEYS:
         check(name in state, f'it has no {name}')
     written_checksum = state.pop('checksum', None)
-    found_checksum = checksum(state, path.stat().st_size)  # and are all values plain?
+    found_checksum = checksum(state, path.stat().st_size)  # also refuses what is not plain
 
     check_args(state['args'])
-    check(isinstance(state['model'], dict), 'its model is no dict')
+    check(isinstance(state['model'], dict), 'its model is not a dict')
     check_config(state['config'], state['args'], len(state['model']), path.stat().st_size)
     with torch.device('meta'):  # shapes without memory
         fresh = GPT(GPTConfig(**state['config']))
@@ -154,9 +154,9 @@ def check_pickle(data):
     """Refuse a pickle that names anything but tensors, or that wants room for more than it holds.
     """
     for opcode, argument, _ in pickletools.genops(data):
-        is_foreign = opcode.name in OTHER_NAMES
+        is_foreign = opcode.name in FORBIDDEN_OPCODES
         if opcode.name == 'GLOBAL':
-            is_foreign = GLOBALS.fullmatch(argument) is None
+            is_foreign = ALLOWED_GLOBALS.fullmatch(argument) is None
         check(not is_foreign, 'it holds something else than tensors and plain values')
         if opcode.name.endswith('PUT'):
             check(int(argument or 0) <= len(data), 'its pickle asks for too much memory')
@@ -207,9 +207,9 @@ def checksum(state, file_size=None):
         value = waiting.pop()
         n_values += 1
 
-        # say what comes, then what it holds
+        # hash the type first, then the content
         if isinstance(value, torch.Tensor):
-            check_is_real(value)
+            check_is_contiguous(value)
             n_bytes += value.numel() * value.element_size()
             check(n_bytes <= most_bytes, 'it holds more than the file')
             digest.update(f'tensor {value.dtype} {tuple(value.shape)}\n'.encode())
@@ -233,10 +233,10 @@ def checksum(state, file_size=None):
     return digest.hexdigest()
 
 
-def check_is_real(tensor):
-    """A tensor that is as large as it says: no view that repeats a few numbers."""
+def check_is_contiguous(tensor):
+    """Refuse views: they can claim more numbers than they hold."""
     is_real = tensor.layout == torch.strided and tensor.is_contiguous()
-    check(is_real, 'it holds a tensor that is no plain block of numbers')
+    check(is_real, 'it holds a tensor that is not a plain block of numbers')
 
 
 def tensor_bytes(tensor):
@@ -254,7 +254,7 @@ def is_plain(value):
 
 
 def is_count(value, most=2**63):
-    """A whole number from 1 to most. True is none."""
+    """A whole number from 1 to most. True does not count."""
     return type(value) is int and 1 <= value <= most
 
 
@@ -271,7 +271,7 @@ def check_args(args):
         check(len(items) <= LONGEST_LIST, f'its argument {name} is too long')
         for item in items:
             is_single = is_plain(item) and not (isinstance(item, float) and math.isnan(item))
-            check(is_single, f'its argument {name} is no plain value')
+            check(is_single, f'its argument {name} is NaN or not a plain value')
 
 
     processes = args.get('processes', 1)
@@ -279,8 +279,8 @@ def check_args(args):
 
 
 def check_config(config, args, n_tensors, file_size):
-    """The model's config: of the right types, possible, as the arguments say, and of a model with
-    no more tensors and bytes than the file holds."""
+    """The model's config: types are right, values agree with the arguments, and the model is not
+    larger than the file."""
     check(isinstance(config, dict) and config.keys() == GPTConfig.__dataclass_fields__.keys(),
           'its config has other fields than GPTConfig')
     sizes = {}
@@ -288,7 +288,7 @@ def check_config(config, args, n_tensors, file_size):
         value = config[name]
         is_number = field.type is float and type(value) is int
         check(type(value) is field.type or is_number,
-              f'{name} in its config is no {field.type.__name__}')
+              f'{name} in its config is not {field.type.__name__}')
         if field.type is int:
             check(is_count(value), f'{name} in its config is not from 1 to 2^63')
             sizes[name] = value
@@ -297,7 +297,7 @@ def check_config(config, args, n_tensors, file_size):
     except ValueError as error:
         raise Damaged(str(error)[:100]) from error
 
-    # the weights take 4 bytes each
+    # a lower bound on the number of weights, of 4 bytes each
     C = sizes['n_embd']
     n_weights = C * sizes['vocab_size'] + 12 * C * C * sizes['n_layer']
     if config['pos'] == 'learned':
@@ -308,7 +308,7 @@ def check_config(config, args, n_tensors, file_size):
                    and (config['pos'] != 'rope' or sizes['block_size'] * C <= MOST_ANGLES))
     check(is_possible, 'its config is of a larger model than the file holds')
 
-    for name in SHAPE:
+    for name in IN_BOTH:
         if args.get(name) is not None:
             check(config[name] == args[name], f'{name} is {config[name]} in its config and '
                                               f'{str(args[name])[:20]} in its arguments')
@@ -324,17 +324,18 @@ def check_model(weights, fresh):
 
 
 def check_tensor(name, tensor, shape, dtype):
-    check(isinstance(tensor, torch.Tensor), f'{name} is no tensor')
+    check(isinstance(tensor, torch.Tensor), f'{name} is not a tensor')
     check(tensor.shape == shape, f'{name} has shape {tuple(tensor.shape)}, not {tuple(shape)}')
     check(tensor.dtype == dtype, f'{name} has type {tensor.dtype}, not {dtype}')
-    check(not tensor.isnan().any(), f'{name} is not a number')
+    check(not tensor.isnan().any(), f'{name} contains NaN')
 
 
 def check_optimizer(optimizer, fresh):
     """The optimizer: AdamW with two moments of each weight, after at least one step."""
     check(isinstance(optimizer, dict) and isinstance(optimizer.get('state'), dict)
-          and isinstance(optimizer.get('param_groups'), list), 'its optimizer is none')
-    expected = fresh.configure_optimizer(1.0, 0.0).state_dict()['param_groups']
+          and isinstance(optimizer.get('param_groups'), list), 'its optimizer state is invalid')
+    fresh_optimizer = fresh.configure_optimizer(learning_rate=1.0, weight_decay=0.0)
+    expected = fresh_optimizer.state_dict()['param_groups']
     numbers = [group.get('params') for group in optimizer['param_groups']
                if isinstance(group, dict)]
     check(numbers == [group['params'] for group in expected],
@@ -342,7 +343,7 @@ def check_optimizer(optimizer, fresh):
 
     # the optimizer numbers the weights group by group
     weights = []
-    for group in fresh.configure_optimizer(1.0, 0.0).param_groups:
+    for group in fresh_optimizer.param_groups:
         weights += group['params']
     check(optimizer['state'].keys() == set(range(len(weights))),
           'its optimizer does not know every weight')
@@ -352,6 +353,7 @@ def check_optimizer(optimizer, fresh):
               f'its optimizer keeps something else than {", ".join(sorted(ADAM))}')
         for name in ('exp_avg', 'exp_avg_sq'):
             check_tensor(f'{name} of weight {i}', moments[name], weight.shape, weight.dtype)
+        check(bool(moments['exp_avg'].isfinite().all()), f'exp_avg of weight {i} is not finite')
         check(bool((moments['exp_avg_sq'] >= 0).all()), f'exp_avg_sq of weight {i} is below 0')
         check_tensor('step of its optimizer', moments['step'], (), torch.float32)
         check(moments['step'] >= 1, 'step of its optimizer is below 1')
@@ -366,13 +368,13 @@ def check_step(step, args):
 
 def check_random_state(rng, rng_cuda):
     """The state of torch's random numbers, and that of each GPU."""
-    check(isinstance(rng_cuda, list), 'its random state is none')
+    check(isinstance(rng_cuda, list), 'its random state is invalid')
     for state in [rng, *rng_cuda]:
         is_bytes = isinstance(state, torch.Tensor) and state.dtype == torch.uint8
-        check(is_bytes and state.dim() == 1, 'its random state is none')
+        check(is_bytes and state.dim() == 1, 'its random state is invalid')
     for state in rng_cuda:
-        check(len(state) == 16, 'its random state of a GPU is none')  # seed and offset
+        check(len(state) == 16, 'its random state of a GPU is invalid')  # seed and offset
     try:
         torch.Generator().set_state(rng)
     except (RuntimeError, TypeError) as error:
-        raise Damaged('its random state is none') from error
+        raise Damaged('its random state is invalid') from error

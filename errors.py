@@ -1,12 +1,12 @@
-"""Every error of a script is one line on stderr and an exit code, never a traceback.
+"""Expected errors of a script are one line on stderr and an exit code. Bugs keep their traceback.
 
     exit code 0    all is well
-              1    the run failed: diverged, disk full, out of memory
+              1    the run failed: diverged, disk full or another system error, out of memory
               2    bad input: a ValueError
               130  stopped by Ctrl-C; 128 + n by signal n
 
-A script imports this file before all others. It takes seconds to import torch, and from here on
-Ctrl-C during that time ends in one line, too.
+A script imports this file before all others. Importing torch takes seconds, and Ctrl-C during that
+time ends in one line, too.
 
 From Python nothing changes: functions raise ValueError, or RunEnded for a run that cannot go on.
 """
@@ -26,7 +26,7 @@ class RunEnded(Exception):
     """A run that cannot go on.
 
     exit_code: 1 if it failed, 128 + n if signal n stopped it.
-    any_rank: every process that raises it says so, not rank 0 alone.
+    any_rank: every process that raises it prints the message, not only rank 0.
     """
 
     def __init__(self, message, exit_code=1, any_rank=False):
@@ -39,18 +39,19 @@ class RunEnded(Exception):
 # Ctrl-C where there is nothing to save: while modules are imported, and after the last line
 
 def leave_on_ctrl_c(number, frame):
-    """One line, and out. An exception could be swallowed by the module that is being imported."""
+    """Print one line and exit. The module that is being imported could catch an exception."""
     os.write(2, f'\n{script_name()}: stopped by Ctrl-C\n'.encode())
     os._exit(130)
 
 
-OURS = (signal.default_int_handler, leave_on_ctrl_c)
+REPLACEABLE = (signal.default_int_handler, leave_on_ctrl_c)
 
 
-def handle_ctrl_c(handler):
-    """Set the handler of Ctrl-C, unless the caller has one of its own. Threads cannot."""
+def set_ctrl_c_handler(handler):
+    """Set the handler of Ctrl-C, unless the caller has one of its own. Only the main
+    thread can."""
     can_set = threading.current_thread() is threading.main_thread()
-    if can_set and signal.getsignal(signal.SIGINT) in OURS:
+    if can_set and signal.getsignal(signal.SIGINT) in REPLACEABLE:
         signal.signal(signal.SIGINT, handler)
 
 
@@ -65,7 +66,7 @@ def is_one_of_ours(path):
 
 
 if sys.argv and is_one_of_ours(Path(sys.argv[0])):
-    handle_ctrl_c(leave_on_ctrl_c)
+    set_ctrl_c_handler(leave_on_ctrl_c)
 
 
 # -----------------------------------------------------------------------------
@@ -75,25 +76,25 @@ if sys.argv and is_one_of_ours(Path(sys.argv[0])):
 def one_line_errors():
     """For the command line: what goes wrong inside is one line, and the process ends."""
     before = signal.getsignal(signal.SIGINT)
-    handle_ctrl_c(signal.default_int_handler)  # it raises KeyboardInterrupt
+    set_ctrl_c_handler(signal.default_int_handler)  # it raises KeyboardInterrupt
     open_streams()
     try:
         yield
         sys.stdout.flush()
     except KeyboardInterrupt:
-        end(f'\n{script_name()}: stopped by Ctrl-C', 130)
-    except BrokenPipeError:  # `python ... | head`, and head has seen enough
-        end('', 1)
+        exit_with(f'\n{script_name()}: stopped by Ctrl-C', 130)
+    except BrokenPipeError:  # `python ... | head`, and head has closed the pipe
+        exit_with('', 1)
     except Exception as error:
         exit_code = exit_code_of(error)
         if exit_code is None:
             raise  # a bug: the traceback helps
-        is_heard = os.environ.get('RANK', '0') == '0' or getattr(error, 'any_rank', False)
-        is_heard = is_heard or isinstance(error, OSError) or is_out_of_memory(error)
+        speaks = os.environ.get('RANK', '0') == '0' or getattr(error, 'any_rank', False)
+        speaks = speaks or isinstance(error, OSError) or is_out_of_memory(error)
         message = ' '.join(message_of(error).split())
-        end(f'{script_name()}: {message}' if is_heard else '', exit_code)
+        exit_with(f'{script_name()}: {message}' if speaks else '', exit_code)
     finally:
-        handle_ctrl_c(before)
+        set_ctrl_c_handler(before)
 
 
 def open_streams():
@@ -106,7 +107,7 @@ def open_streams():
             stream.reconfigure(errors='backslashreplace')
 
 
-def end(message, exit_code):
+def exit_with(message, exit_code):
     """Print the line, make sure that nothing else is printed, and leave."""
     if message:
         with contextlib.suppress(OSError):
@@ -162,8 +163,8 @@ def is_lost_connection(error):
 
 
 def place_of(error):
-    """Where an exception comes from that no line of ours raises, such as that of a bug in a task of
-    your own: ' (in write, sum_task.py, line 24)'. Else ''."""
+    """Where an unexpected exception comes from, such as a bug in a task of your own: ' (in write,
+    sum_task.py, line 24)'. '' for errors that are raised on purpose, by require or raise."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     on_purpose = last.name == 'require' or (last.line or '').startswith('raise')
     if on_purpose:

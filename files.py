@@ -1,8 +1,8 @@
-"""Files that survive a kill, a full disk and a power cut, and folders with one writer.
+"""Files that survive a kill, a full disk and a power cut, and locks on folders.
 
     write_atomic    a file is the old one or the new one, never half of it
     Lock            only one run writes to a folder
-    append_record   add a record to log.jsonl
+    append_record   add a record to log.jsonl (a kill can cut the last line short)
     read_log        the records of log.jsonl, without what is damaged
     cut_log         drop the records that a resumed run will write again
 
@@ -28,7 +28,7 @@ else:
     import fcntl
 
 LOCK_FILE = 'run.lock'  # of rank 0; of rank r run.<r>.lock
-IN_USE = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what locking says if another has the lock
+IN_USE = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # another process holds the lock
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # not on this file system
 
 # what this repository writes into the folder of a run besides its files
@@ -42,9 +42,9 @@ LOCK_NAME = re.compile(r'run(\.\d+)?\.lock')
 def write_atomic(path, write):
     """write(temporary path), then move the file into place: nobody ever sees half a file.
 
-    The temporary name has the process in it, so two processes never share one. The file is on the
+    The temporary name contains the process id, so two processes never share one. The file is on the
     disk before it is moved. So after a power cut, too, the old file or the new one is there. If
-    anything fails, the temporary file goes away, and the old file stays.
+    writing or moving fails, the temporary file is removed, and the old file stays.
     """
     path = Path(path)
     temporary = Path(f'{path}.{os.getpid()}.tmp')
@@ -52,12 +52,12 @@ def write_atomic(path, write):
         write(temporary)
         sync(temporary)
         replace(temporary, path)
-    except BaseException:
+    except BaseException:  # also on Ctrl-C
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    if not WINDOWS:  # where a folder cannot be opened
-        sync(path.parent)
+    if not WINDOWS:  # which cannot open a folder
+        sync(path.parent)  # so that the new name is on the disk, too
 
 
 def sync(path):
@@ -66,14 +66,14 @@ def sync(path):
     try:
         os.fsync(file)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, *NO_LOCKS):  # some file systems cannot
+        if error.errno not in (errno.EINVAL, *NO_LOCKS):  # some do not support it
             raise
     finally:
         os.close(file)
 
 
 def replace(source, target):
-    """os.replace, with patience: Windows refuses it while somebody has the target open."""
+    """os.replace. Windows refuses it while somebody has the target open: try for two seconds."""
     for _ in range(20 if WINDOWS else 0):
         try:
             os.replace(source, target)
@@ -84,7 +84,7 @@ def replace(source, target):
 
 
 def remove_temporaries(folder):
-    """Remove what killed runs left half-written. Only who holds the folder's lock may do this."""
+    """Remove what killed runs left half-written. Call it only while holding the lock."""
     for path in folder.iterdir():
         if is_temporary(path):
             path.unlink()
@@ -105,7 +105,7 @@ class Lock:
     """Only one run at a time writes to a folder. It holds the file run.lock.
 
     The operating system lets go of a lock when its process ends, however it ends. So the file of a
-    run that was killed is taken over. It names its process for the message alone.
+    run that was killed is taken over. The process id in it is for the message alone.
 
     Under torchrun each process has a lock file of its own. So the folder stays locked while any of
     them is alive, even if the launcher and rank 0 are gone.
@@ -136,7 +136,7 @@ class Lock:
             self.file.write(f'process {os.getpid()} on {platform.node()}\n')
             self.file.flush()
             if rank == 0:
-                self.wait_for_nobody()
+                self.refuse_other_ranks()
         except BaseException as error:
             self.release()
             if isinstance(error, OSError):
@@ -150,7 +150,7 @@ class Lock:
         owner = self.file.read(200).strip() or 'another process'
         return f'{self.folder} is in use by {owner}; wait for it, or give another --out_dir'
 
-    def wait_for_nobody(self):
+    def refuse_other_ranks(self):
         """Raise ValueError if a process of an earlier run of several processes is still alive."""
         for path in self.folder.glob('run.*.lock'):
             rank = path.name.split('.')[1]
@@ -176,14 +176,14 @@ class Lock:
         if not lost:
             with contextlib.suppress(OSError):
                 self.path.unlink()
-        with contextlib.suppress(OSError):  # what a full disk did not take
+        with contextlib.suppress(OSError):  # closing writes, which a full disk refuses
             self.file.close()
 
 
 def lock_file(file):
     """Lock an open file, or raise OSError at once if another process has locked it."""
     if WINDOWS:
-        file.seek(2**20)  # a byte that nobody reads: Windows lets no one else read a locked one
+        file.seek(2**20)  # beyond the text: a locked byte cannot be read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

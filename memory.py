@@ -1,13 +1,13 @@
 """How much memory a command takes, and how much is free.
 
-What cannot fit is refused before anything is allocated or written, in one line that says what it
+A command that cannot fit is refused before anything is allocated or written. One line says what it
 would take and which flag to lower. The estimates are arithmetic: no model is built for them.
 A command has phases (drawing a batch, a training step, an evaluation, writing a checkpoint), each a
 dict {part: bytes}. The largest phase counts. The 0.4 GiB of torch itself come on top.
 
 The estimates were compared with the peaks of real runs (tests/test_memory.py,
-results/studies/command_lines.txt). A run takes at most 1 GiB more, and hardly ever less than a
-third.
+results/studies/command_lines.txt). A run takes at most 1 GiB more than its estimate, and rarely
+less than a third of it.
 """
 
 import ctypes
@@ -24,7 +24,8 @@ GIB = 2**30
 FLOAT = 4   # bytes
 ON_HOST = ('data', 'checkpoint', 'questions', 'facts')  # parts that never lie on a GPU
 
-# Which flags make a part smaller. {size}: the flag for the size of the task.
+# Which flags make a part smaller. {size}: the flag for the size of the task,
+# such as --nodes. Scripts with other parts pass a table of their own.
 CURES = {
     'model': '--n_embd or --n_layer',
     'activations': '--batch_size or --n_embd',
@@ -69,7 +70,7 @@ def free_of_machine():
 
 
 def free_of_windows():
-    """ullAvailPhys of GlobalMemoryStatusEx."""
+    """Free memory on Windows: ullAvailPhys of GlobalMemoryStatusEx."""
     class MemoryStatus(ctypes.Structure):
         _fields_ = [
             ('length', ctypes.c_uint32),
@@ -181,7 +182,8 @@ def in_gib(n_bytes):
 
 
 # -----------------------------------------------------------------------------
-# estimates. B, T, C, V as in model.py, M loss tokens in a row
+# estimates. B, T, C, V as in model.py, M loss tokens in each sequence. The small numbers in the
+# formulas count tensors in model.py; they were then compared with measured peaks
 
 def n_params(config):
     """GPT(config).num_params(), without a GPT."""
@@ -200,8 +202,8 @@ def rope_bytes(config):
 def step_parts(config, B, T, M, n_copies=4, attention=None):
     """A training step on B sequences of T tokens with M loss tokens each.
 
-    n_copies: how often the loss holds the logits, gradients included.
-    attention: numbers of attention scores, where they are not those of the plain forward pass.
+    n_copies: how many copies of the logits exist at once, gradients included.
+    attention: how many attention scores are stored (default: attention_numbers).
     """
     C = config.n_embd
     depth = config.n_layer * config.n_loop
