@@ -75,6 +75,26 @@ def all_rows(questions):
     return slice(0, n_train), slice(n_train, n_both), slice(n_both, None)
 
 
+def test_random_init_is_the_accuracy_of_probes_on_new_weights_of_the_seed():
+    """And all else is measured on the model itself."""
+    questions = probe.make_questions(EIGHT, 'direct', 300, 100, 0)
+    labels = probe.make_labels(questions, 0)
+    model = random_model(EIGHT, n_layer=1)
+    cells = (questions, labels, [0, 1], [8, 9])
+    grids = {}
+    for seed in (1, 2):
+        args = SimpleNamespace(seed=seed, n_patch=10)
+        grids[seed] = probe.measure_cells(model, *cells, args, RUN)
+        torch.manual_seed(seed)
+        untrained = probe.probe(GPT(model.config).eval(), *cells, RUN)
+        assert torch.equal(grids[seed]['random_init'], untrained['acc'])
+    of_model = probe.probe(model, *cells, RUN)
+    assert torch.equal(grids[1]['acc'], of_model['acc'])
+    assert torch.equal(grids[1]['lens'], of_model['lens'])
+    for other in (grids[2]['random_init'], of_model['acc']):
+        assert not torch.equal(grids[1]['random_init'], other)
+
+
 # -----------------------------------------------------------------------------
 # ridge regression
 
@@ -679,25 +699,26 @@ def ask(mode, n_layer, n_loop, pos, task=MANY_ANSWERS, n=24):
 @KINDS
 def test_ones_own_vector_changes_nothing(mode, n_layer, n_loop, pos, patch_cell):
     questions, model, tokens, stream = ask(mode, n_layer, n_loop, pos)
-    for layer in range(n_layer * n_loop + 1):
-        for position in range(questions.answer_at):
+    for position in range(questions.answer_at):
+        own = own_answers(model, questions, tokens, position)
+        assert len(set(own[1].tolist())) > 2
+        for layer in range(n_layer * n_loop + 1):
             value = stream[layer][:, position]
             patched = patch_cell(model, questions, tokens, stream, layer, position, value)
-            assert_same(patched, own_answers(model, questions, tokens, position))
-            assert len(set(patched[1].tolist())) > 2
+            assert_same(patched, own)
 
 
 def patch_every_cell_with_another_question(ask_result, patch_cell):
     """Compare with hooks in every cell. Returns how many answers change."""
     questions, model, tokens, stream = ask_result
     n_changed = 0
-    for layer in range(len(stream)):
-        for position in range(questions.answer_at):
+    for position in range(questions.answer_at):
+        _, own = own_answers(model, questions, tokens, position)
+        for layer in range(len(stream)):
             value = stream[layer][:, position].roll(1, 0)
             patched = patch_cell(model, questions, tokens, stream, layer, position, value)
             hooked = hooked_answers(model, questions, tokens, layer, position, value)
             assert_same(patched, hooked)
-            _, own = own_answers(model, questions, tokens, position)
             n_changed += int((patched[1] != own).sum())
     return n_changed
 

@@ -1366,6 +1366,9 @@ def test_a_model_whose_verdicts_are_at_chance_is_told_of(
     (0.2, 0.96, 100, 'fewer than'),
     (0.21, 0.2, 100, 'not clearly different from'),
     (0.2, 0.21, 100, 'not clearly different from'),
+    (0.62, 0.5, 100, 'not clearly different from'),     # 1.7 standard errors
+    (0.66, 0.5, 100, 'more than'),                      # 2.3
+    (0.34, 0.5, 100, 'fewer than'),
     (0.21, 0.2, 10**6, 'more than'),
     (0.0, 0.0, 5, 'not clearly different from'),
     (1.0, 1.0, 5, 'not clearly different from'),
