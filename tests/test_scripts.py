@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import torch
@@ -275,21 +274,6 @@ def test_the_same_arguments_start_over(tmp_path):
         lines = (tmp_path / 'log.jsonl').read_text().splitlines()
         logs.append([line for line in lines if '"final"' not in line])
     assert logs[0] == logs[1]
-
-
-def test_the_same_command_twice_at_once(tmp_path):
-    """One of them is refused in one line. The other ends with one final line in the log."""
-    argv = [sys.executable, ROOT / 'train_cot.py', *SMALL.split(), '--out_dir', tmp_path / 'run']
-    first = subprocess.Popen(map(str, argv), stdout=subprocess.PIPE, text=True)
-    while first.poll() is None and not (tmp_path / 'run' / 'run.lock').exists():
-        time.sleep(0.01)
-    code, out, err = call(train_cot, list(map(str, argv[2:])))
-    last = first.communicate()[0].strip().split('\n')[-1]
-    assert (code, err.count('\n')) == (2, 1) and 'is in use by process' in err, (out, err)
-    assert last.startswith('final task=cycle')
-    log = (tmp_path / 'run' / 'log.jsonl').read_text()
-    assert log.count('"final"') == 1
-    assert not (tmp_path / 'run' / 'run.lock').exists()
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import random
 import signal
 import subprocess
@@ -417,22 +418,31 @@ def cut_after(n_batches, real):
     return limited
 
 
+CUT = [*TINY, '--steps', 12, '--eval_interval', 5, '--log_interval', 2]
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """The folder of a run that was never cut off."""
+    folder = tmp_path_factory.mktemp('whole')
+    train(folder, *CUT)
+    return folder
+
+
 @pytest.mark.parametrize('stops', [[3], [5, 4], [9, 3, 8], [14, 3]])
-def test_resume_after_any_stop_is_the_uninterrupted_run(stops, tmp_path, monkeypatch):
+def test_resume_after_any_stop_is_the_uninterrupted_run(stops, whole, tmp_path, monkeypatch):
     """Cut off before, at and between checkpoints, in either arm. Weights and log are the same."""
-    argv = [*TINY, '--steps', 12, '--eval_interval', 5, '--log_interval', 2]
-    train(tmp_path / 'whole', *argv)
     folder = tmp_path / 'cut'
     resume = []
     for n_batches in stops:
         with monkeypatch.context() as patch, pytest.raises(Cut):
             patch.setattr(train_cot, 'sample_batch', cut_after(n_batches, train_cot.sample_batch))
-            train(folder, *argv, *resume)
+            train(folder, *CUT, *resume)
         resume = ['--resume']
-    train(folder, *argv, '--resume')
+    train(folder, *CUT, '--resume')
     for name in ('ckpt.pt', 'ckpt_direct.pt'):
-        assert equal_weights(weights(tmp_path / 'whole', name), weights(folder, name))
-    assert read_log(tmp_path / 'whole') == read_log(folder)
+        assert equal_weights(weights(whole, name), weights(folder, name))
+    assert read_log(whole) == read_log(folder)
 
 
 @pytest.mark.parametrize('extra', [
@@ -507,29 +517,56 @@ def start(*argv):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_leaves_with_the_usual_code(number, tmp_path):
-    process = start(*TINY, '--steps', 10**6, '--mode', 'cot', '--device', 'cpu',
-                    '--out_dir', tmp_path)
+@contextlib.contextmanager
+def started(*argv):
+    """The same process, which ends with the test at the latest."""
+    with start(*argv) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize('number', [
+    signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_run_has_its_folder_to_itself_until_a_signal_saves_it(number, tmp_path):
+    """The same command at the same time is refused in one line. The run ends with the usual code,
+    its log whole."""
+    argv = [*TINY, '--steps', 10**6, '--mode', 'cot', '--device', 'cpu', '--out_dir', tmp_path]
     log = tmp_path / 'log.jsonl'
-    while not log.exists() or log.read_text().count('loss') < 2:
-        time.sleep(0.05)
-        assert process.poll() is None, process.communicate()
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    with started(*argv) as process:
+        while not log.exists() or log.read_text().count('loss') < 2:
+            time.sleep(0.05)
+            assert process.poll() is None, process.communicate()
+        code, out, err = call(train_cot, list(map(str, argv)))
+        assert (code, err.count('\n')) == (2, 1) and 'is in use by process' in err, (out, err)
+        if os.name == 'nt':
+            return  # there are no signals for other processes there
+
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert '--resume' in err and err.count('\n') == 1
-    assert torch.load(tmp_path / 'ckpt.pt', weights_only=True)['step'] >= 20
+    last_step = torch.load(tmp_path / 'ckpt.pt', weights_only=True)['step']
+    assert last_step >= 20
+    steps = [record['step'] for record in read_log(tmp_path) if 'loss' in record]
+    assert steps == sorted(set(steps)) and steps[-1] <= last_step
+    assert not (tmp_path / 'run.lock').exists()
 
 
-def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
+def torchrun(*argv):
+    launcher = '-m torch.distributed.run --standalone --nproc_per_node=2'.split()
+    return subprocess.run([sys.executable, *launcher, *map(str, argv)], cwd=ROOT, text=True,
+                          capture_output=True)
+
+
+@pytest.mark.parametrize('launch', ['processes', pytest.param('torchrun', marks=pytest.mark.slow)])
+def test_two_processes_do_what_one_does_with_twice_the_batch(launch, two_processes, tmp_path):
     argv = ['--hops', '1-4', '--mode', 'cot', '--steps', '50', '--log_interval', '1',
             '--n_test', '50', '--device', 'cpu']
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-                '--nproc_per_node=2', 'train_cot.py']
-    done = subprocess.run([*torchrun, *argv, '--batch_size', '16', '--grad_accum', '2',
-                           '--out_dir', str(tmp_path / 'two')],
-                          cwd=ROOT, text=True, capture_output=True)
+    start_two = torchrun if launch == 'torchrun' else two_processes
+    done = start_two('train_cot.py', *argv, '--batch_size', 16, '--grad_accum', 2,
+                     '--out_dir', tmp_path / 'two')
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('final ') == 1  # rank 0 alone prints
     assert done.stdout.count('global batch 16 x 2 = 32') == 1

@@ -887,9 +887,9 @@ def interrupt_at(interrupted_step):
     return draw
 
 
-@pytest.mark.parametrize('n_steps', [8, 3])  # 3: before there is any checkpoint
-@pytest.mark.parametrize('extra', [
-    '--baseline ema --curriculum', '--baseline prefix --rollouts 2', '--objective passk'])
+@pytest.mark.parametrize('extra, n_steps', [
+    ('--baseline ema --curriculum', 8), ('--baseline prefix --rollouts 2', 8),
+    ('--objective passk', 8), ('--baseline ema --curriculum', 3)])  # 3: without any checkpoint
 def test_resume_after_any_stop_is_the_uninterrupted_run(extra, n_steps, tmp_path, monkeypatch):
     """Cut off between checkpoints, then stopped by a signal: weights, optimizer and log come out
     the same to the bit."""
