@@ -55,7 +55,7 @@ def drawn(monkeypatch):
 
     def save(figure, path):
         all_drawn.append(figure)
-        path.write_bytes(b'\x89PNG')
+        Path(path).write_bytes(b'\x89PNG')
     monkeypatch.setattr(plots, 'save', save)
     return all_drawn
 
