@@ -200,7 +200,7 @@ def try_kills(work, rng, table, expected, seconds, numbers, n_runs=2):
                     os.kill(child, number)
                     kills += 1
                     code = wait(child)
-                    fault = fault_of(folder, child, code, (-9, 0, 143, 130))
+                    fault = fault_of(folder, child, code, (-9, -15, 0, 143, 130))
                     continue
                 code = wait(child) if code is None else code
                 fault = fault_of(folder, child, code, (0,))
