@@ -437,12 +437,14 @@ def test_chain_and_probabilities_are_those_of_generate(ckpt, flags):
 def test_temperature_samples_from_what_is_shown(ckpt):
     model, task = common.load_model(ckpt('train_cot', '--hops 3 --nodes 5 --mode both'))
     batch = sample_batch(task, 1, 0, 0, 'test')
+    logits = model(batch.tokens[:, :batch.prompt_len])[0, -1].detach()
     generator = torch.Generator().manual_seed(0)
     counts = torch.zeros(len(task.vocab))
     for _ in range(100):
         chain, probabilities = sample.think(model, task, batch, 'cot', 2.0, generator)
         counts[chain[0]] += 1
         assert (probabilities.sum(dim=1) - 1).abs().max() < 1e-5
+        assert torch.allclose(probabilities[0], (logits / 2).softmax(dim=-1), atol=1e-5)
     assert (counts / 100 - probabilities[0]).abs().max() < 0.15
 
 

@@ -466,7 +466,7 @@ MUTATIONS = {
          "check(bool(weights[name].isfinite().all()), f'weight {name} is not finite')",
          'pass'),
         ('a pickle may name anything',
-         'is_foreign = GLOBALS.fullmatch(argument) is None',
+         'is_foreign = ALLOWED_GLOBALS.fullmatch(argument) is None',
          'is_foreign = False'),
     ],
     'errors.py': [
