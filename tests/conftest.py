@@ -10,6 +10,7 @@ os.environ['MPLBACKEND'] = 'Agg'
 
 from errors import one_line_errors
 
+import atexit
 import contextlib
 import io
 import random
@@ -44,10 +45,18 @@ def pytest_configure(config):
     config.temporary = tempfile.mkdtemp(prefix='nanoreason-tests-')
     os.environ['TMPDIR'] = config.temporary
     tempfile.tempdir = None  # look at TMPDIR again
+    atexit.register(remove_temporary, config)  # after pytest's own cleaning, registered later
 
 
-def pytest_unconfigure(config):
-    shutil.rmtree(config.temporary, ignore_errors=True)
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    config.keeps_files = exitstatus == pytest.ExitCode.TESTS_FAILED
+    if config.keeps_files:
+        terminalreporter.write_line(f'The files of the tests are in {config.temporary}')
+
+
+def remove_temporary(config):
+    if not getattr(config, 'keeps_files', False):
+        shutil.rmtree(config.temporary, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -104,6 +113,14 @@ def figures():
 def no_figures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, 'draw_run', lambda folder: None)
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def no_waiting_for_the_disk():
+    """A power cut may lose the files of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'fsync', lambda file: None)
         yield
 
 
