@@ -1,6 +1,7 @@
 """Devices and systems that this machine is not: mps, and Windows with numpy < 2."""
 
 import contextlib
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,36 +66,50 @@ SCRIPTS = [
     (train_maze, '--grid 3 --test_grid 3 --steps 1 --n_test 8 --n_layer 1', 'maze'),
     (train_maze, '--grid 3 --test_grid 3 --steps 1 --n_test 8 --n_layer 1 --loss mlmu', 'mlmu'),
     (train_maze, '--grid 3 --test_grid 3 --steps 1 --n_test 8 --n_layer 1 --loss graded', 'graded'),
-    (jacobi, '--ckpt OUT/cot/ckpt.pt --n_test 8', 'jacobi'),
-    (search, '--ckpt OUT/countdown/ckpt.pt --puzzles OUT/puzzles.txt --k 2', 'search'),
+    (jacobi, '--ckpt cot --n_test 8', 'jacobi'),
+    (search, '--ckpt countdown --puzzles PUZZLES --k 2', 'search'),
     (capacity, '--sizes 900 --people 10 --attributes 2 --relations 1 --n_head 1 --steps 2 '
                '--exposures 2', 'capacity'),
     (capacity, '--hops 2 --cot --sizes 900 --people 10 --attributes 2 --relations 1 --steps 2 '
                '--exposures 2', 'capacity-2'),
-    (probe, '--ckpt OUT/direct/ckpt.pt --n_train 300 --n_test 40 --n_patch 8', 'probe'),
+    (probe, '--ckpt direct --n_train 300 --n_test 40 --n_patch 8', 'probe'),
 ]
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp('devices')
+def run_on(tmp_path_factory):
+    """run_on('mps:0', 'jacobi') -> the final values of that run, and of the one before whose
+    checkpoint it reads."""
+    folder = tmp_path_factory.mktemp('devices')
+    (folder / 'puzzles.txt').write_text('2 3 4\n')
+    scripts = {name: (module, argv) for module, argv, name in SCRIPTS}
+    finals = {}
+
+    def run(device, name):
+        if (device, name) in finals:
+            return finals[device, name]
+        module, argv = scripts[name]
+        read = re.search(r'--ckpt (\w+)', argv)
+        if read:
+            run(device, read[1])
+        out = folder / device[:3]
+        words = re.sub(r'--ckpt (\w+)', rf'--ckpt {out.as_posix()}/\1/ckpt.pt', argv)
+        words = words.replace('PUZZLES', (folder / 'puzzles.txt').as_posix()).split()
+        with pytest.MonkeyPatch.context() as patch:
+            context = contextlib.nullcontext() if device == 'cpu' else fake_mps(patch)
+            with context:
+                final = module.main([*words, '--device', device, '--out_dir', str(out / name)])
+        del final['seconds']
+        finals[device, name] = final
+        return final
+
+    return run
 
 
 @pytest.mark.parametrize('module, argv, name', SCRIPTS, ids=[name for _, _, name in SCRIPTS])
-def test_scripts_run_on_mps(module, argv, name, folder, monkeypatch):
-    """In this order: the later ones read checkpoints of the earlier ones."""
-    finals = []
-    for device in ('cpu', FAKE_MPS):
-        out = folder / device[:3]
-        out.mkdir(exist_ok=True)
-        (out / 'puzzles.txt').write_text('2 3 4\n')
-        words = argv.replace('OUT', str(out)).split()
-        context = contextlib.nullcontext() if device == 'cpu' else fake_mps(monkeypatch)
-        with context:
-            final = module.main([*words, '--device', device, '--out_dir', str(out / name)])
-        finals.append({key: value for key, value in final.items() if key != 'seconds'})
-
-    on_cpu, on_mps = finals
+def test_scripts_run_on_mps(module, argv, name, run_on):
+    on_cpu = run_on('cpu', name)
+    on_mps = run_on(FAKE_MPS, name)
     assert on_mps.keys() == on_cpu.keys()
     for key, value in on_cpu.items():
         if isinstance(value, str) or value is None:

@@ -174,7 +174,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import train_cot
 def peak():
-    status = open('/proc/self/status').read()
+    with open('/proc/self/status') as file:
+        status = file.read()
     return int(status.split('VmHWM:')[1].split()[0]) * 1024
 before = peak()
 train_cot.main(sys.argv[2:])

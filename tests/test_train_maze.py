@@ -4,6 +4,7 @@ on paths made by hand; resuming; the headline."""
 import contextlib
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -877,15 +878,19 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(two_processes, tmp_
 # headlines
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == 'nt', reason='there are no signals for other processes there')
 def test_a_signal_saves_and_leaves_with_the_usual_code(tmp_path):
     argv = [*TINY, '--steps', str(10**6), '--device', 'cpu', '--out_dir', str(tmp_path)]
-    process = subprocess.Popen([sys.executable, 'train_maze.py', *argv], cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while len([record for record in common.read_log(tmp_path) if 'loss' in record]) < 2:
-        time.sleep(0.05)
-        assert process.poll() is None, process.communicate()
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    with subprocess.Popen([sys.executable, 'train_maze.py', *argv], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            while len([record for record in common.read_log(tmp_path) if 'loss' in record]) < 2:
+                time.sleep(0.05)
+                assert process.poll() is None, process.communicate()
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 143
     assert '--resume' in err and 'Traceback' not in err
     assert (tmp_path / 'ckpt.pt').exists()
