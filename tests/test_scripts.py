@@ -121,7 +121,7 @@ BAD = {
         '--weight_decay -1', '--eval_interval 0', '--log_interval 0', '--n_test 0', '--seed -1',
         '--device tpu', '--device cuda:99', '--dtype float8', '--eval_only', '--ckpt x.pt',
         '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--task maze', '--hops 4',
-        '--gri 4', 'grid', '--compile', '--grid 30 --loss full --batch_size 1000000',
+        '--gri 4', 'grid', '--compile', '--grid 10 --loss full --batch_size 1000000',
         '--n_layer 1000 --n_embd 65536', '--loss graded --beta 1e300', '--grid 2-1000000',
     ],
     'search.py': [
@@ -728,7 +728,6 @@ def test_the_search_tables_are_what_the_logs_say(head, keys):
 # -----------------------------------------------------------------------------
 # the house
 
-PACKAGES = {'numpy', 'torch', 'tqdm', 'matplotlib', 'pytest'}
 TASK_FILES = {'data', 'countdown', 'profiles', 'maze'}
 GROUND = TASK_FILES | {'errors', 'model', 'memory', 'common', 'plots'}  # for experiments
 ALLOWED = {
@@ -763,11 +762,3 @@ def test_imports_run_one_way():
     for path in ROOT.glob('*.py'):
         allowed = ALLOWED.get(path.stem, GROUND)
         assert imported_names(path) & own <= allowed, path.name
-
-
-def test_nothing_but_five_packages_is_imported():
-    own = {path.stem for path in (*ROOT.glob('*.py'), *ROOT.glob('tests/*.py'))}
-    known = set(sys.stdlib_module_names) | PACKAGES | own | {'results'}
-    for folder in ('.', 'tests', 'results', 'results/studies'):
-        for path in (ROOT / folder).glob('*.py'):
-            assert imported_names(path) <= known, path.name
