@@ -374,36 +374,40 @@ def main():
     table = Table()
     began = time.time()
 
-    with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        os.chdir(work)
-        expected = {}
-        seconds = {}
-        for run in RUNS:
-            start_time = time.time()
-            folder = work / 'whole'
-            child = start(run, folder)
-            code = wait(child)
-            assert code == 0, error_lines(folder, child)
-            seconds[run] = time.time() - start_time
-            expected[run] = left_by(folder)
-            shutil.rmtree(folder)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            try_everything(Path(name), args.only, rng, table)
+    finally:  # a study that was stopped shows how far it came
+        table.print()
+        print(f'{time.time() - began:.0f} seconds')
 
-        if 'kills' in args.only:
-            try_kills(work, rng, table, expected, seconds, [signal.SIGKILL])
-        if 'signals' in args.only:
-            try_kills(work, rng, table, expected, seconds, [signal.SIGTERM, signal.SIGINT], 1)
-        if 'writers' in args.only:
-            try_writers(work, table, expected)
-        if 'disk' in args.only:
-            try_disk(work, rng, table, expected)
-        if 'removed' in args.only:
-            try_removed(work, rng, table, expected)
-        if 'power' in args.only:
-            try_power(work, table, expected)
 
-    table.print()
-    print(f'{time.time() - began:.0f} seconds')
+def try_everything(work, only, rng, table):
+    os.chdir(work)
+    expected = {}
+    seconds = {}
+    for run in RUNS:
+        start_time = time.time()
+        folder = work / 'whole'
+        child = start(run, folder)
+        code = wait(child)
+        assert code == 0, error_lines(folder, child)
+        seconds[run] = time.time() - start_time
+        expected[run] = left_by(folder)
+        shutil.rmtree(folder)
+
+    if 'kills' in only:
+        try_kills(work, rng, table, expected, seconds, [signal.SIGKILL])
+    if 'signals' in only:
+        try_kills(work, rng, table, expected, seconds, [signal.SIGTERM, signal.SIGINT], 1)
+    if 'writers' in only:
+        try_writers(work, table, expected)
+    if 'disk' in only:
+        try_disk(work, rng, table, expected)
+    if 'removed' in only:
+        try_removed(work, rng, table, expected)
+    if 'power' in only:
+        try_power(work, table, expected)
 
 
 if __name__ == '__main__':
