@@ -721,8 +721,9 @@ def train(job, questions, args, run):
         if run.failure is not None:  # the disk is full
             raise run.failure
         if run.signal:
-            raise common.RunEnded(f'stopped by a signal at step {step} of {name}, saved; --resume '
-                                  'goes on from there', exit_code=128 + run.signal)
+            raise common.RunEnded(
+                f'stopped by {common.signal_name(run.signal)} at step {step} of {name}, saved; '
+                '--resume goes on from there', exit_code=128 + run.signal)
     run.trains = False  # all is saved: a signal may stop the evaluation at once
     bar.close()
     return model, curve, time.time() - began

@@ -76,12 +76,14 @@ def to_bytes(state):
     return file.getvalue()
 
 
-def load_checkpoint(path, device='cpu'):
+def load_checkpoint(path, device='cpu', cure='name another'):
     """(model, state): the model on device, and the dict that to_bytes was given, on the CPU.
 
+    cure: what the message of a damaged file says to do.
     Raises ValueError if the file is missing or damaged, or is no checkpoint of this repository.
     """
     path = Path(path)
+    require(not path.is_dir(), f'{path} is a folder, not a checkpoint: {cure}')
     require(path.is_file(), f'there is no checkpoint {path}')
     reason = 'it cannot be read'
     try:
@@ -94,8 +96,7 @@ def load_checkpoint(path, device='cpu'):
     except Exception as error:  # zipfile and torch.load raise a dozen kinds
         if isinstance(error, PermissionError):
             raise ValueError(f'cannot read {path}: {error.strerror}') from error
-    raise ValueError(f'{path} is not a checkpoint of this repo, or is damaged ({reason}): name '
-                     'another, or delete it and start over')
+    raise ValueError(f'{path} is not a checkpoint of this repo, or is damaged ({reason}): {cure}')
 
 
 def read_state(path):

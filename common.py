@@ -43,6 +43,7 @@ from data import CVPR, Cycle, Multiply, Star, format_range, make_task, require, 
 from files import (
     Lock,
     append_record,
+    count_damaged_lines,
     cut_log,
     is_lock,
     is_temporary,
@@ -60,6 +61,7 @@ ALL_TASKS = (Cycle, CVPR, Multiply, Star, Countdown, Profiles, Maze)  # for load
 NOT_SETTINGS = ('out_dir', 'resume', 'eval_only', 'verbose')  # they do not change a result
 HARDWARE = ('device', 'dtype')  # settings that may differ between runs of one folder
 SCHEDULE = ('max_iters', 'warmup_iters', 'eval_interval', 'log_interval')  # of a longer run
+START_OVER = 'delete it, and --resume starts over'  # what to do about a damaged checkpoint
 STEPS_IN_NAME = r'-(?:steps|max_iters)_[0-9]+'  # of a folder
 RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'results.json', 'examples.json', 'plot.png',
              'compare.png')  # + config.json
@@ -276,6 +278,11 @@ def autocast(bfloat16, device):
 # -----------------------------------------------------------------------------
 # a run
 
+def signal_name(number):
+    """What people call this signal."""
+    return 'Ctrl-C' if number == signal.SIGINT else signal.Signals(number).name
+
+
 class ProgressBar(tqdm):
     monitor_interval = 0  # no thread beside the bar: these steps are short
 
@@ -379,7 +386,7 @@ class Run:
             raise KeyboardInterrupt  # as everywhere in Python, also in a notebook
         else:
             if self.master:  # not by print, which may be what was interrupted
-                os.write(2, f'{script_name()}: stopped by a signal\n'.encode())
+                os.write(2, f'{script_name()}: stopped by {signal_name(number)}\n'.encode())
             sys.exit(128 + number)
 
     def begin_training(self):
@@ -408,8 +415,9 @@ class Run:
             saved = 'before anything was saved; --resume starts over'
             if self.last_checkpoint is not None:
                 saved = f'saved in {self.last_checkpoint}; --resume goes on from there'
-            raise RunEnded(f'stopped by a signal at step {step} of {what}, {saved}',
-                           exit_code=128 + (self.signal or signal.SIGTERM))
+            number = self.signal or signal.SIGTERM
+            raise RunEnded(f'stopped by {signal_name(number)} at step {step} of {what}, {saved}',
+                           exit_code=128 + number)
 
     # -------------------------------------------------------------------------
     # processes
@@ -582,6 +590,9 @@ class Run:
                 torch.cuda.set_rng_state(state['rng_cuda'][0], self.device)
             self.last_checkpoint = path
         if self.resumes and self.master:
+            n_damaged = count_damaged_lines(self.out_dir)
+            if n_damaged:
+                self.print(f'dropped from {self.out_dir / "log.jsonl"}: {n_damaged} damaged lines')
             self.write(lambda: cut_log(self.out_dir, arm, state['step']))
         return state
 
@@ -594,7 +605,7 @@ class Run:
         require(path.exists() or not path.is_symlink(), f'{path} is a link to no file')
         if not self.resumes or not path.exists():
             return None
-        _, state = load_checkpoint(path, self.device)
+        _, state = load_checkpoint(path, self.device, START_OVER)
         changed = changed_settings(state['args'], settings or self.settings, self.can_grow)
         require(not changed,
                 f'{path} is the checkpoint of another run: delete it, or give another --out_dir')
@@ -725,7 +736,7 @@ def open_folder(out_dir, settings, resume, can_grow, facts):
             notes = what_changed(out_dir, old, settings)
             if notes:  # config.json changes only if the run can really go on
                 for path in out_dir.glob('ckpt*.pt'):
-                    load_checkpoint(path)
+                    load_checkpoint(path, cure=START_OVER)
         elif resume:
             notes = [f'there is no run in {out_dir} yet: starting at step 0']
         else:

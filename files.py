@@ -4,7 +4,7 @@
     Lock            only one run writes to a folder
     append_record   add a record to log.jsonl (a kill can cut the last line short)
     read_log        the records of log.jsonl, without what is damaged
-    cut_log         drop the records that a resumed run will write again
+    cut_log         drop the records that a resumed run will write again, and damaged lines
 
 Reading never changes a file. Writing raises OSError if the disk is full or the folder is gone.
 """
@@ -220,6 +220,13 @@ def read_log(folder):
         return []
     records = [read_json(line) for line in content.split(b'\n')]
     return [record for record in records if record is not None]
+
+
+def count_damaged_lines(folder):
+    """How many lines of log.jsonl hold no record, and are not empty."""
+    path = Path(folder) / 'log.jsonl'
+    lines = path.read_bytes().split(b'\n') if path.is_file() else []
+    return sum(bool(line.strip()) and read_json(line) is None for line in lines)
 
 
 def cut_log(folder, arm, step):

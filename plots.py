@@ -88,6 +88,8 @@ def read_run(folder):
         config = read_config(folder)
         log = read_log(folder)
     except (OSError, ValueError) as error:
+        if (folder / 'config.json').exists():
+            raise ValueError(f'{folder / "config.json"} cannot be read, or is damaged') from error
         inside = [path.name for path in sorted(folder.glob('*/')) if path.is_dir()]
         hint = f'; its folders: {" ".join(inside[:8])}' if inside else ''
         raise ValueError(f'there is no run of this repo in {folder}{hint}') from error
@@ -95,7 +97,7 @@ def read_run(folder):
     log = [record for record in log if isinstance(record.get('arm'), str)]
     run = LoggedRun(folder, config, log)
     require(run.script in DRAW, f'{folder} holds a run of {run.script}.py, which has no figure')
-    require(log, f'{folder} holds a run without a log')
+    require(log, f'the log of {folder} holds no record yet, or is damaged')
     return run
 
 

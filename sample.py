@@ -68,6 +68,8 @@ def parse_args(argv):
             f'there is no checkpoint {DEFAULT_CKPT} yet; this makes it: {MAKE_DEFAULT}')
     require(args.prompt is None or not (args.interactive or args.hops),
             'a prompt comes alone, without -i and --hops')
+    require(not (args.prompt or '').endswith('.pt'),
+            f'{args.prompt} is not a prompt; a checkpoint is named by --ckpt')
     require(args.temperature == 0 or args.temperature >= 0.01,
             f'--temperature is 0, or at least 0.01, not {args.temperature}')
     return args

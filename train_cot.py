@@ -509,7 +509,7 @@ def train_arms(task, config, args, run, needed):
         models[arm], step = train(arm, ckpt, task, config, args, run)
         if run.stopped:
             break
-    run.end_training(step, arm)
+    run.end_training(step, f'arm {arm}')
     return models
 
 

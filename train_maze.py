@@ -166,10 +166,14 @@ def fill_in(args, other_sizes=()):
     memory.require_depth(args)
     config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd,
                        args.n_loop, causal=args.loss != 'mlmu', pos=args.pos)
-    for size in sizes:  # are there enough mazes to train on, and to hold out?
-        for split in SPLITS:
-            sample_batch(task, 500, args.seed, 0, split, hops=size)
     return task, config, sorted(sizes)
+
+
+def require_both_splits(task, sizes, seed):
+    """Raise ValueError if a size has too few mazes to train on, or to hold out."""
+    for size in sizes:
+        for split in SPLITS:
+            sample_batch(task, 500, seed, 0, split, hops=size)
 
 
 def memory_phases(args, task, config):
@@ -604,6 +608,7 @@ def main(argv=None):
 
     needed = memory.require_memory(
         memory_phases(args, task, config), common.find_device(args.device), task)
+    require_both_splits(task, sizes, args.seed)
     params = GPT(config).num_params()
     with common.Run('train_maze', args, can_grow=True, params=params) as run:
 

@@ -1,6 +1,7 @@
 """Checkpoints are data from strangers: what is not as this repository writes it is refused in one
 line, and the file is left alone."""
 
+import copy
 import io
 import os
 import pickle
@@ -29,17 +30,9 @@ def state():
         step=1, args=args, mode='cot', rng=torch.get_rng_state(), rng_cuda=[], curve=[(1, 0.5)])
 
 
-def copy_of(value):
-    if isinstance(value, dict):
-        return {key: copy_of(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [copy_of(item) for item in value]
-    return value.clone() if isinstance(value, torch.Tensor) else value
-
-
 def changed(state, path, value):
     """A copy of the dict with the value at this path, a list of keys, replaced."""
-    new = copy_of(state)
+    new = copy.deepcopy(state)
     inner = new
     for key in path[:-1]:
         inner = inner[key]
@@ -158,9 +151,11 @@ def test_files_that_are_no_such_archive(state, tmp_path, monkeypatch):
 
 
 def test_what_is_no_file(tmp_path):
-    for path in (tmp_path / 'nowhere.pt', tmp_path, '/dev/null'):
+    for path in (tmp_path / 'nowhere.pt', '/dev/null'):
         with pytest.raises(ValueError, match='there is no checkpoint'):
             load_checkpoint(path)
+    with pytest.raises(ValueError, match='is a folder, not a checkpoint: name another'):
+        load_checkpoint(tmp_path)
     if hasattr(os, 'mkfifo'):
         os.mkfifo(tmp_path / 'fifo')
         with pytest.raises(ValueError, match='there is no checkpoint'):
@@ -297,7 +292,7 @@ def test_values_without_end(state, tmp_path):
 
 
 def test_rotary_positions_take_no_more_memory_than_a_file_can_ask_for(state, tmp_path):
-    damaged = copy_of(state)
+    damaged = copy.deepcopy(state)
     damaged['config'] |= dict(pos='rope', block_size=2**22)
     del damaged['model']['wpe.weight']
     refusal(to_bytes(damaged), tmp_path, 'larger model')

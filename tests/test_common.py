@@ -571,7 +571,7 @@ STOP_EACH_TRAINER = """if True:
         try:
             module.main([arg, *small.split(), f'{folder}/{module.__name__}'])
         except common.RunEnded as error:
-            line = f'{during[0] > 0} {after} {error.exit_code} {str(error)[:19]}\\n'
+            line = f'{during[0] > 0} {after} {error.exit_code} {str(error)[:18]}\\n'
             os.write(1, line.encode())  # in one piece
 """
 
@@ -585,4 +585,4 @@ def test_no_thread_of_gloo_outlives_a_training(two_processes, tmp_path):
     done = two_processes('-c', STOP_EACH_TRAINER, tmp_path, free_port(), free_port(), free_port())
     lines = [line for line in done.stdout.split('\n') if line.startswith(('True', 'False'))]
     assert done.returncode == 0, done.stdout + done.stderr
-    assert lines == ['True [0] 143 stopped by a signal'] * 6, done.stdout + done.stderr
+    assert lines == ['True [0] 143 stopped by SIGTERM'] * 6, done.stdout + done.stderr

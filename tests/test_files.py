@@ -161,8 +161,10 @@ def test_a_line_that_is_no_record_is_left_out(i, tmp_path):
     for place in range(4):
         path.write_bytes(b'\n'.join([*lines[:place], ODD_LINES[i], *lines[place:]]))
         assert files.read_log(tmp_path) == RECORDS
+        assert files.count_damaged_lines(tmp_path) == bool(ODD_LINES[i].strip())
         files.cut_log(tmp_path, 'cot', 2)
         assert files.read_log(tmp_path) == RECORDS[:2]
+        assert files.count_damaged_lines(tmp_path) == 0
 
 
 def test_records_of_others_stay_and_odd_ones_of_this_arm_go(tmp_path):
@@ -373,6 +375,36 @@ def test_resume_says_that_there_is_no_checkpoint(tmp_path, capsys):
     with make_run(tmp_path, seed=1, resume=True) as run:
         assert run.resume('ckpt.pt', *trained_model(), 'arm') == {'step': 0}
     assert 'there is no checkpoint' in capsys.readouterr().out
+
+
+def test_resume_says_that_lines_of_the_log_were_damaged(tmp_path, capsys):
+    with make_run(tmp_path, seed=1) as run:
+        run.log(arm='arm', step=1)
+    with open(tmp_path / 'log.jsonl', 'a') as log:
+        log.write('{"arm": "arm", "st\n\nx\n')
+    with make_run(tmp_path, seed=1, resume=True) as run:
+        run.resume('ckpt.pt', *trained_model(), 'arm')
+    assert 'log.jsonl: 2 damaged lines' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('is_folder', [False, True])
+def test_a_damaged_checkpoint_is_no_dead_end(is_folder, tmp_path):
+    """The message says what to do, and that works."""
+    make_run(tmp_path, seed=1).__exit__()
+    path = tmp_path / 'ckpt.pt'
+    if is_folder:
+        path.mkdir()
+    else:
+        path.write_bytes(b'x')
+    run = make_run(tmp_path, seed=1, resume=True)
+    with run, pytest.raises(ValueError, match='delete it, and --resume starts over'):
+        run.resume('ckpt.pt', *trained_model(), 'arm')
+    if is_folder:
+        path.rmdir()
+    else:
+        path.unlink()
+    with make_run(tmp_path, seed=1, resume=True) as run:
+        assert run.resume('ckpt.pt', *trained_model(), 'arm') == {'step': 0}
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='links are for administrators there')

@@ -394,3 +394,16 @@ def test_a_figure_that_cannot_be_written_is_one_line(tmp_path):
     folder = LOGS / ROWS['train_cot'] / 'seed1337'
     code, _, err = call(plots, [str(folder), '--out', str(tmp_path / 'nowhere' / 'x.png')])
     assert code == 2 and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('config, log, message', [
+    ('{"args"', '', r'config\.json cannot be read, or is damaged'),
+    ('{"args": {"script": "train_cot"}}', '{"arm', 'holds no record yet, or is damaged'),
+    (None, '', 'there is no run of this repo'),
+])
+def test_a_damaged_run_is_named_as_such(config, log, message, tmp_path):
+    if config is not None:
+        (tmp_path / 'config.json').write_text(config)
+    (tmp_path / 'log.jsonl').write_text(log)
+    with pytest.raises(ValueError, match=message):
+        plots.read_run(tmp_path)

@@ -639,6 +639,7 @@ def test_instances_that_are_drawn_were_held_out(ckpt, monkeypatch, typed):
     (['-i', '--hops', '7'], 'reaches 3 hops, not 7'),
     (['1 2 3 4 5 0 k=3 0', '-i'], 'a prompt comes alone'),
     (['1 2 3 4 5 0 k=3 0', '--hops', '2'], 'a prompt comes alone'),
+    (['out/run/ckpt.pt'], 'a checkpoint is named by --ckpt'),
     ([''], '0 words'),
     (['   '], '0 words'),
     (['1 2 3'], '3 words'),

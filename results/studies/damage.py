@@ -19,6 +19,7 @@ Result: results/studies/damage.txt
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -245,14 +246,6 @@ def forged_storage(content):
 # -----------------------------------------------------------------------------
 # damaged values
 
-def copy_of(value):
-    if isinstance(value, dict):
-        return {key: copy_of(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [copy_of(item) for item in value]
-    return value.clone() if isinstance(value, torch.Tensor) else value
-
-
 ODD = (0, -1, 2**31, 10**12, 2**63 - 1, 1.5, float('nan'), float('inf'), True, None, 'x', '', [],
        [1], {}, torch.tensor(1))
 
@@ -260,7 +253,7 @@ ODD = (0, -1, 2**31, 10**12, 2**63 - 1, 1.5, float('nan'), float('inf'), True, N
 def value_variants(state):
     """(name, dict): checkpoints with one value changed."""
     def changed(path, value, delete=False):
-        new = copy_of(state)
+        new = copy.deepcopy(state)
         inner = new
         for key in path[:-1]:
             inner = inner[key]
@@ -529,15 +522,14 @@ def try_all(script, work, only, every, counts):
     whole = work / script
     train_half(script, whole)
     expected = {}
-    results = {}
     for kind in ('ckpt.pt', 'log.jsonl'):
         for name, user, words in uses_of(script, kind):
-            copy = work / 'copy'
-            shutil.copytree(whole, copy)
-            code, out, err, _ = use(user, words_of(words.format(folder=copy)))
+            folder = work / 'copy'
+            shutil.copytree(whole, folder)
+            code, out, err, _ = use(user, words_of(words.format(folder=folder)))
             assert code == (2 if name == 'start over' else 0), (script, name, err)
-            expected[name] = result_of(copy, out)
-            shutil.rmtree(copy)
+            expected[name] = result_of(folder, out)
+            shutil.rmtree(folder)
 
     for i, (kind, variant, content) in enumerate(variants_of(script, whole)):
         if only not in f'{kind} {variant}' or i % every > 0:
@@ -548,27 +540,27 @@ def try_all(script, work, only, every, counts):
         if kind == 'ckpt.pt' and not only:  # one use of each, in turn
             uses = [uses[i // every % len(uses)]]
         for name, user, words in uses:
-            copy = work / 'copy'
-            shutil.copytree(whole, copy)
-            path = copy / kind
+            folder = work / 'copy'
+            shutil.copytree(whole, folder)
+            path = folder / kind
             path.write_bytes(content)
-            before = hashlib.sha256((copy / 'ckpt.pt').read_bytes()).digest()
-            code, out, err, seconds = use(user, words_of(words.format(folder=copy)))
+            before = hashlib.sha256((folder / 'ckpt.pt').read_bytes()).digest()
+            code, out, err, seconds = use(user, words_of(words.format(folder=folder)))
 
             # Is the result the same? A log that was damaged may have lost records, and a figure
             # of it may be another one.
-            result = result_of(copy, out)
+            result = result_of(folder, out)
             same = result == expected[name]
             if kind != 'ckpt.pt':
                 same = name != 'resume' or result[0] == expected[name][0]
             fault = fault_of(code, err, seconds, same)
             if fault is None and code == 2:
-                after = hashlib.sha256((copy / 'ckpt.pt').read_bytes()).digest()
+                after = hashlib.sha256((folder / 'ckpt.pt').read_bytes()).digest()
                 if before != after:
                     fault = 'the checkpoint was changed'
-            if fault is None and (copy / 'exploded').exists():
+            if fault is None and (folder / 'exploded').exists():
                 fault = 'code ran'
-            shutil.rmtree(copy)
+            shutil.rmtree(folder)
 
             key = (script, kind)
             counts.setdefault(key, dict(variants=set(), uses=0, refused=0, same=0, faults=0))
@@ -578,7 +570,6 @@ def try_all(script, work, only, every, counts):
             row['refused'] += code == 2
             row['same'] += code == 0 and same
             row['faults'] += fault is not None
-            results[kind, variant, name] = err.strip()[:150]
             if fault is not None:
                 print(f'FAULT {script} {kind}: {variant}: {name}: {fault}', flush=True)
 
@@ -593,11 +584,17 @@ def main():
     os.environ['MPLBACKEND'] = 'Agg'
     began = time.time()
     counts = {}
-    with tempfile.TemporaryDirectory() as work:
-        os.chdir(work)
-        for script in [args.run] if args.run else RUNS:
-            try_all(script, Path(work), args.only, args.every, counts)
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            os.chdir(work)
+            for script in [args.run] if args.run else RUNS:
+                try_all(script, Path(work), args.only, args.every, counts)
+    finally:
+        print_table(counts, time.time() - began)
 
+
+def print_table(counts, seconds):
+    """What was tried so far, one line for each kind of file of each run."""
     print(f'{"run":12} {"file":12} {"variants":>9} {"uses":>6} {"refused":>8} {"same":>6} '
           f'{"faults":>7}')
     for (script, kind), row in counts.items():
@@ -606,8 +603,7 @@ def main():
     n_variants = sum(len(row['variants']) for row in counts.values())
     n_uses = sum(row['uses'] for row in counts.values())
     n_faults = sum(row['faults'] for row in counts.values())
-    print(f'{n_variants} variants, {n_uses} uses, {n_faults} faults, '
-          f'{time.time() - began:.0f} seconds')
+    print(f'{n_variants} variants, {n_uses} uses, {n_faults} faults, {seconds:.0f} seconds')
 
 
 if __name__ == '__main__':
