@@ -413,7 +413,8 @@ class GPT(nn.Module):
         return torch.cat((of_short, of_long))[index.argsort()]
 
     def configure_optimizer(self, learning_rate, weight_decay, betas=(0.9, 0.95)):
-        """AdamW (Loshchilov & Hutter 2017). Matrices decay, gains of layer norms do not."""
+        """AdamW (Loshchilov & Hutter 2017). Matrices decay, also the embeddings of tokens and
+        positions; gains of layer norms do not."""
         matrices = [p for p in self.parameters() if p.dim() == 2]
         gains = [p for p in self.parameters() if p.dim() < 2]
         groups = [

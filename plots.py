@@ -581,9 +581,9 @@ SEARCH_STYLES = {  # series: colour, line style, marker
 
 
 def draw_search(runs, reference):
-    """Share solved against forward FLOPs (left) and nodes expanded (right); the mean of several
-    runs, with the range from the least to the largest. What uses no model has no FLOPs: it is in
-    the right panel only."""
+    """Share solved, three panels: what does its own arithmetic against forward FLOPs, and against
+    nodes expanded; what gets its moves from code against nodes expanded. The mean of several runs,
+    with the range from the least to the largest."""
     for run in [*runs, *reference.runs]:
         require(run.final, f'{run.folder} is not finished: its figure needs the last record')
     tasks = {run.task for run in runs}
@@ -596,24 +596,36 @@ def draw_search(runs, reference):
 
     figure = Figure(figsize=(12, 5.8), layout='constrained')
     top, bottom = figure.subfigures(2, 1, height_ratios=(6, 1))
-    left, right = top.subplots(1, 2, sharey=True)
+    by_flops, by_nodes, by_code = top.subplots(1, 3, sharey=True)
+    labelled = {}
     for series, style in SEARCH_STYLES.items():
         points = search_points(runs, series)
         if not points:
             continue
-        draw_search_series(right, points, 'expansions', style, label=series)
-        if points[0]['flops'] > 0:
-            draw_search_series(left, points, 'flops', style)
+        if makes_its_moves(series):
+            draw_search_series(by_flops, points, 'flops', style)
+            draw_search_series(by_nodes, points, 'expansions', style)
+        else:
+            draw_search_series(by_code, points, 'expansions', style)
+        colour, line, marker = style
+        labelled[series] = sample_of(series, line, color=colour, marker=marker, ms=5)
     if runs[0].final['target'] == 24:
-        draw_gpt4(right)
+        draw_gpt4(by_nodes)
+        labelled['GPT-4'] = sample_of('GPT-4 (Yao et al. 2023), on 100 puzzles', '', marker='*',
+                                      color='tab:green', ms=9)
 
     top.suptitle(search_title(runs))
-    left.set(xscale='log', xlabel='forward FLOPs a puzzle', ylim=(0, 1.03),
-             ylabel='share solved (beam: any of b)')
-    right.set(xscale='log', xlabel='nodes expanded a puzzle')
-    handles, names = right.get_legend_handles_labels()
-    bottom.legend(handles, names, loc='center', ncols=4, fontsize=8, frameon=False)
+    by_flops.set(xscale='log', xlabel='forward FLOPs a puzzle', ylim=(0, 1.03),
+                 ylabel='share solved (beam: any of b)', title='moves by the model')
+    by_nodes.set(xscale='log', xlabel='nodes expanded a puzzle', title='moves by the model')
+    by_code.set(xscale='log', xlabel='nodes expanded a puzzle', title='moves by code')
+    bottom.legend(handles=labelled.values(), loc='center', ncols=4, fontsize=8, frameon=False)
     return figure
+
+
+def makes_its_moves(series):
+    """Does the model write the moves of this series, results included?"""
+    return "the model's moves" in series or series.startswith('best-of-k')
 
 
 def search_title(runs):
@@ -679,8 +691,8 @@ def solved_by_series(run, settings):
 
 
 def search_points(runs, series):
-    """The settings of a series, fewest nodes first: a list of {setting, expansions, flops, solved,
-    least, most}, means over runs."""
+    """The settings of a series, fewest nodes first: a list of {setting, expansions, states, flops,
+    solved, least, most}, means over runs."""
     by_setting = {}
     for run in runs:
         for record in run.log:
@@ -692,6 +704,7 @@ def search_points(runs, series):
         points.append(dict(
             setting=setting,
             expansions=statistics.mean(record['expansions'] for record in records),
+            states=statistics.mean(record['states'] for record in records),
             flops=statistics.mean(record['flops'] for record in records),
             solved=statistics.mean(solved),
             least=min(solved),

@@ -42,6 +42,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import common
@@ -594,9 +595,10 @@ def pass_at_k(correct, k):
     """The probability that one of k answers is correct, unbiased from n >= k of them, (P,).
 
     1 - C(n - c, k) / C(n, k), where c of a row's n answers are correct (Chen et al. 2021,
-    2107.03374). correct (P, n) bool.
+    2107.03374). correct (P, n) bool. Raises ValueError for k > n: n answers cannot tell.
     """
     n = correct.size(1)
+    require(1 <= k <= n, f'pass@{k} takes at least {k} answers, not {n}')
     c = correct.sum(dim=1, keepdim=True)
     j = torch.arange(k, device=correct.device)
     return 1 - ((n - c - j).clamp(min=0) / (n - j)).prod(dim=1)
@@ -996,15 +998,29 @@ def equal_costs(table, beam, solved, cost, args):
         final[f'random_{name}'] = solved_at_equal_cost(solved, spent, beam[name])
     final['mult'] = table.rows["beam, 'mult' heuristic", f'b={args.b}']['solved']
 
-    # best-of-k: the smallest k that takes as many FLOPs as the beam
-    same_flops = f'k={args.k}'
-    for (series, setting), row in table.rows.items():
-        if series == 'best-of-k, oracle' and row['flops'] >= beam['flops']:
-            same_flops = setting
-            break
-    final['same_flops_k'] = same_flops.removeprefix('k=')
-    final['same_flops'] = table.rows['best-of-k, oracle', same_flops]['solved']
+    # Chains do their own arithmetic. So they are compared with a beam that does its own, too.
+    beam_of_model = table.rows[f'beam, {MOVES["model"]}', f'b={args.b}']
+    k, solved = chains_at(table, beam_of_model['flops'])
+    final |= dict(model_moves=beam_of_model['solved'], same_flops_k=round(k), same_flops=solved)
     return final
+
+
+def chains_at(table, flops):
+    """How many chains so many FLOPs pay for, and how often one of them is right.
+
+    The FLOPs are linear in k. The share solved is read between the two nearest k of the table, on
+    a logarithmic axis. Beyond the table it is that of the smallest or largest k.
+    """
+    ks = []
+    costs = []
+    shares = []
+    for (series, setting), row in table.rows.items():
+        if series == 'best-of-k, oracle':
+            ks.append(int(setting.removeprefix('k=')))
+            costs.append(row['flops'])
+            shares.append(row['solved'])
+    k = np.interp(flops, costs, ks)
+    return float(k), float(np.interp(math.log(k), np.log(ks), shares))
 
 
 def solved_at_equal_cost(solved, spent, mean):
@@ -1065,7 +1081,13 @@ def finding(table, final, args):
     phrases = []
     for name, share in controls.items():
         phrases.append(f'{compare(solved, share, n)} {name} ({share:.3f})')
-    return f'{text}: {", ".join(phrases[:-1])} and {phrases[-1]}.'
+    text += f': {", ".join(phrases[:-1])} and {phrases[-1]}.'
+
+    # the same arithmetic on both sides: the model's
+    beam = final['model_moves']
+    chains = final['same_flops']
+    return (f"{text} With the model's own moves it solves {beam:.3f}, {compare(beam, chains, n)} "
+            f'one of {final["same_flops_k"]} chains at the same FLOPs ({chains:.3f}).')
 
 
 def compare(share, control, n):

@@ -118,7 +118,7 @@ def make_parser():
     add('--temperature', type=at_least(0.01, float), default=1.0,
         help='of the policy that is sampled and trained')
     add('--entropy', type=at_least(0, float), default=0.01,
-        help='bonus for each nat of entropy of a token')
+        help='bonus for each nat of entropy of a token; a chain gets the sum over its tokens')
     add('--curriculum', action='store_true',
         help='fewest hops first; one more when 0.9 of the hardest chains are right')
 
@@ -265,8 +265,9 @@ def pass_at_k(n, n_right, k):
     """The chance that k of n chains, drawn without replacement, hold a right one.
 
     n_right: a tensor of counts. 1 - C(n - n_right, k) / C(n, k) is the unbiased estimate of pass@k
-    (Chen et al. 2021, 2107.03374). 0 for k = 0.
+    (Chen et al. 2021, 2107.03374). 0 for k = 0. Raises ValueError for k > n.
     """
+    require(0 <= k <= n, f'pass@{k} takes at least {k} chains, not {n}')
     i = torch.arange(k, device=n_right.device)
     all_wrong = ((n - n_right[..., None] - i).clamp(min=0) / (n - i)).prod(dim=-1)
     return 1 - all_wrong

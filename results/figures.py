@@ -30,6 +30,7 @@ from plots import (
     draw_range,
     draw_search_series,
     hop_records,
+    legend_below,
     maze_curve,
     model_records,
     new_figure,
@@ -242,30 +243,41 @@ def rl_cost():
 
 
 def search_flops():
-    """Solved against FLOPs, for all that uses the model."""
-    series = {  # label, at which point, offset of the label, its side, colour, line style
-        'beam, all legal moves': ('beam (b = 1, 3, 5),\nmoves by code', 0, (-8, 0), 'right',
-                                  'tab:blue', '-'),
-        'dfs, all legal moves': ('depth first,\nmoves by code', -1, (-8, -3), 'right',
-                                 'tab:blue', '--'),
-        "beam, the model's moves": ("beam (b = 1, 3, 5),\nthe model's moves", 0, (8, -12), 'left',
-                                    'tab:orange', '-'),
-        "dfs, the model's moves": ("depth first,\nthe model's moves", -1, (0, 12), 'center',
-                                   'tab:orange', '--'),
-        'best-of-k, oracle': ('k chains of the model\n(k = 1 to 100): one is right', 2, (10, -8),
-                              'left', 'tab:green', '-'),
+    """What search buys. Left: the model makes its moves and does its arithmetic. Right: code does,
+    and the model or a control says which state is best."""
+    by_model = {
+        "beam, the model's moves": ('beam, b = 1, 3, 5', 'tab:blue', '-', 'o'),
+        "dfs, the model's moves": ('depth first, 11 and 100 nodes', 'tab:blue', '--', 's'),
+        "dfs, the model's moves, pruned": ('depth first, pruned', 'tab:purple', '--', 's'),
+        'best-of-k, oracle': ('one of k = 1 to 100 chains is right', 'tab:green', '-', '.'),
+        'best-of-k, verdict': ('best of k by verdict', 'tab:red', '-', '.'),
+        'best-of-k, log-prob': ('most probable of k', 'tab:olive', '-', '.'),
+        'best-of-k, majority': ('majority of k', 'tab:brown', '-', '.'),
+    }
+    by_code = {
+        'beam, all legal moves': ('beam, the model judges', 'tab:blue', '-', 'o'),
+        'dfs, all legal moves': ('depth first, the model judges', 'tab:blue', '--', 's'),
+        'dfs, all legal moves, pruned': ('the same, pruned', 'tab:purple', '--', 's'),
+        "beam, 'mult' heuristic": ("beam, 'mult'", 'black', '-', 'o'),
+        "dfs, 'mult' heuristic": ("depth first, 'mult'", 'black', '--', 's'),
+        'beam, random values': ('beam, random values', '0.6', '-', 'o'),
+        'dfs, random order': ('depth first, random order', '0.6', '--', 's'),
+        'random rollouts, oracle': ('one of k random chains', '0.6', ':', '.'),
     }
     runs = read_row('search/tot')
-    figure, axis = new_figure(8, 4.2)
-    for name, (label, place, offset, side, colour, line) in series.items():
-        points = search_points(runs, name)
-        draw_search_series(axis, points, 'flops', (colour, line, 'o'))
-        point = points[place]
-        axis.annotate(label, (point['flops'], point['solved']), xytext=offset, fontsize=8,
-                      textcoords='offset points', color=colour, ha=side, va='center')
-    axis.set(xscale='log', xlabel='forward FLOPs a puzzle', ylabel='share solved', ylim=(0, 1.12),
-             yticks=np.linspace(0, 1, 6), title=search_title(runs))
-    short_ticks(axis.xaxis, [3e7, 1e8, 3e8, 1e9, 3e9])
+    figure, (left, right) = new_figure(10, 5.6, columns=2, sharey=True)
+    figure.suptitle(search_title(runs))
+    for axis, cost, series in ((left, 'flops', by_model), (right, 'states', by_code)):
+        for name, (label, colour, line, marker) in series.items():
+            draw_search_series(axis, search_points(runs, name), cost, (colour, line, marker),
+                               label=label)
+        legend_below(axis, columns=2)
+        axis.grid(alpha=0.2)
+    left.set(xscale='log', xlabel='forward FLOPs a puzzle', ylabel='share solved', ylim=(0, 1.03),
+             yticks=np.linspace(0, 1, 6), title='moves by the model')
+    right.set(xscale='log', xlabel='states looked at, a puzzle', title='moves by code')
+    short_ticks(left.xaxis, [3e7, 1e8, 3e8, 1e9, 3e9])
+    short_ticks(right.xaxis, [3, 10, 30, 100, 300])
     return figure
 
 

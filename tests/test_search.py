@@ -704,6 +704,8 @@ def test_pass_at_k_is_the_mean_over_all_choices_of_k(k):
         hits = sum(any(row[i] for i in chosen) for chosen in combinations(range(7), k))
         want.append(hits / math.comb(7, k))
     assert search.pass_at_k(torch.tensor(rows), k).tolist() == pytest.approx(want, abs=1e-6)
+    with pytest.raises(ValueError, match='pass@8 takes at least 8 answers, not 7'):
+        search.pass_at_k(torch.tensor(rows), 8)
 
 
 ANSWERS = [[5, 7, 7, -1, 5, 9, -1], [-1, -1, 3, -1, -1, -1, -1], [8, 8, 2, 4, 4, 4, 1]]
@@ -1194,12 +1196,28 @@ def test_the_last_line_has_random_order_at_the_cost_of_the_beam(everything):
         assert everything.final[f'random_{name}'] == f'{share:.3f}'
 
 
-def test_the_last_line_has_best_of_k_at_the_flops_of_the_beam(everything):
+def test_the_last_line_has_best_of_k_at_the_flops_of_the_beam_that_does_its_arithmetic(everything):
     log, final = everything.log, everything.final
-    beam_flops = log[f'beam, {ALL_MOVES}', 'b=3']['flops']
-    enough = [k for k in FOUR_K if log['best-of-k, oracle', k]['flops'] >= beam_flops]
-    assert final['same_flops_k'] == enough[0].removeprefix('k=')
-    assert final['same_flops'] == f'{log["best-of-k, oracle", enough[0]]["solved"]:.3f}'
+    beam = log[f'beam, {MODEL_MOVES}', 'b=3']
+    assert final['model_moves'] == f'{beam["solved"]:.3f}'
+    table = search.Table(None, 5, {}, [])
+    table.rows = log
+    k, solved = search.chains_at(table, beam['flops'])
+    assert final['same_flops_k'] == str(round(k)) and final['same_flops'] == f'{solved:.3f}'
+
+
+@pytest.mark.parametrize('flops, k, solved', [
+    (50, 1, 0.1), (100, 1, 0.1), (200, 2, 0.3), (800, 8, 0.6),
+    (400, 4, 0.5), (1600, 16, 0.7), (9999, 16, 0.7)])
+def test_chains_for_so_many_flops(flops, k, solved):
+    """Rows of k = 1, 4 and 16 chains at 100 FLOPs each. k = 2 is half-way from 1 to 4 on a
+    logarithmic axis, and 8 is half-way from 4 to 16."""
+    table = search.Table(None, 5, {}, [])
+    for chains, share in ((1, 0.1), (4, 0.5), (16, 0.7)):
+        row = dict(flops=100 * chains, solved=share)
+        table.rows['best-of-k, oracle', f'k={chains}'] = row
+        table.rows['best-of-k, verdict', f'k={chains}'] = dict(flops=1, solved=0)
+    assert search.chains_at(table, flops) == pytest.approx((k, solved))
 
 
 BEST_OF_K = {f'best-of-k, {rule}' for rule in ('oracle', 'majority', 'log-prob', 'verdict')}

@@ -210,6 +210,8 @@ def test_pass_at_k_counts_the_draws_that_miss():
             estimate = train_rl.pass_at_k(n, torch.arange(n + 1).double(), k)
             expected = [1 - math.comb(n - c, k) / math.comb(n, k) for c in range(n + 1)]
             assert estimate.tolist() == pytest.approx(expected, abs=1e-12), (n, k)
+        with pytest.raises(ValueError, match='chains, not'):
+            train_rl.pass_at_k(n, torch.arange(n + 1).double(), n + 1)
 
 
 # -----------------------------------------------------------------------------
