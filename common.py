@@ -39,7 +39,18 @@ from tqdm import tqdm
 
 from checkpoint import load_checkpoint, to_bytes
 from countdown import Countdown
-from data import CVPR, Cycle, Multiply, Star, format_range, make_task, require, seed_number
+from data import (
+    CVPR,
+    SPLITS,
+    TUNING_SPLITS,
+    Cycle,
+    Multiply,
+    Star,
+    format_range,
+    make_task,
+    require,
+    seed_number,
+)
 from files import (
     Lock,
     append_record,
@@ -80,10 +91,18 @@ def add_run_args(parser, trains=True):
     add('--out_dir', metavar='DIR',
         help='folder of the run (default: out/<script>-<what was typed>)')
     if trains:
+        add('--tune', action='store_true', default=None,  # None: absent, as in older runs
+            help='to choose hyperparameters: leave a tenth of the training instances out, and '
+                 'evaluate on these instead of the test instances')
         add('--resume', action='store_true',
             help='go on from the checkpoint in out_dir; larger --steps extend the run')
         add('--eval_only', action='store_true', help='evaluate --ckpt; train and write nothing')
         add('--ckpt', metavar='FILE', help='checkpoint for --eval_only')
+
+
+def splits(args):
+    """The split to train on, and the one to evaluate on."""
+    return TUNING_SPLITS if args.tune else SPLITS
 
 
 def parse_args(parser, argv, script, free=()):

@@ -37,13 +37,16 @@ import argparse
 import inspect
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 
 SPLITS = ('train', 'test')
+# The train split in two, to choose hyperparameters: see --tune.
+TUNING_SPLITS = ('fit', 'validation')
+STREAMS = {'train': 0, 'test': 1, 'fit': 11, 'validation': 12}  # of random numbers, with the seed
 LARGEST_DRAW = 2**26  # numbers drawn at once, half a GiB. Another limit draws other large batches
 
 
@@ -96,6 +99,7 @@ class Batch:
 def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=None):
     """The batch of this (seed, split, step): the same three values always give the same batch.
 
+    split: 'train' or 'test'; or 'fit' or 'validation', the two parts of the train split.
     mode: 'cot' writes the chain, 'direct' the answer alone.
     hops: a hop count for all rows, or a list from which each row draws one. Default: task.hops.
     Raises ValueError for hops that the task was not made for, and if there are (almost) no
@@ -110,8 +114,8 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
 
     # Rejection sampling: draw some more instances than are missing, keep those of this split,
     # and go on until the batch is full. Large instances are drawn in several parts.
-    rng = np.random.default_rng([seed, SPLITS.index(split), step])
-    oversample = 1.2 if split == 'train' else 1.1 / task.test_share
+    rng = np.random.default_rng([seed, STREAMS[split], step])
+    oversample = {'train': 1.2, 'test': 1.1 / task.test_share, 'fit': 1.4, 'validation': 13}[split]
     most = most_at_once(task)
     n_parts = 1 + int(batch_size * oversample) // most
     sources = []
@@ -121,7 +125,7 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
         n = min(int(missing * oversample) + 16, most)
         k = np.full(n, hops) if isinstance(hops, int) else rng.choice(choices, n)
         key, source = task.draw(rng, k)
-        keep = np.flatnonzero(task.in_split(key, split))[:missing]
+        keep = np.flatnonzero(in_split(task, key, split))[:missing]
         sources.append(source[keep])
         hop_counts.append(k[keep])
         missing -= len(keep)
@@ -129,6 +133,15 @@ def sample_batch(task, batch_size, seed, step, split='train', mode='cot', hops=N
             return write_batch(task, rng, np.concatenate(sources), np.concatenate(hop_counts), mode)
     raise ValueError(f'{task.name} of this size has too few instances to hold some out for '
                      'testing; make it larger')
+
+
+def in_split(task, key, split):
+    """Which instances belong to this split, (B,) bool. One in ten of the train split is for
+    validation."""
+    if split in SPLITS:
+        return task.in_split(key, split)
+    other_hash = np.column_stack((key, np.ones(len(key), dtype=key.dtype)))
+    return task.in_split(key, 'train') & (held_out(other_hash) == (split == 'validation'))
 
 
 def most_at_once(task):
@@ -184,6 +197,28 @@ def write_batch(task, rng, source, hops, mode):
         instance=torch.from_numpy(instance.astype(np.int64)),
         prompt_len=int(prompt_len.max()),
     )
+
+
+def answer_at_once(task, batch, rows):
+    """A copy of a batch of chains in which these rows have no chain: after the prompt comes `_`,
+    then the answer. `_` is given, and carries no loss.
+
+    rows: a slice, a mask or a tensor of row numbers. For tasks with answers of one token, and
+    chains of two at least.
+    """
+    P = batch.prompt_len
+    require(task.answer_len == 1 and batch.tokens.size(1) >= P + 2,
+            'answering at once takes answers of one token, and chains of two tokens at least')
+    tokens = batch.tokens.clone()
+    loss_mask = batch.loss_mask.clone()
+    answer = batch.answer.clone()
+
+    tokens[rows, P:] = task.pad
+    tokens[rows, P + 1] = batch.tokens.gather(1, batch.answer)[rows, 0]
+    loss_mask[rows] = False
+    loss_mask[rows, P + 1] = True
+    answer[rows] = P + 1
+    return replace(batch, tokens=tokens, loss_mask=loss_mask, answer=answer)
 
 
 def held_out(key):
@@ -255,7 +290,7 @@ class Task:
         return 10 * self.block_size
 
     def in_split(self, key, split):
-        """Which instances belong to this split, (B,) bool."""
+        """Which instances belong to this split, 'train' or 'test', (B,) bool."""
         return held_out(key) == (split == 'test')
 
     def answer_size(self, source):

@@ -51,6 +51,7 @@ from data import (
     Parser,
     Star,
     add_task_args,
+    answer_at_once,
     at_least,
     format_range,
     positive_float,
@@ -115,8 +116,9 @@ def parse_args(argv):
         help='times the blocks are applied, with shared weights')
 
     add = parser.add_argument_group('training').add_argument
-    add('--mode', choices=('cot', 'direct', 'both'),
-        help='which arms to train (default: both; countdown, star: cot)')
+    add('--mode', choices=('cot', 'direct', 'both', 'mix'),
+        help='which arms to train (default: both; countdown, star: cot); mix (cycle, cvpr): one '
+             'model, of whose training sequences every other one has no chain')
     add('--batch_size', type=at_least(1),
         help=f'sequences a step and process ({recipe["batch_size"]})')
     add('--grad_accum', type=at_least(1), default=1,
@@ -170,6 +172,8 @@ def fill_in(args):
             f'--grad_accum {args.grad_accum} does not divide --batch_size {args.batch_size}')
     require(args.task != 'star' or args.mode == 'cot',
             'the chain of star is its answer: there is nothing to leave out, use --mode cot')
+    require(args.mode != 'mix' or (isinstance(task, Lookup) and max(task.hops) > 1),
+            '--mode mix is for cycle and cvpr with two hops at least')
     return task, config
 
 
@@ -191,31 +195,36 @@ def memory_phases(args, task, config):
 # evaluation
 
 @torch.no_grad()
-def evaluate(model, task, mode, run, seed, n_test):
+def evaluate(model, task, mode, run, seed, n_test, split='test'):
     """Greedy decoding on n_test held-out instances of each hop count.
 
     Returns {hops: measures} and a few decoded examples. The measures are
         acc      exact match of the answer
-    and for cot
+    and for cot and mix
         chain    every chain token is exactly right
         valid    share of chain tokens that follow correctly from the token before
         entropy  mean entropy, in nats, of the next token along the model's own chain
+    and for mix
+        at_once  exact match of the answer if the model must give it at once, without a chain
     """
     model.eval()
     results = {}
     examples = []
     for k in task.hops:
-        acc = chain_right = valid = entropy = 0.0
+        acc = chain_right = valid = entropy = at_once = 0.0
         for first in range(0, n_test, 500):  # in parts, so that long prompts fit into memory
             B = min(500, n_test - first)
             step = k * 10**6 + first  # another batch for each hop count and part
-            batch = sample_batch(task, B, seed, step, 'test', mode, hops=k).to(run.device)
+            batch_mode = 'direct' if mode == 'direct' else 'cot'
+            batch = sample_batch(task, B, seed, step, split, batch_mode, hops=k).to(run.device)
             P = batch.prompt_len  # all prompts of these tasks have the same length
             with run.autocast:
                 output = model.generate(batch.tokens[:, :P], batch.tokens.size(1) - P)
                 correct = task.correct(batch, output)                       # (B, T)
                 acc += correct.gather(1, batch.answer).all(dim=1).sum().item()
-                if mode == 'cot':
+                if mode == 'mix':
+                    at_once += count_right_at_once(model, task, batch)
+                if mode != 'direct':
                     chain_right += correct.all(dim=1).sum().item()
                     is_valid = task.valid(batch, output[:, P:])             # (B, L)
                     valid += is_valid.float().mean(dim=1).sum().item()
@@ -225,12 +234,23 @@ def evaluate(model, task, mode, run, seed, n_test):
                     entropy += token_entropy.mean().item() * B  # each row counts the same
 
         results[k] = {'acc': acc / n_test}
-        if mode == 'cot':
+        if mode != 'direct':
             results[k] |= dict(chain=chain_right / n_test, valid=valid / n_test,
                                entropy=entropy / n_test)
+        if mode == 'mix':
+            results[k]['at_once'] = at_once / n_test
         for row in range(min(B, 2 if len(task.hops) == 1 else 1)):
             examples.append(show_example(task, batch, output, correct, row))
     return results, examples
+
+
+def count_right_at_once(model, task, batch):
+    """How many answers are right after the prompt and `_`."""
+    prompt = batch.tokens[:, :batch.prompt_len]
+    prompt = F.pad(prompt, (0, 1), value=task.pad)
+    output = model.generate(prompt, 1)
+    answer = batch.tokens.gather(1, batch.answer)
+    return (output[:, -1:] == answer).sum().item()
 
 
 def show_example(task, batch, output, correct, row):
@@ -257,7 +277,7 @@ def summary(results, task):
 # is the chain used?
 
 @torch.no_grad()
-def faithfulness(model, task, run, seed, n_test):
+def faithfulness(model, task, run, seed, n_test, split='test'):
     """follow (cycle and cvpr only), swap and early, at the largest hop count.
 
     Returns {name: {value, ignored, read, chance}}. Beside the measured value stands what a model
@@ -266,7 +286,7 @@ def faithfulness(model, task, run, seed, n_test):
     Empty where nothing is written before the answer: one hop, or star.
     """
     k = max(task.hops)
-    batch = sample_batch(task, n_test, seed, k * 10**6, 'test', 'cot', hops=k).to(run.device)
+    batch = sample_batch(task, n_test, seed, k * 10**6, split, 'cot', hops=k).to(run.device)
     n_links = int(batch.answer.min()) - batch.prompt_len  # chain tokens before the answer
     if n_links == 0:
         return {}
@@ -372,7 +392,7 @@ def get_lr(step, args):
 
 
 def train(arm, ckpt, task, config, args, run):
-    """Train one arm, 'cot' or 'direct', from scratch or from its checkpoint.
+    """Train one arm, 'cot', 'direct' or 'mix', from scratch or from its checkpoint.
 
     Returns the model and the step it reached.
     """
@@ -384,6 +404,8 @@ def train(arm, ckpt, task, config, args, run):
     ddp_model = run.distribute(torch.compile(model) if args.compile else model)
     bar = run.progress_bar(arm, step, args.max_iters)
     micro_batch = args.batch_size // args.grad_accum  # rows of one forward pass
+    train_split, test_split = common.splits(args)
+    mode = 'direct' if arm == 'direct' else 'cot'
 
     run.begin_training()
     while True:
@@ -393,18 +415,24 @@ def train(arm, ckpt, task, config, args, run):
         stop = run.should_stop()
         check = (last or step % args.eval_interval == 0) and (step == 0 or step > resumed)
         if check and run.master:
-            results, examples = evaluate(model, task, arm, run, args.seed, max(1, args.n_test // 4))
+            n_test = max(1, args.n_test // 4)
+            results, examples = evaluate(model, task, arm, run, args.seed, n_test, test_split)
             run.print(f'{arm} step {step}: {summary(results, task)}')
             if step == 0 or last:
                 run.print('    ' + '\n    '.join(examples))
-            run.log(arm=arm, step=step, eval=results)
+            faith = {}
+            if mode == 'cot':
+                faith = faithfulness(model, task, run, args.seed, n_test, test_split)
+            run.log(arm=arm, step=step, eval=results, **values_of(faith))
         if step > resumed and (check or stop):
-            run.save(ckpt, model, optimizer, step, mode=arm)
+            run.save(ckpt, model, optimizer, step, mode=mode)
         if last or stop:
             break
 
         # the batch is a function of (seed, step); each process takes its share of the global batch
-        batch = sample_batch(task, args.batch_size * run.world, args.seed, step, 'train', arm)
+        batch = sample_batch(task, args.batch_size * run.world, args.seed, step, train_split, mode)
+        if arm == 'mix':
+            batch = answer_at_once(task, batch, slice(1, None, 2))
         n_loss = int(batch.loss_mask.sum())  # loss tokens over all processes
         my_batch = run.my_rows(batch)
 
@@ -463,7 +491,8 @@ def main(argv=None):
         if args.eval_only:
             model, state = common.load_checkpoint(args.ckpt, run.device)
             common.check_task_fits(args.ckpt, args, task, model)
-            models[state['mode']] = model
+            arm = 'mix' if args.mode == 'mix' else state['mode']
+            models[arm] = model
         else:
             models = train_arms(task, config, args, run, needed)
         if not run.master:
@@ -471,17 +500,18 @@ def main(argv=None):
 
         # how good is each arm on held-out instances, and does the chain arm use its chain?
         results = {}
+        _, test_split = common.splits(args)
         for arm, model in models.items():
-            results[arm], _ = evaluate(model, task, arm, run, args.seed, args.n_test)
+            results[arm], _ = evaluate(model, task, arm, run, args.seed, args.n_test, test_split)
             run.print(f'{arm} test: {summary(results[arm], task)}')
         faith = {}
-        if 'cot' in models:
-            faith = faithfulness(models['cot'], task, run, args.seed, args.n_test)
+        arm = next(iter(models))
+        if arm != 'direct':
+            faith = faithfulness(models[arm], task, run, args.seed, args.n_test, test_split)
         if faith:
             print_faithfulness(faith, run)
 
         # the last line, the log's last record, the figure
-        arm = next(iter(models))
         final = final_values(results, faith, task, args)
         final |= dict(params=models[arm].num_params(), steps=args.max_iters, n_test=args.n_test,
                       seed=args.seed, seconds=run.seconds())
@@ -513,6 +543,11 @@ def train_arms(task, config, args, run, needed):
     return models
 
 
+def values_of(faith):
+    """{measure: its value} of what faithfulness returns, without the controls."""
+    return {name: measure['value'] for name, measure in faith.items()}
+
+
 def print_faithfulness(faith, run):
     """Beside each measure: what two extreme models would score, and one that guesses."""
     for name in faith:
@@ -527,8 +562,10 @@ def print_faithfulness(faith, run):
 def in_words(results, task):
     """One sentence: what was found, and against which control."""
     k = max(task.hops)
-    arms = {'cot': 'with the chain', 'direct': 'without a chain'}
+    arms = {'cot': 'with the chain', 'direct': 'without a chain', 'mix': 'with the chain'}
     parts = [f'{arms[arm]} {by_hops[k]["acc"]:.3f}' for arm, by_hops in results.items()]
+    if 'mix' in results:
+        parts.append(f'at once, without a chain {results["mix"][k]["at_once"]:.3f}')
     where = f' at {k} hops' if isinstance(task, Lookup) or len(task.hops) > 1 else ''
     return f'Right answers{where}: {", ".join(parts)}; guessing gives {task.chance(k):.3f}.'
 
@@ -547,8 +584,7 @@ def final_values(results, faith, task, args):
         acc_direct=results['direct'][k]['acc'] if 'direct' in results else None,
         chance=task.chance(k),
         **measures)
-    for name, m in faith.items():
-        final[name] = m['value']
+    final |= values_of(faith)
     if len(task.hops) > 1:
         for h in task.hops:
             final[f'acc_h{h}'] = results[arm][h]['acc']

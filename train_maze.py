@@ -421,19 +421,19 @@ def teacher_forcing(model, task, batch):
         adjacency_first=wrong.gather(1, batch.chain_start[:, None])[:, 0])
 
 
-def test_batches(task, run, seed, n_test, size):
+def test_batches(task, run, seed, n_test, size, split):
     """The n_test held-out mazes of size x size, as pairs (number of the first maze, batch)."""
     for first in range(0, n_test, 500):
         B = min(500, n_test - first)
-        batch = sample_batch(task, B, seed, size * 10**6 + first, 'test', hops=size)
+        batch = sample_batch(task, B, seed, size * 10**6 + first, split, hops=size)
         yield first, batch.to(run.device)
 
 
 @torch.no_grad()
-def walk_all(task, run, seed, n_test, size):
+def walk_all(task, run, seed, n_test, size, split='test'):
     """What score_paths says of both baselines on the test mazes: {name: {measure: (n_test,)}}."""
     parts = {name: [] for name in BASELINES}
-    for first, batch in test_batches(task, run, seed, n_test, size):
+    for first, batch in test_batches(task, run, seed, n_test, size, split):
         for name in BASELINES:
             rng = np.random.default_rng([seed, 3, first])
             paths = walk(task, batch, name == 'greedy', rng)
@@ -442,7 +442,7 @@ def walk_all(task, run, seed, n_test, size):
 
 
 @torch.no_grad()
-def evaluate(model, task, run, seed, n_test, size, n_mazes=None):
+def evaluate(model, task, run, seed, n_test, size, n_mazes=None, split='test'):
     """The model on held-out mazes of size x size.
 
     n_mazes: take only the first so many of the n_test mazes.
@@ -452,7 +452,7 @@ def evaluate(model, task, run, seed, n_test, size, n_mazes=None):
     n_mazes = n_mazes or n_test
     parts = []  # for each batch a dict of (B,) tensors
     path_lengths = []
-    for first, batch in test_batches(task, run, seed, n_test, size):
+    for first, batch in test_batches(task, run, seed, n_test, size, split):
         if first >= n_mazes:
             break
         batch = batch[:n_mazes - first]
@@ -526,6 +526,7 @@ def train(task, config, args, run):
     resumed = step = run.resume('ckpt.pt', model, optimizer, args.loss)['step']
     ddp_model = run.distribute(model)
     bar = run.progress_bar(args.loss, step, args.max_iters)
+    train_split, _ = common.splits(args)
 
     run.begin_training()
     while True:
@@ -541,7 +542,8 @@ def train(task, config, args, run):
             break
 
         # the batch is a function of (seed, step); each process takes its share of the global batch
-        batch = sample_batch(task, args.batch_size * run.world, args.seed, step, hops=args.grid)
+        batch = sample_batch(task, args.batch_size * run.world, args.seed, step, train_split,
+                             hops=args.grid)
         weight = loss_weights(args.loss, batch, task.pad, args.seed, step)
         my_batch = run.my_rows(batch).to(run.device)
         my_weight = run.my_rows(weight).to(run.device)
@@ -576,10 +578,11 @@ def evaluate_and_log(model, task, args, run, step):
     """Test on every size that is trained, on the first eighth of the test mazes. Print and log how
     far the model is."""
     n_mazes = max(1, args.n_test // 8)
+    _, test_split = common.splits(args)
     line = f'{args.loss} step {step}:'
     measures = {}
     for n in args.grid:
-        counts, _, _ = evaluate(model, task, run, args.seed, args.n_test, n, n_mazes)
+        counts, _, _ = evaluate(model, task, run, args.seed, args.n_test, n, n_mazes, test_split)
         measures[n] = rates(counts)
         line += f'   {n}x{n}'
         for key in ('exact', 'legal', 'fork'):
@@ -610,13 +613,14 @@ def main(argv=None):
         memory_phases(args, task, config), common.find_device(args.device), task)
     require_both_splits(task, sizes, args.seed)
     params = GPT(config).num_params()
+    _, test_split = common.splits(args)
     with common.Run('train_maze', args, can_grow=True, params=params) as run:
 
         # the baselines on the test mazes
         walks = {}
         if run.master:
             for size in sizes:
-                walks[size] = walk_all(task, run, args.seed, args.n_test, size)
+                walks[size] = walk_all(task, run, args.seed, args.n_test, size, test_split)
 
         # train, or take what --ckpt holds
         if args.eval_only:
@@ -640,8 +644,8 @@ def main(argv=None):
         results = {}
         examples = {}
         for size in sizes:
-            counts, path_lengths, examples[size] = evaluate(model, task, run, args.seed,
-                                                            args.n_test, size)
+            counts, path_lengths, examples[size] = evaluate(
+                model, task, run, args.seed, args.n_test, size, split=test_split)
             results[size] = all_results({'model': counts} | walks[size], path_lengths)
             print_table(results[size], size, size in args.grid, run)
         print_by_length(results[max(args.grid)]['by_steps'], run)

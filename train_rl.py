@@ -348,7 +348,7 @@ def log_probs(model, tokens, mask, temperature=1.0, shared=None):
 # evaluation
 
 @torch.no_grad()
-def evaluate(model, task, run, seed, n_test, hop_token=None):
+def evaluate(model, task, run, seed, n_test, hop_token=None, split='test'):
     """Greedy decoding on n_test held-out instances of each hop count.
 
     hop_token: takes the place of the hop count in the prompt, if given.
@@ -362,7 +362,7 @@ def evaluate(model, task, run, seed, n_test, hop_token=None):
         acc = valid = 0.0
         for first in range(0, n_test, 500):  # in parts, so that a long prompt fits into memory
             B = min(500, n_test - first)
-            batch = sample_batch(task, B, seed, k * 10**6 + first, 'test', hops=k).to(run.device)
+            batch = sample_batch(task, B, seed, k * 10**6 + first, split, hops=k).to(run.device)
             P = batch.prompt_len
             prompt = batch.tokens[:, :P].clone()
             if hop_token is not None:
@@ -420,6 +420,7 @@ def train(model, task, args, run):
     P = args.batch_size  # questions of this process
     G = args.group_size  # chains of each question
     measures = {}
+    train_split, _ = common.splits(args)
 
     run.begin_training()
     while True:
@@ -437,7 +438,7 @@ def train(model, task, args, run):
 
         # 1. Questions. They are a function of (seed, step); each process takes its share.
         hops = task.hops[:progress['stage']]
-        all_questions = sample_batch(task, P * run.world, args.seed, step, hops=hops)
+        all_questions = sample_batch(task, P * run.world, args.seed, step, train_split, hops=hops)
         count_samples(progress, all_questions.hops, args)
         questions = run.my_rows(all_questions).to(run.device)
         prompts = questions.tokens[:, :questions.prompt_len]
@@ -567,7 +568,9 @@ def random_numbers(run, seed, step, n_chains):
 
 def evaluate_and_log(model, task, args, run, progress, measures):
     """Test the policy, greedily. Print and log how far it is."""
-    results, examples = evaluate(model, task, run, args.seed, max(1, args.n_test // 4))
+    _, test_split = common.splits(args)
+    results, examples = evaluate(model, task, run, args.seed, max(1, args.n_test // 4),
+                                 split=test_split)
     if progress['samples_95'] is None and results[task.hops[-1]]['acc'] >= 0.95:
         progress['samples_95'] = progress['samples']
 
@@ -615,13 +618,14 @@ def main(argv=None):
             return None
 
         # how good is it on held-out instances, and on longer chains than it was trained on?
-        results, _ = evaluate(model, task, run, args.seed, args.n_test)
+        _, test_split = common.splits(args)
+        results, _ = evaluate(model, task, run, args.seed, args.n_test, split=test_split)
         run.print(f'test: {summary(results, task)}')
         beyond = {}
         if longer_task is not None:
             k = largest_trained(args, task)
             beyond, _ = evaluate(model, longer_task, run, args.seed, args.n_test,
-                                 hop_token=task.nodes + k - 1)
+                                 hop_token=task.nodes + k - 1, split=test_split)
             run.print(f'longer chains than trained, with the hop token k={k}: '
                       f'{summary(beyond, longer_task)}')
 

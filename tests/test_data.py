@@ -22,7 +22,19 @@ from plain_tasks import examples, is_near, is_refused, raw_examples, read_prompt
 
 import data
 from countdown import Countdown
-from data import CVPR, SPLITS, Batch, Cycle, Multiply, Star, Task, sample_batch
+from data import (
+    CVPR,
+    SPLITS,
+    STREAMS,
+    Batch,
+    Cycle,
+    Multiply,
+    Star,
+    Task,
+    answer_at_once,
+    in_split,
+    sample_batch,
+)
 from maze import Maze
 from profiles import Profiles
 
@@ -687,3 +699,55 @@ def test_long_values_are_cut_in_messages():
     assert code == 2 and len(err) < 300 and 'x...' in err
     code, _, err = call(data, ['word '] * 3000)
     assert code == 2 and len(err) < 600
+
+
+# -----------------------------------------------------------------------------
+# the train split in two
+
+@every_task
+def test_fit_and_validation_are_the_two_parts_of_the_train_split(task):
+    """Each instance is in exactly one of test, fit and validation. One in ten is for validation."""
+    rng = np.random.default_rng(3)
+    key, _ = task.draw(rng, rng.choice(task.hops, 20000))
+    member = {split: in_split(task, key, split) for split in STREAMS}
+    n_splits = member['test'].astype(int) + member['fit'] + member['validation']
+    assert (n_splits == 1).all()
+    assert (member['train'] == (member['fit'] | member['validation'])).all()
+
+    different = np.unique(key, axis=0)
+    trained = different[in_split(task, different, 'train')]
+    if len(trained) > 2000:  # multiply with one digit has few
+        share = in_split(task, trained, 'validation').mean()
+        assert abs(share - 0.1) < 4 * (0.09 / len(trained)) ** 0.5
+
+
+def test_batches_of_four_splits_hold_instances_of_these_splits():
+    task = Cycle(8, [1, 2])
+    for split in STREAMS:
+        batch = sample_batch(task, 500, 7, 3, split)
+        assert in_split(task, batch.instance.numpy(), split).all()
+        assert torch.equal(batch.tokens, sample_batch(task, 500, 7, 3, split).tokens)
+    assert len(set(STREAMS.values()) | {2, 3}) == 6  # [seed, 2] and [seed, 3] draw other things
+
+
+def test_answers_at_once_by_hand():
+    """Cycle 0 -> 1 -> 2 -> 3 -> 0, three hops from 0 and one from 2. Of three rows the last two
+    answer at once."""
+    task = Cycle(4, [1, 2, 3])
+    rows = [task.encode(text) for text in (
+        '1 2 3 0 k=3 0 1 2 3', '1 2 3 0 k=3 0 1 2 3', '1 2 3 0 k=1 2 3 _ _')]
+    loss_mask = torch.zeros(3, 9, dtype=torch.bool)
+    loss_mask[:2, 6:] = True
+    loss_mask[2, 6] = True
+    batch = Batch(torch.tensor(rows), loss_mask, torch.tensor([[8], [8], [6]]),
+                  torch.tensor([3, 3, 1]), torch.zeros(3, 4), 6)
+    before = batch.tokens.clone()
+    at_once = answer_at_once(task, batch, slice(1, None))
+    assert [task.decode(row) for row in at_once.tokens.tolist()] == [
+        '1 2 3 0 k=3 0 1 2 3', '1 2 3 0 k=3 0 _ 3 _', '1 2 3 0 k=1 2 _ 3 _']
+    assert at_once.loss_mask[:, 6:].tolist() == [[True] * 3, [False, True, False],
+                                                 [False, True, False]]
+    assert at_once.answer.tolist() == [[8], [7], [7]]
+    assert torch.equal(batch.tokens, before)
+    with pytest.raises(ValueError, match='answers of one token'):
+        answer_at_once(Multiply(2), sample_batch(Multiply(2), 2, 0, 0), [0])

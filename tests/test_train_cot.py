@@ -30,7 +30,7 @@ from plain_training import (
 
 import train_cot
 from common import RunEnded
-from data import CVPR, Cycle, Star, held_out, sample_batch
+from data import CVPR, STREAMS, Cycle, Star, held_out, sample_batch
 from model import GPT, GPTConfig
 from profiles import Profiles
 
@@ -217,28 +217,99 @@ def test_every_instance_of_every_part_counts_once():
 # -----------------------------------------------------------------------------
 # training
 
+@pytest.mark.parametrize('flag, splits', [('', ['train', 'test']),
+                                          ('--tune', ['fit', 'validation'])])
 def test_training_draws_the_batch_of_each_step_and_all_else_is_held_out(
-        tmp_path, monkeypatch):
+        flag, splits, tmp_path, monkeypatch):
     """Every call of sample_batch in a run of both arms."""
-    drawn = {'train': [], 'test': []}
+    drawn = {split: [] for split in STREAMS}
 
     def spy(task, size, seed, step, split='train', mode='cot', hops=None):
         drawn[split].append((mode, seed, step, size, hops))
         return sample_batch(task, size, seed, step, split, mode, hops)
     monkeypatch.setattr(train_cot, 'sample_batch', spy)
     final = train(tmp_path, *TINY, '--hops', '1-2', '--steps', 4, '--eval_interval', 2,
-                  '--seed', 5, '--n_test', 80)
+                  '--seed', 5, '--n_test', 80, *flag.split())
 
-    assert drawn['train'] == [
+    train_split, test_split = splits
+    assert drawn.pop(train_split) == [
         (arm, 5, step, 16, None) for arm in ('cot', 'direct') for step in range(4)]
-    expected = Counter({('cot', 5, 0, 1, None): 1})         # are there any?
+    expected = Counter()
     for arm in ('cot', 'direct'):
         for k in (1, 2):
             expected[arm, 5, k * 10**6, 20, k] = 3          # at step 0, 2 and 4: a quarter
             expected[arm, 5, k * 10**6, 80, k] = 1          # at the end: all
-    expected['cot', 5, 2 * 10**6, 80, 2] += 1               # is the chain used?
-    assert Counter(drawn['test']) == expected
+    expected['cot', 5, 2 * 10**6, 20, 2] += 3               # is the chain used? each time
+    expected['cot', 5, 2 * 10**6, 80, 2] += 1
+    are_there_any = ('cot', 5, 0, 1, None)
+    drawn['test'].remove(are_there_any)
+    assert Counter(drawn.pop(test_split)) == expected
+    assert not any(drawn.values())
     assert final['n_test'] == '80'
+
+
+def test_the_use_of_the_chain_is_logged_at_each_evaluation(tmp_path):
+    train(tmp_path, *TINY, '--steps', 4, '--eval_interval', 2)
+    with open(tmp_path / 'log.jsonl') as log:
+        records = [json.loads(line) for line in log]
+    for arm, names in (('cot', {'follow', 'swap', 'early'}), ('direct', set())):
+        evaluations = [r for r in records if r['arm'] == arm and 'eval' in r]
+        assert [r['step'] for r in evaluations] == [0, 2, 4]
+        for record in evaluations:
+            assert set(record) - {'arm', 'step', 'eval'} == names
+
+
+def test_a_mixture_trains_on_chains_and_on_answers_at_once(tmp_path, monkeypatch):
+    """By hand: rows 1, 3, 5 ... have `_`, which is given, and then the answer, which carries loss.
+    The others are those of --mode cot."""
+    seen = []
+    forward = GPT.forward
+
+    def spy(model, idx, loss_mask=None, *rest, **options):
+        if torch.is_grad_enabled():
+            seen.append((idx, loss_mask))
+        return forward(model, idx, loss_mask, *rest, **options)
+    monkeypatch.setattr(GPT, 'forward', spy)
+    train(tmp_path, *TINY, '--steps', 2, '--mode', 'mix', '--hops', '1-3')
+    state = torch.load(tmp_path / 'ckpt.pt', weights_only=True)
+    assert state['mode'] == 'cot'
+
+    task = Cycle(8, [1, 2, 3])
+    for step, (idx, loss_mask) in enumerate(seen):
+        batch = sample_batch(task, 16, 1337, step, 'train', 'cot')
+        P = batch.prompt_len
+        for row in range(16):
+            tokens = idx[row].tolist()
+            places = (loss_mask[row].nonzero()[:, 0] + 1).tolist()  # of the tokens with loss
+            chain = batch.tokens[row, P:P + batch.hops[row]].tolist()
+            if row % 2 == 0:
+                assert places == list(range(P, P + len(chain)))
+                assert tokens[P:places[-1]] == chain[:-1]
+            else:
+                assert places == [P + 1] and tokens[P] == task.pad
+                if len(tokens) > P + 1:
+                    assert tokens[P + 1] == chain[-1]
+
+
+def test_answers_at_once_are_counted():
+    """A model that is right at once where the hop count is even, and has every chain right."""
+    task = Cycle(nodes=10, hops=[1, 2, 3, 4])
+
+    def answer(table, start, k, chain):
+        if chain == [task.pad]:
+            for _ in range(k):
+                start = table[start]
+            return start if k % 2 == 0 else (start + 1) % 10
+        return read_chain(table, start, k, chain)
+    results, _ = train_cot.evaluate(WithLogits(task, answer), task, 'mix', RUN, 0, 50)
+    assert [results[k]['at_once'] for k in task.hops] == [0, 1, 0, 1]
+    assert [results[k]['acc'] for k in task.hops] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize('argv', ['--mode mix --hops 1', '--mode mix --task multiply'])
+def test_a_mixture_needs_chains_that_can_be_left_out(argv, tmp_path):
+    with pytest.raises(ValueError, match='--mode mix is for cycle and cvpr'):
+        train(tmp_path, *argv.split())
 
 
 def test_what_is_trained_on_was_not_held_out(

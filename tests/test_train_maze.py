@@ -27,7 +27,7 @@ import search
 import train_cot
 import train_maze
 import train_rl
-from data import held_out, sample_batch
+from data import STREAMS, held_out, sample_batch
 from maze import Maze
 from model import GPT, GPTConfig
 
@@ -666,23 +666,29 @@ def test_the_model_and_the_walks_are_tested_on_the_same_mazes(tmp_path, monkeypa
         assert torch.equal(batch.tokens, other.tokens)
 
 
-def test_training_draws_the_batch_of_each_step(tmp_path, monkeypatch):
+@pytest.mark.parametrize('flag, splits', [('', ['train', 'test']),
+                                          ('--tune', ['fit', 'validation'])])
+def test_training_draws_the_batch_of_each_step(flag, splits, tmp_path, monkeypatch):
     """Every call of sample_batch in a run."""
-    drawn = {'train': [], 'test': []}
+    drawn = {split: [] for split in STREAMS}
 
     def spy(task, size, seed, step, split='train', mode='cot', hops=None):
         drawn[split].append((seed, step, size, hops))
         return sample_batch(task, size, seed, step, split, mode, hops)
     monkeypatch.setattr(train_maze, 'sample_batch', spy)
     run(tmp_path, *TINY, '--grid', '3-4', '--test_grid', 5, '--steps', 4, '--eval_interval', 2,
-        '--seed', 5, '--n_test', 40)
+        '--seed', 5, '--n_test', 40, *flag.split())
     enough = [(5, 0, 500, size) for size in (3, 4, 5)]  # are there enough mazes?
-    assert sorted(drawn['train'][:3]) == enough
-    assert drawn['train'][3:] == [(5, step, 8, [3, 4]) for step in range(4)]
+    for split in ('train', 'test'):
+        assert sorted(drawn[split][:3]) == enough
+        del drawn[split][:3]
+    train_split, test_split = splits
+    assert drawn.pop(train_split) == [(5, step, 8, [3, 4]) for step in range(4)]
     tested = Counter({(5, size * 10**6, 40, size): 2 for size in (3, 4, 5)})  # walks, model
     for size in (3, 4):
         tested[5, size * 10**6, 40, size] += 3          # at step 0, 2 and 4
-    assert Counter(drawn['test']) == tested + Counter(enough)
+    assert Counter(drawn.pop(test_split)) == tested
+    assert not any(drawn.values())
 
 
 @pytest.mark.parametrize('loss', ['path', 'full'])

@@ -22,7 +22,7 @@ from plain_training import PlainAdamW, Saved, are_equal, watch_modes
 import common
 import train_cot
 import train_rl
-from data import CVPR, Batch, Cycle, held_out, sample_batch
+from data import CVPR, STREAMS, Batch, Cycle, held_out, sample_batch
 from model import GPT, GPTConfig
 
 
@@ -632,25 +632,32 @@ def test_training_is_reinforce_written_out(argv, tmp_path, monkeypatch):
     assert abs(numbers.mean() - 0.5) < 4 * (12 * len(numbers)) ** -0.5
 
 
-def test_training_draws_the_questions_of_each_step_and_all_else_is_held_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize('flag, splits', [('', ['train', 'test']),
+                                          ('--tune', ['fit', 'validation'])])
+def test_training_draws_the_questions_of_each_step_and_all_else_is_held_out(
+        flag, splits, tmp_path, monkeypatch):
     """Every call of sample_batch in a run with a curriculum, two parts of a test, and longer
     chains."""
-    drawn = {'train': [], 'test': []}
+    drawn = {split: [] for split in STREAMS}
 
     def spy(task, size, seed, step, split='train', mode='cot', hops=None):
         drawn[split].append((seed, step, size, hops))
         return sample_batch(task, size, seed, step, split, mode, hops)
     monkeypatch.setattr(train_rl, 'sample_batch', spy)
     final = run(*TINY, '--steps', 4, '--log_interval', 2, '--seed', 5, '--n_test', 520,
-                '--test_hops', 3, '--curriculum', '--out_dir', tmp_path)
-    assert drawn['train'] == [(5, step, 4, [1]) for step in range(4)]
-    expected = Counter({(5, 0, 1, None): 1})        # are there any?
+                '--test_hops', 3, '--curriculum', '--out_dir', tmp_path, *flag.split())
+    train_split, test_split = splits
+    assert drawn.pop(train_split) == [(5, step, 4, [1]) for step in range(4)]
+    expected = Counter()
     for k in (1, 2):
         expected[5, k * 10**6, 130, k] = 3          # at step 0, 2 and 4: a quarter
     for k in (1, 2, 3):                             # at the end: all, in two parts
         expected[5, k * 10**6, 500, k] = 1
         expected[5, k * 10**6 + 500, 20, k] = 1
-    assert Counter(drawn['test']) == expected
+    are_there_any = (5, 0, 1, None)
+    drawn['test'].remove(are_there_any)
+    assert Counter(drawn.pop(test_split)) == expected
+    assert not any(drawn.values())
     assert final['n_test'] == '520'
 
 
