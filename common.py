@@ -86,14 +86,13 @@ def add_run_args(parser, trains=True):
     add = parser.add_argument_group('run').add_argument
     add('--device', default='auto', help='auto (cuda, then mps, then cpu) or a name')
     add('--dtype', metavar='TYPE', choices=('auto', 'float32', 'bfloat16'), default='auto',
-        help='float32, bfloat16, or auto: bfloat16 on cuda, else float32')
+        help='float32, bfloat16 or auto: bfloat16 on cuda alone')
     add('--seed', type=seed_number, default=1337, help='decides every random number')
     add('--out_dir', metavar='DIR',
         help='folder of the run (default: out/<script>-<what was typed>)')
     if trains:
         add('--tune', action='store_true', default=None,  # None: absent, as in older runs
-            help='to choose hyperparameters: leave a tenth of the training instances out, and '
-                 'evaluate on these instead of the test instances')
+            help='evaluate on training instances that are left out, not on the test')
         add('--resume', action='store_true',
             help='go on from the checkpoint in out_dir; larger --steps extend the run')
         add('--eval_only', action='store_true', help='evaluate --ckpt; train and write nothing')

@@ -116,9 +116,9 @@ def parse_args(argv):
         help='times the blocks are applied, with shared weights')
 
     add = parser.add_argument_group('training').add_argument
-    add('--mode', choices=('cot', 'direct', 'both', 'mix'),
-        help='which arms to train (default: both; countdown, star: cot); mix (cycle, cvpr): one '
-             'model, of whose training sequences every other one has no chain')
+    add('--mode', metavar='ARM', choices=('cot', 'direct', 'both', 'mix'),
+        help='cot, direct, both (the default; countdown, star: cot), or mix: one model, every '
+             'other sequence without its chain')
     add('--batch_size', type=at_least(1),
         help=f'sequences a step and process ({recipe["batch_size"]})')
     add('--grad_accum', type=at_least(1), default=1,
