@@ -266,6 +266,17 @@ def without_repeats(jobs):
 # `loss` is {kind: bits, summed over all questions of this kind}. `count` says how many questions
 # there are of each kind, and of how many (person, relation) pairs the trained two-hop questions
 # are: 'pair2'. With NO_LOSS the functions return the entropy: all that there is to be stored.
+#
+# Two-hop answers are not independent of one another. Of the n people only some are anybody's
+# mentor, and some are the mentor of several. So among the answers to "what is the employer of A's
+# mentor?" some come up often, whoever A is. A model that knows no more than how often each answer
+# occurs for each (relation, subject) has the loss
+#
+#     M = sum over (relation, subject), over answers a, of  c_a log2(N / c_a)
+#
+# where c_a of the N trained questions have the answer a. It knows nothing about A. So a model with
+# the loss L stores M - L bits in two-hop answers, not n log2 n - L. `count` holds M by kind:
+# 'marginal_attribute2' and 'marginal_relation2'.
 
 def selection_bits(n, N0, how='optimal'):
     """Bits that say which n of N0 names exist.
@@ -352,17 +363,15 @@ def combined_bits(task, loss, count, n_second_copies, how):
     """Stored bits of a model that answers a two-hop question by combining two facts.
 
     The answer is right if both facts are known. If a share x of the facts is known, then x^2 of
-    the answers are. So a loss of L on answers of H bits means
+    the answers are. So a loss of L, where the marginals alone lose M bits (see above), means
 
-        1 - L / H = x^2,    x = sqrt(1 - L / H)
+        1 - L / M = x^2,    x = sqrt(1 - L / M)
 
     and x of the bits of all facts are stored. Only the losses of two-hop answers count.
     n_second_copies: relations that are stored twice.
     """
-    attribute_entropy = count['attribute2'] * math.log2(task.values)
-    relation_entropy = count['relation2'] * math.log2(task.people)
-    attribute_share = math.sqrt(known_share(loss['attribute2'], attribute_entropy))
-    relation_share = math.sqrt(known_share(loss['relation2'], relation_entropy))
+    attribute_share = math.sqrt(known_share(loss['attribute2'], count['marginal_attribute2']))
+    relation_share = math.sqrt(known_share(loss['relation2'], count['marginal_relation2']))
 
     n_attributes = task.people * task.attributes
     n_relations = task.people * task.relations + n_second_copies
@@ -378,18 +387,18 @@ def combined_bits(task, loss, count, n_second_copies, how):
 def big_hash_bits(task, loss, count, how='optimal'):
     """Two hops, scheme `big hash` (Johnston & Belrose): nothing is combined.
 
-    Every trained combination (person, relation, subject) is stored by itself, with log2 m or log2 n
-    bits, beside the single facts:
+    Every trained combination (person, relation, subject) is stored by itself, beside the single
+    facts, with the bits that its answer has beyond the marginals (see above):
 
-        one-hop bits + (H - L) of the combinations
+        one-hop bits + (M - L) of the combinations
 
     Combinations that are held out add nothing.
     """
-    attribute_entropy = count['attribute2'] * math.log2(task.values)
-    relation_entropy = count['relation2'] * math.log2(task.people)
+    attribute_bits = count['marginal_attribute2']
+    relation_bits = count['marginal_relation2']
     return (one_hop_bits(task, loss['attribute1'], loss['relation1'], how)
-            + attribute_entropy * known_share(loss['attribute2'], attribute_entropy)
-            + relation_entropy * known_share(loss['relation2'], relation_entropy))
+            + attribute_bits * known_share(loss['attribute2'], attribute_bits)
+            + relation_bits * known_share(loss['relation2'], relation_bits))
 
 
 def chain_bits(task, loss, count):
@@ -527,12 +536,33 @@ def evaluate(model, questions, run):
     """Ask all questions. Returns three dicts:
 
     loss      {kind: bits, summed over its questions}, see KINDS
-    count     how many questions there are of each kind, and how many pairs (`pair2`)
+    count     how many questions there are of each kind, how many pairs (`pair2`), and the loss of a
+              model that knows the marginals alone
     accuracy  share of questions with every token right: acc_1 in one hop, acc_2_<label> in two
     """
     bits, correct = token_losses(model, questions, run)
     loss, count = loss_by_kind(questions, bits)
+    count |= marginal_bits(questions)
     return loss, count, accuracy_by_label(questions, correct)
+
+
+def marginal_bits(questions):
+    """The bits that trained two-hop answers cost a model which knows how often each answer occurs
+    for each (relation, subject), and no more: {'marginal_attribute2', 'marginal_relation2'}."""
+    batch = questions.batch
+    _, relation, subject, label = batch.instance.T
+    rows = (relation >= 0) & (label == 0)
+    answer = batch.tokens.gather(1, batch.answer)                           # (N, A)
+    keys = torch.cat((relation[:, None], subject[:, None], answer), dim=1)[rows]
+
+    # how many questions have this (relation, subject), and how many of these this answer
+    _, group, group_size = keys[:, :2].unique(dim=0, return_inverse=True, return_counts=True)
+    _, same, n_same = keys.unique(dim=0, return_inverse=True, return_counts=True)
+    share = n_same[same].double() / group_size[group]
+    is_relation = keys[:, 1] >= questions.task.attributes
+    return dict(
+        marginal_attribute2=(1 / share[~is_relation]).log2().sum().item(),
+        marginal_relation2=(1 / share[is_relation]).log2().sum().item())
 
 
 def token_losses(model, questions, run):

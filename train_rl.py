@@ -39,8 +39,6 @@ Results: docs/train_rl.md
 
 from errors import one_line_errors  # first: see errors.py
 
-import math
-
 import numpy as np
 import torch
 
@@ -412,7 +410,8 @@ def train(model, task, args, run):
         tokens=0,           # and their tokens up to the answer
         samples_95=None)    # chains until 95% greedy accuracy at the largest hop count
     state = run.resume('ckpt.pt', model, optimizer, 'rl')
-    check_progress(state, len(task.hops))
+    if 'args' in state:  # there is a checkpoint
+        check_progress(state)
     progress.update({name: state[name] for name in progress if name in state})
     resumed = step = progress['step']
     policy = run.distribute(model)
@@ -507,17 +506,28 @@ def train(model, task, args, run):
     return progress
 
 
-def check_progress(state, n_stages):
+def check_progress(state):
     """Raise ValueError if a checkpoint remembers what no training can have come to."""
-    counts = dict(stage=n_stages, samples=2**62, tokens=2**62, samples_95=2**62)
-    for name in (*counts, 'mean', 'reward'):
+    args = state['args']
+    hops = max(args['hops'])
+    rollouts = args['rollouts'] if args['baseline'] == 'prefix' else 0
+    processes = args.get('processes')
+    require(type(processes) is int and processes > 0,
+            f'the checkpoint has processes={str(processes)[:60]}, which cannot be')
+    n_chains = state['step'] * args['batch_size'] * args['group_size'] * processes
+    most = n_chains * (1 + rollouts * (hops - 1))
+    ranges = dict(
+        stage=(1 if args['curriculum'] else len(args['hops']), len(args['hops'])),
+        samples=(n_chains, most),
+        tokens=(n_chains, n_chains * (hops + rollouts * hops * (hops - 1) // 2)),
+        samples_95=(0, most),
+        mean=(0, 1),
+        reward=(0, 1))
+    for name, (low, high) in ranges.items():
         value = state.get(name)
-        if name in counts:
-            lowest = 1 if name == 'stage' else 0
-            is_possible = type(value) is int and lowest <= value <= counts[name]
-        else:
-            is_possible = type(value) is float and math.isfinite(value)
-        may_be_none = name in ('reward', 'samples_95') or name not in state
+        number = float if name in ('mean', 'reward') else int
+        is_possible = type(value) is number and low <= value <= high
+        may_be_none = name in ('reward', 'samples_95')
         require(is_possible or (value is None and may_be_none),
                 f'the checkpoint has {name}={str(value)[:60]}, which cannot be')
 
@@ -604,7 +614,7 @@ def main(argv=None):
         # train the model, or take what --ckpt holds
         model.to(run.device)
         if args.eval_only:
-            check_progress(state, len(task.hops))
+            check_progress(state)
             progress = dict(reward=None, samples=0, samples_95=None, tokens=0) | state
         else:
             run.print_settings()

@@ -71,7 +71,9 @@ for n, A, R, m, N0 in ((30, 4, 2, 128, 343), (7, 0, 3, 100, 64), (1000, 8, 17, 2
 def scheme_bits(task, scheme, one, two, counts, how='optimal'):
     """Stored bits of two hops. one, two: the summed losses of attributes and relations."""
     loss = dict(attribute1=one[0], relation1=one[1], attribute2=two[0], relation2=two[1], bridge=0)
-    count = dict(attribute2=counts[0], relation2=counts[1], pair2=counts[2])
+    count = dict(attribute2=counts[0], relation2=counts[1], pair2=counts[2],
+                 marginal_attribute2=counts[0] * math.log2(task.values),  # all answers as frequent
+                 marginal_relation2=counts[1] * math.log2(task.people))
     return capacity.SCHEMES[scheme](task, loss, count, how)
 
 
@@ -352,6 +354,22 @@ def count_trained(task):
     return n_attribute, n_relation, len(pairs)
 
 
+def marginals(task):
+    """What trained two-hop answers about attributes and relations cost, in bits, if it is known how
+    often each answer occurs for each (relation, subject). With plain loops."""
+    answers = {}
+    for person, relation, subject in all_rows(task):
+        if relation >= 0 and label_of(task, (person, relation, subject)) == 'trained':
+            bridge = task.truth[person, task.attributes + relation]
+            answer = int(task.truth[bridge, subject])
+            answers.setdefault((relation, subject), []).append(answer)
+    bits = [0.0, 0.0]
+    for (_, subject), given in answers.items():
+        for answer in given:
+            bits[subject >= task.attributes] -= math.log2(given.count(answer) / len(given))
+    return bits
+
+
 KNOWLEDGE = [
     (KNOWS, KNOWS), (UNIFORM, UNIFORM), (UNIFORM, KNOWS_NAMES), (WRONG, WRONG), (KNOWS, UNIFORM),
     (UNIFORM, KNOWS), (KNOWS, DOUBTS_NAMES)]
@@ -425,7 +443,7 @@ def test_the_bits_of_one_hop_come_out_of_the_tokens(attribute, relation):
     check_bits(result, bits, entropy, expected)
     check_accuracy(result, attribute, relation)
     assert result.count == dict(attribute1=2 * n, relation1=2 * n, attribute2=0, relation2=0,
-                                bridge=0, pair2=0)
+                                bridge=0, pair2=0, marginal_attribute2=0, marginal_relation2=0)
 
 
 @pytest.mark.parametrize('attribute, relation', KNOWLEDGE)
@@ -442,8 +460,10 @@ def test_the_bits_of_two_hops_come_out_of_the_tokens(attribute, relation):
     attributes = expected.attribute_entropy * expected.attribute_share**0.5
     relations = expected.relation_entropy * expected.relation_share**0.5
     twice = relations * (1 + n_pairs / (n * task.relations))
-    combined = (n_attribute * math.log2(task.values) * expected.attribute_share
-                + n_relation * math.log2(n) * expected.relation_share)
+    attribute_bits, relation_bits = marginals(task)
+    assert attribute_bits < 0.95 * n_attribute * math.log2(task.values)
+    combined = (attribute_bits * expected.attribute_share
+                + relation_bits * expected.relation_share)
     bits = {
         'optimal': attributes + relations + expected.names,
         'double': attributes + twice + expected.names,
@@ -453,13 +473,71 @@ def test_the_bits_of_two_hops_come_out_of_the_tokens(attribute, relation):
     entropy = {
         'optimal': once,
         'double': once + n_pairs * math.log2(n),
-        'big hash': once + n_attribute * math.log2(task.values) + n_relation * math.log2(n),
+        'big hash': once + attribute_bits + relation_bits,
     }
     check_bits(result, bits, entropy, expected)
     check_accuracy(result, attribute, relation)
     assert result.count == dict(
         attribute1=2 * n, relation1=2 * n, attribute2=n_attribute, relation2=n_relation,
-        bridge=n_attribute + n_relation, pair2=n_pairs)
+        bridge=n_attribute + n_relation, pair2=n_pairs,
+        marginal_attribute2=close(attribute_bits), marginal_relation2=close(relation_bits))
+
+
+def test_the_marginals_of_three_people_by_hand():
+    """Person 0 and 1 have mentor 2, person 2 has mentor 0. Their employers are 5, 5, 7. So "the
+    employer of the mentor" is 7, 7, 5, and "the mentor of the mentor" 0, 0, 2. Each costs
+    2 log2(3 / 2) + log2 3 bits."""
+    task = Profiles(3, 1, 1, [1, 2], values=8)
+    task.truth[:] = [[5, 2], [5, 2], [7, 0]]
+    task.label = lambda question: np.zeros(len(question), dtype=int)  # all are trained
+    bits = capacity.marginal_bits(as_questions(task))
+    by_hand = 2 * math.log2(3 / 2) + math.log2(3)
+    assert bits == dict(marginal_attribute2=close(by_hand), marginal_relation2=close(by_hand))
+
+
+@functools.cache
+def nobodys_model():
+    """A task, and a model that knows all single facts. Of two-hop questions it knows how often each
+    answer occurs for each (relation, subject), whoever is asked about."""
+    task = Profiles(40, 2, 2, [1, 2], values=20)
+    subjects = subject_words(task)
+    answers = {}
+    for person, relation, subject in all_rows(task):
+        if relation >= 0 and label_of(task, (person, relation, subject)) == 'trained':
+            bridge = task.truth[person, task.attributes + relation]
+            words = task.decode(task.answers(np.array([bridge]), np.array([subject]))[0]).split()
+            answers.setdefault((relation, subject), []).append([w for w in words if w != '_'])
+    knows_facts = predictor(task, 'direct', KNOWS, KNOWS)
+
+    def predict(words):
+        if words[0] == '_':
+            return knows_facts(words)
+        key = subjects.index(words[4]) - task.attributes, subjects.index(words[0])
+        written = words[5:]
+        fitting = [a for a in answers[key] if a[:len(written)] == written]
+        following = Counter(a[len(written)] for a in fitting if len(a) > len(written))
+        total = sum(following.values())
+        if total == 0:  # an answer that was held out
+            return Counter({'_': 1.0})
+        return Counter({word: n / total for word, n in following.items()})
+    return task, measure(ScriptedModel(task, predict), task)
+
+
+def test_a_model_at_the_marginals_stores_no_bits_in_two_hop_answers():
+    """It was credited with n log2 m - L: more than many models store."""
+    task, result = nobodys_model()
+    attribute_bits, relation_bits = marginals(task)
+    assert result.loss['attribute2'] == pytest.approx(attribute_bits, rel=1e-4)
+    assert result.loss['relation2'] == pytest.approx(relation_bits, rel=1e-4)
+    n_attribute, n_relation, _ = count_trained(task)
+    uniform = n_attribute * math.log2(20) + n_relation * math.log2(40)
+    assert uniform - sum(marginals(task)) > 100  # what it was credited with
+
+    one_hop = capacity.one_hop_bits(task, 0, 0)
+    names = choose(task.n_names, 40)  # it writes names of people that exist
+    assert result.bits['big hash'] == pytest.approx(one_hop, abs=0.1)
+    for scheme in ('optimal', 'double'):
+        assert result.bits[scheme] == pytest.approx(names, abs=5)
 
 
 @pytest.mark.parametrize('attribute, relation', KNOWLEDGE)
@@ -474,7 +552,8 @@ def test_the_bits_of_chains_come_out_of_the_tokens(attribute, relation):
     check_accuracy(result, attribute, relation)
     assert result.count == dict(
         attribute1=2 * n, relation1=2 * n, attribute2=n_attribute, relation2=n_relation,
-        bridge=n_attribute + n_relation, pair2=n_pairs)
+        bridge=n_attribute + n_relation, pair2=n_pairs,
+        marginal_attribute2=close(marginals(task)[0]), marginal_relation2=close(marginals(task)[1]))
     bridge_loss = (n_attribute + n_relation) * expected.relation_loss
     assert result.loss['bridge'] == pytest.approx(bridge_loss, rel=1e-6, abs=1e-3)
 

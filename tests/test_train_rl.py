@@ -1052,7 +1052,7 @@ def test_the_last_line_has_the_largest_hop_count_and_the_first_record_at_95_perc
         tmp_path, monkeypatch):
     curve = iter([0.1, 0.94, 0.95, 0.2, 0.3, 0.97, 0.6])  # at step 0, 2, 4, 6, 8, 10, and the end
 
-    def scripted(model, task, run, seed, n_test, hop_token=None):
+    def scripted(model, task, run, seed, n_test, hop_token=None, split='test'):
         acc = 0.5 if hop_token is not None else next(curve)
         results = {}
         for k in task.hops:
@@ -1116,3 +1116,33 @@ def test_headline(argv, bars, tmp_path):
     final = run(*argv.split(), '--seed', 1337, '--out_dir', tmp_path)
     for name, (low, high) in bars.items():
         assert low <= float(final[name]) <= high, final
+
+
+PROGRESS = dict(step=10, stage=2, samples=10 * 4 * 2 * 3, tokens=10 * 4 * 2 * 3 * 2,
+                samples_95=None, mean=0.5, reward=None)
+PROGRESS_ARGS = dict(hops=[1, 2, 3], baseline='loo', rollouts=4, batch_size=4, group_size=3,
+                     processes=2, curriculum=True)
+
+
+@pytest.mark.parametrize('name, value', [
+    ('stage', 0), ('stage', 4), ('stage', None), ('stage', True), ('samples', 239),
+    ('samples', 241), ('samples', 10**12), ('tokens', 239), ('tokens', 721), ('tokens', None),
+    ('samples_95', -1), ('samples_95', 241), ('samples_95', 'x'), ('mean', 2.0), ('mean', None),
+    ('mean', float('nan')), ('reward', -0.5), ('reward', 1), ('processes', '2'), ('processes', 0)])
+def test_progress_that_cannot_be_is_refused(name, value):
+    """10 steps of 4 questions in 2 processes, 3 chains each, of 1 to 3 tokens: 240 chains, 240 to
+    720 tokens."""
+    train_rl.check_progress(PROGRESS | dict(args=PROGRESS_ARGS))
+    args = PROGRESS_ARGS | ({name: value} if name == 'processes' else {})
+    with pytest.raises(ValueError, match=f'the checkpoint has {name}='):
+        train_rl.check_progress(PROGRESS | {name: value} | dict(args=args))
+
+
+def test_progress_with_rollouts_and_without_a_curriculum():
+    """Rollouts from prefixes add up to 4 chains for each link but the last, of 2 and 1 tokens."""
+    args = PROGRESS_ARGS | dict(baseline='prefix', curriculum=False)
+    state = PROGRESS | dict(stage=3, samples=240 * 9, tokens=240 * (3 + 4 * 3), args=args)
+    train_rl.check_progress(state)
+    for name, value in (('samples', 240 * 9 + 1), ('tokens', 240 * 15 + 1), ('stage', 2)):
+        with pytest.raises(ValueError, match=name):
+            train_rl.check_progress(state | {name: value})

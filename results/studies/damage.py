@@ -473,8 +473,8 @@ def variants_of(script, folder):
     for i, (name, damaged) in enumerate(value_variants(state)):
         if script != 'train_cot' and i % 3 > 0:  # of the other runs one in three
             continue
-        # Two in three are signed. Not with another seed: that is a whole checkpoint.
-        signed = i % 7 > 2 and not name.startswith('args seed')
+        # Two in three are signed. Not with another seed or weight: that is a whole checkpoint.
+        signed = i % 7 > 2 and not name.startswith(('args seed', 'weights one changed'))
         yield 'ckpt.pt', f'{name}{", signed" if signed else ""}', written(damaged, signed)
     for name, damaged in log_variants((folder / 'log.jsonl').read_bytes()):
         yield 'log.jsonl', name, damaged
