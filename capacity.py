@@ -77,6 +77,7 @@ from profiles import Profiles, check_sizes, vocab_size
 RATE = 2e-2       # learning rate of a model of 16 channels
 LEARNED = 0.99    # share of the trained questions that a model must have right to have learned them
 SIZE_STEP = 1.1   # --smallest: each size is so many times the one below
+FULL = 0.95       # a model with this share of a scheme's entropy has hardly more to learn under it
 
 # flags whose defaults depend on --hops
 DEFAULTS = {
@@ -114,6 +115,8 @@ def parse_args(argv):
     add('--attributes', type=at_least(0),
         help='attributes of each person, of 128 values (default: 8; two hops: 20)')
     add('--relations', type=at_least(0), help='relations of each person (default: 0; two hops: 4)')
+    add('--relabel', action='store_true',
+        help='control: shuffle two-hop answers over the people, so that nothing can be combined')
 
     add = parser.add_argument_group('models').add_argument
     add('--sizes', type=parse_list,
@@ -131,6 +134,7 @@ def parse_args(argv):
              'many questions)')
     add('--max_iters', '--steps', type=at_least(1), default=4800,
         help='optimizer steps of each model; the batch follows from --exposures')
+    add('--weight_decay', type=at_least(0, float), default=0.0, help='AdamW, matrices only')
     add('--resume', action='store_true', help='go on from the checkpoints in out_dir')
     common.add_run_args(parser, trains=False)
     return common.parse_args(parser, argv, 'capacity')
@@ -145,8 +149,10 @@ def fill_in(args):
         if getattr(args, name) is None:
             setattr(args, name, value)
 
-    require(args.hops == 2 or not (args.cot or args.smallest),
-            'a chain, or the smallest model, is for questions of two hops: add --hops 2')
+    require(args.hops == 2 or not (args.cot or args.smallest or args.relabel),
+            'a chain, the smallest model and --relabel are for questions of two hops: add --hops 2')
+    require(not (args.relabel and args.cot),
+            'with --relabel answers do not follow from chains: leave --cot out')
     memory.require_depth(args)
     within_reason = (max(args.sizes or [1]) <= 10**9
                      and max(args.exposures, args.max_iters) <= 10**7
@@ -538,12 +544,13 @@ def evaluate(model, questions, run):
     loss      {kind: bits, summed over its questions}, see KINDS
     count     how many questions there are of each kind, how many pairs (`pair2`), and the loss of a
               model that knows the marginals alone
-    accuracy  share of questions with every token right: acc_1 in one hop, acc_2_<label> in two
+    measures  share of questions with every token right: acc_1 in one hop, acc_2_<label> in two; and
+              the mean loss of two-hop questions in bits, loss_2_<label>
     """
     bits, correct = token_losses(model, questions, run)
     loss, count = loss_by_kind(questions, bits)
     count |= marginal_bits(questions)
-    return loss, count, accuracy_by_label(questions, correct)
+    return loss, count, by_label(questions, bits, correct)
 
 
 def marginal_bits(questions):
@@ -620,19 +627,22 @@ def loss_by_kind(questions, bits):
     return loss, count
 
 
-def accuracy_by_label(questions, correct):
-    """{name: share of questions with every target right}, from correct (N, T-1)."""
+def by_label(questions, bits, correct):
+    """{name: share of questions with every target right, or their mean loss in bits}, from bits and
+    correct (N, T-1)."""
     _, relation, _, label = questions.batch.instance.T
     one_hop = relation < 0
     rows_by_name = {'acc_1': one_hop}
     for i, name in enumerate(questions.task.labels):
         rows_by_name[f'acc_2_{name}'] = ~one_hop & (label == i)
 
-    accuracy = {}
+    measures = {}
     for name, rows in rows_by_name.items():
         if rows.any():
-            accuracy[name] = correct.all(dim=1)[rows].double().mean().item()
-    return accuracy
+            measures[name] = correct.all(dim=1)[rows].double().mean().item()
+            if name != 'acc_1':
+                measures[name.replace('acc', 'loss')] = bits[rows].sum(dim=1).mean().item()
+    return measures
 
 
 def quantized(model, bits):
@@ -701,7 +711,7 @@ def train(job, questions, args, run):
                        args.n_loop, pos='rope')
     model = GPT(config).to(run.device)
     rate = learning_rate(job)
-    optimizer = model.configure_optimizer(rate, 0.0, betas=(0.9, 0.98))
+    optimizer = model.configure_optimizer(rate, args.weight_decay, betas=(0.9, 0.98))
 
     # A checkpoint holds the settings of its own model: those of the run, with one number of people.
     name = job['name']
@@ -786,12 +796,12 @@ def train_and_measure(job, args, run):
     """Train one model, and measure what it has stored. Returns its record: a dict of plain values
     that begins with the job's."""
     task = Profiles(job['people'], args.attributes, args.relations, range(1, job['hops'] + 1),
-                    facts=args.seed)
+                    facts=args.seed, relabel=args.relabel)
     questions = make_questions(task, job['mode'])
     model, curve, seconds = train(job, questions, args, run)
 
     trained_at = time.time()
-    loss, count, accuracy = evaluate(model, questions, run)
+    loss, count, measures = evaluate(model, questions, run)
     n_drawn = groups_a_step(job, questions, args) * args.max_iters
     record = job | dict(
         params=model.num_params(),
@@ -804,7 +814,7 @@ def train_and_measure(job, args, run):
         entropy=stored_bits(task, job['mode'], NO_LOSS, count),
         int8=stored_when_rounded(model, questions, 8, run),
         int4=stored_when_rounded(model, questions, 4, run))
-    record |= accuracy
+    record |= measures
     record['chance'] = task.chance(job['hops'])
     record['seconds'] = seconds + time.time() - trained_at
     return record
@@ -931,8 +941,8 @@ def fit(records, scheme):
 
     slope   of the line through the origin, in bits a parameter
     r2      share of the variance that this line explains; None if all models store the same
-    spread  standard deviation / mean of the bits a parameter, over the models that have not learned
-            everything; None if these are fewer than two
+    n_short how many models have more to store under this scheme: less than FULL of its entropy
+    spread  standard deviation / mean of their bits a parameter; None if they are fewer than two
     """
     points = [(record['params'], record['stored'][scheme]) for record in records]
     params, stored = np.array(points, dtype=float).T                        # (models,) each
@@ -944,15 +954,12 @@ def fit(records, scheme):
         variance = ((stored - stored.mean()) ** 2).sum()
         r2 = float(1 - residual / variance)
 
-    has_more_to_learn = []
-    for record in records:
-        accuracy = record.get('acc_2_trained', record['acc_1'])
-        has_more_to_learn.append(accuracy < LEARNED)
-    rates = (stored / params)[has_more_to_learn]
+    entropy = np.array([record['entropy'][scheme] for record in records])   # (models,)
+    rates = (stored / params)[stored < FULL * entropy]
     spread = None
     if len(rates) > 1 and rates.any():
         spread = float(rates.std(ddof=1) / rates.mean())
-    return dict(slope=float(slope), r2=r2, spread=spread)
+    return dict(slope=float(slope), r2=r2, spread=spread, n_short=len(rates))
 
 
 def flattest(fits):

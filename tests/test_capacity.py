@@ -324,11 +324,12 @@ def label_of(task, row):
 
 def measure(model, task, mode='direct'):
     """bits, entropy, loss, count and accuracy of a model."""
-    loss, count, accuracy = capacity.evaluate(model, as_questions(task, mode), RUN)
+    loss, count, measures = capacity.evaluate(model, as_questions(task, mode), RUN)
+    accuracy = {name: value for name, value in measures.items() if name.startswith('acc')}
     return SimpleNamespace(
         bits=capacity.stored_bits(task, mode, loss, count),
         entropy=capacity.stored_bits(task, mode, capacity.NO_LOSS, count),
-        loss=loss, count=count, accuracy=accuracy)
+        loss=loss, count=count, accuracy=accuracy, measures=measures)
 
 
 def measure_predictor(task, mode, attribute, relation):
@@ -752,6 +753,9 @@ def test_fault_2_and_11_held_out_combinations_enter_no_trained_loss_and_no_count
 
     for label in task.labels:
         assert result.accuracy[f'acc_2_{label}'] == float(label not in wrong_labels)
+        if mode == 'direct':
+            loss = result.measures[f'loss_2_{label}']  # bits a question
+            assert loss > 5 if label in wrong_labels else loss < 1e-3
     trained_is_right = 'trained' not in wrong_labels
     assert (max(result.loss['attribute2'], result.loss['relation2']) < 1e-4) == trained_is_right
     assert (sum(result.loss.values()) > 1) != trained_is_right
@@ -1634,17 +1638,19 @@ def test_every_kind_of_run(extra, schemes, tmp_path):
 RATES = {'optimal': (1.0, 1.4, 0.1), 'double': (1.0, 1.1, 9.0), 'big hash': (1.0, 3.0, 2.0)}
 
 
-@pytest.mark.parametrize('learned, scheme', [
-    ((0.5, 0.98), 'double'), ((0.5, 1.0), None), ((1.0, 1.0), None)])
+@pytest.mark.parametrize('stored_shares, scheme', [
+    ((0.5, 0.94), 'double'), ((0.5, 1.0), None), ((1.0, 1.0), None)])
 def test_a_scheme_is_named_only_if_its_spread_could_be_computed(
-        learned, scheme, tmp_path, monkeypatch):
-    """The spread is that of the models that have not learned everything, if there are two."""
+        stored_shares, scheme, tmp_path, monkeypatch):
+    """The spread is that of the models that have more to store, if there are two."""
     def made_up(job, args, run):
         i = [10, 11, 12].index(job['people'])
         stored = {name: 1000 * (i + 1) * rates[i] for name, rates in RATES.items()}
+        share = [*stored_shares, 1.0][i]
+        entropy = {name: bits / share for name, bits in stored.items()}
         return job | dict(params=1000 * (i + 1), exposures=5.0, seconds=0, chance=0, acc_1=1.0,
-                          acc_2_trained=[*learned, 1.0][i], stored=stored, entropy=stored,
-                          int8=stored, int4=stored)
+                          acc_2_trained=1.0, stored=stored, entropy=entropy, int8=stored,
+                          int4=stored)
 
     monkeypatch.setattr(capacity, 'train_and_measure', made_up)
     final, records = run_capacity(tmp_path, *TINY, '--hops', 2, '--people', '10,11,12')
@@ -1788,30 +1794,32 @@ def test_two_hops_pass_by_their_trained_questions(monkeypatch):
 # the fit
 
 def fit_points(*points):
-    """points: (parameters, stored bits, accuracy on trained questions) of each model."""
+    """points: (parameters, stored bits, entropy) of each model."""
     records = []
-    for params, stored, accuracy in points:
-        records.append(dict(params=params, stored={'s': stored}, acc_1=0.0,
-                            acc_2_trained=accuracy))
+    for params, stored, entropy in points:
+        records.append(dict(params=params, stored={'s': stored}, entropy={'s': entropy}))
     return capacity.fit(records, 's')
 
 
 def test_a_line_through_the_origin_fits_perfectly():
-    assert fit_points((1, 2.0, 0.1), (2, 4.0, 0.1), (3, 6.0, 1.0)) == dict(
-        slope=pytest.approx(2), r2=pytest.approx(1), spread=pytest.approx(0))
+    assert fit_points((1, 2.0, 9.0), (2, 4.0, 9.0), (3, 6.0, 6.0)) == dict(
+        slope=pytest.approx(2), r2=pytest.approx(1), spread=pytest.approx(0), n_short=2)
 
 
 def test_slope_r2_and_spread_by_hand():
     """Slope (1 + 12 + 8) / 21. Residuals 0, 4, -2 around a mean of 3. Rates 1 and 3: the third
-    model has learned everything."""
-    fit = fit_points((1, 1.0, 0.5), (2, 6.0, 0.5), (4, 2.0, 0.995))
+    model has stored 2 of 2.1 bits, 95.2%."""
+    fit = fit_points((1, 1.0, 9.0), (2, 6.0, 9.0), (4, 2.0, 2.1))
     assert fit == dict(slope=pytest.approx(1), r2=pytest.approx(1 - 20 / 14),
-                       spread=pytest.approx(math.sqrt(2) / 2))
+                       spread=pytest.approx(math.sqrt(2) / 2), n_short=2)
+    fit = fit_points((1, 1.0, 9.0), (2, 6.0, 9.0), (4, 2.0, 2.11))  # 94.8%
+    assert fit['n_short'] == 3
 
 
 def test_what_cannot_be_computed_is_none():
-    assert fit_points((2, 3.0, 0.5)) == dict(slope=1.5, r2=None, spread=None)
-    assert fit_points((1, 0.0, 0.5), (2, 0.0, 0.5)) == dict(slope=0, r2=None, spread=None)
+    assert fit_points((2, 3.0, 9.0)) == dict(slope=1.5, r2=None, spread=None, n_short=1)
+    assert fit_points((1, 0.0, 9.0), (2, 0.0, 9.0)) == dict(slope=0, r2=None, spread=None,
+                                                            n_short=2)
 
 
 # -----------------------------------------------------------------------------
