@@ -5,6 +5,7 @@ from errors import RunEnded, one_line_errors
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -47,9 +48,17 @@ def test_only_rank_0_speaks_unless_each_has_something_to_say(capsys, monkeypatch
     assert 'mine' in ending(RunEnded('mine', any_rank=True), capsys)[1]
 
 
+@pytest.fixture
+def ctrl_c_works():
+    """Under nohup, or in the background of a shell, Ctrl-C is ignored, also by child processes."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == 'nt', reason='a process cannot send itself Ctrl-C there')
 @pytest.mark.parametrize('script', ['train_cot.py', 'data.py', 'plots.py'])
-def test_ctrl_c_while_modules_are_imported(script, tmp_path):
+def test_ctrl_c_while_modules_are_imported(script, tmp_path, ctrl_c_works):
     """torch takes seconds. Here it is one that is interrupted, and swallows all exceptions."""
     for module in ('numpy', 'torch', 'matplotlib'):
         (tmp_path / f'{module}.py').write_text(

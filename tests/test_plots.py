@@ -261,12 +261,13 @@ def test_the_points_of_several_searches_are_means_with_their_range():
     runs = []
     for solved, expansions in ((0.2, 10), (0.5, 20), (0.8, 60)):
         row = dict(arm='row', series='beam', setting='b=5', solved=solved, expansions=expansions,
-                   flops=4 * expansions)
+                   states=2 * expansions, flops=4 * expansions)
         runs.append(made_run([row, row | dict(setting='b=1', expansions=1), {'arm': 'final'}]))
     few, many = plots.search_points(runs, 'beam')
     assert (few['setting'], few['expansions'], many['setting']) == ('b=1', 1, 'b=5')
-    measures = [many[name] for name in ('expansions', 'flops', 'solved', 'least', 'most')]
-    assert measures == pytest.approx([30, 120, 0.5, 0.2, 0.8])
+    measures = [many[name] for name in
+                ('expansions', 'states', 'flops', 'solved', 'least', 'most')]
+    assert measures == pytest.approx([30, 60, 120, 0.5, 0.2, 0.8])
     assert plots.search_points(runs, 'dfs') == []
 
 

@@ -1809,8 +1809,8 @@ def test_files_that_are_no_checkpoint(trained, tmp_path):
     torch.save([1, 2], tmp_path / 'list.pt')
     for name in (*contents, 'foreign.pt', 'list.pt'):
         assert 'is not a checkpoint' in refused(tmp_path, '--ckpt', tmp_path / name)
-    for path in (tmp_path / 'nowhere.pt', tmp_path):
-        assert 'there is no checkpoint' in refused(tmp_path, '--ckpt', path)
+    assert 'there is no checkpoint' in refused(tmp_path, '--ckpt', tmp_path / 'nowhere.pt')
+    assert 'is a folder, not a checkpoint' in refused(tmp_path, '--ckpt', tmp_path)
 
 
 @pytest.mark.parametrize('changes, words', [
