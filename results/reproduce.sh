@@ -22,6 +22,9 @@ models=out/logs/train_cot
 deep="--n_layer 6 --batch_size 128 --steps 10000"
 direct="--nodes 10 --hops 1-2 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000"
 hops="--nodes 10 --hops 1-6 --batch_size 256 --lr 1e-3 --steps 6000"
+faith="--nodes 10 --hops 1-3 --n_head 2 --batch_size 256"
+faith_layers="$faith --n_layer 4 --lr 1.5e-3"
+faith_loop="$faith --n_layer 1 --n_loop 4 --lr 2e-3"
 rl_pairs="--format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8"
 rl_32="--nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20"
 probe_2="--nodes 14 --hops 1-2 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000"
@@ -65,6 +68,10 @@ train_cot/hops-direct-2 train_cot.py --mode direct $hops --n_layer 2 --n_embd 90
 train_cot/hops-direct-4 train_cot.py --mode direct $hops --n_layer 4 --n_embd 64
 train_cot/hops-loop-2 train_cot.py --mode direct $hops --n_layer 1 --n_embd 128 --n_loop 2
 train_cot/hops-loop-4 train_cot.py --mode direct $hops --n_layer 1 --n_embd 128 --n_loop 4
+train_cot/faith-chain-layers train_cot.py --mode cot $faith_layers --steps 1000 --eval_interval 20
+train_cot/faith-mix-layers train_cot.py --mode mix $faith_layers --steps 6000 --eval_interval 200
+train_cot/faith-chain-loop train_cot.py --mode cot $faith_loop --steps 1000 --eval_interval 20
+train_cot/faith-mix-loop train_cot.py --mode mix $faith_loop --steps 4000 --eval_interval 200
 
 train_rl/loo train_rl.py
 train_rl/hops-4 train_rl.py --hops 4

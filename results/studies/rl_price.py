@@ -29,7 +29,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parents[2]
-QUESTIONS = {'shown': 102400, 'reward': 153600, 'pass@k': 153600}  # of a run, in all
+QUESTIONS = {'shown': 51200, 'reward': 128000, 'pass@k': 128000}  # of a run, in all
 N_TESTS = 100      # evaluations of a run
 HOPS = '4'         # at which hop count 95% is asked
 CHAINS = 8         # of each question, for the last two
