@@ -176,7 +176,7 @@ if [ "${1:-}" = --list ]; then
 fi
 
 for row in "$@"; do
-  if ! rows | grep -q "^$row "; then
+  if ! rows | grep "^$row " > /dev/null; then  # not -q: it would leave before rows has ended
     echo "reproduce.sh: there is no row $row; bash results/reproduce.sh --list shows them" >&2
     exit 2
   fi
