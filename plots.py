@@ -244,7 +244,11 @@ def draw_range(axis, x, least, most, colour, alpha=0.15):
 # -----------------------------------------------------------------------------
 # train_cot.py
 
-ARMS = {'cot': ('chain of thought', 'tab:blue'), 'direct': ('direct', 'tab:red')}
+ARMS = {
+    'cot': ('chain of thought', 'tab:blue'),
+    'direct': ('direct', 'tab:red'),
+    'mix': ('mixture, with its chain', 'tab:green'),
+}
 
 
 def draw_train_cot(runs, reference):
@@ -260,6 +264,9 @@ def draw_train_cot(runs, reference):
     for i, (run, arm, label, colour, style) in enumerate(curves):
         place = (i, len(curves))
         left.plot(*curve_at(run, arm, 'acc'), style, color=colour, marker='o', ms=4, label=label)
+        if arm == 'mix':
+            left.plot(*curve_at(run, arm, 'at_once'), ':', color=colour, marker='.',
+                      label='the same model, answering at once')
         draw_bars(right, run, arm, 'acc', place, colour, faint=style == '--')
         draw_dots(right, reference, arm, 'acc', place)
 
@@ -290,7 +297,7 @@ def arm_curves(runs):
             if len(runs) == 1:
                 curves.append((run, arm, label, colour, '-'))
             else:
-                style = '-' if arm == 'cot' else '--'
+                style = '--' if arm == 'direct' else '-'
                 curves.append((run, arm, f'{name}, {label}', f'C{i}', style))
     return curves
 
