@@ -8,7 +8,8 @@ target can still be made from some numbers. Its *policy* writes a step.
 1. best-of-k, without search: sample k chains and choose one. Choose it by majority, by its
    log-probability, or by the sum of the verdicts on its states. The oracle finds a right chain if
    there is one (pass@k, unbiased as in Chen et al. 2021). The rules of the game say what is right,
-   so on countdown the oracle is a method. On other tasks it is a ceiling.
+   so on countdown the oracle is a method. On other tasks it is a ceiling. One at a time: the same,
+   but stop at the first right chain, as depth-first search stops when it has solved the puzzle.
 2. beam, ToT's breadth-first search: of all states one move away, keep the b with the best verdict.
    any-of-b: one of the last b states makes the target (ToT's measure). top-1: the best one does.
 3. dfs, ToT's depth-first search: best child first, and back where a branch ends, until the puzzle
@@ -604,14 +605,19 @@ def pass_at_k(correct, k):
     return 1 - ((n - c - j).clamp(min=0) / (n - j)).prod(dim=1)
 
 
+def numbers_of_chains(chains):
+    """1, 2, 4, ... n."""
+    n = chains.correct.size(1)
+    powers_of_two = {2**i for i in range(n.bit_length())}
+    return sorted({n} | powers_of_two)
+
+
 def choose(chains):
     """Choose one of k = 1, 2, 4, ... n chains. Yields (k, rule, accuracy (P,)).
 
     The oracle's accuracy is pass@k. That of the other rules is the mean over n // k blocks of k.
     """
-    n = chains.correct.size(1)
-    powers_of_two = {2**i for i in range(n.bit_length())}
-    for k in sorted({n} | powers_of_two):
+    for k in numbers_of_chains(chains):
         yield k, 'oracle', pass_at_k(chains.correct, k)
 
         correct = blocks_of(chains.correct, k)
@@ -625,6 +631,21 @@ def choose(chains):
         for rule, score in scores.items():
             chosen = score.masked_fill(answer == -1, -1e9).argmax(dim=2, keepdim=True)
             yield k, rule, correct.gather(2, chosen).float().mean(dim=(1, 2))
+
+
+def one_at_a_time(chains, k):
+    """Sample chains one after the other until one is right, at most k.
+
+    Returns accuracy (P,), which is pass@k, and cost (P, 5). Chain j + 1 is sampled if the first j
+    are wrong, so on average 1 - pass@j of it.
+    """
+    n = chains.correct.size(1)
+    used = torch.ones(len(chains.correct), device=chains.correct.device)   # (P,)
+    for j in range(1, k):
+        used += 1 - pass_at_k(chains.correct, j)
+    cost = chains.shared_cost + chains.chain_cost * used[:, None] / n
+    cost[:, COSTS.index('calls')] *= used  # nothing runs side by side
+    return pass_at_k(chains.correct, k), cost
 
 
 def blocks_of(x, k):
@@ -714,9 +735,16 @@ def run_method(solver, method, puzzles, args):
         yield from run_best_of_k(method.series, random_rollouts(solver, puzzles, args.k))
 
 
-def run_best_of_k(series, chains):
-    """As run_method, for each k and each rule that chooses."""
+def run_best_of_k(series, chains, is_game=True):
+    """As run_method, for each k and each rule that chooses.
+
+    is_game: do the rules of the game say what is right, so that sampling can stop there?
+    """
     n = chains.correct.size(1)
+    if is_game:
+        for k in numbers_of_chains(chains):
+            accuracy, cost = one_at_a_time(chains, k)
+            yield f'{series}, one at a time', f'k={k}', accuracy[:, None], cost
     for k, rule, accuracy in choose(chains):
         cost = chains.shared_cost + chains.chain_cost * k / n
         yield f'{series}, {rule}', f'k={k}', accuracy[:, None], cost
@@ -726,6 +754,7 @@ SIDE_SERIES = (  # not among the few rows that are printed with --method all
     "dfs, the model's moves, pruned",
     'best-of-k, majority',
     'best-of-k, log-prob',
+    'random rollouts, oracle',
     'random rollouts, majority',
 )
 
@@ -911,7 +940,7 @@ class Table:
         for (series, setting), row in self.rows.items():
             if series.startswith('best-of-k') and setting == f'k={k}':
                 rule = series.split(', ')[1]
-                scores[rule.replace('-', '_')] = row['solved']
+                scores[rule.replace('-', '_').replace(' ', '_')] = row['solved']
         return scores
 
 
@@ -1001,8 +1030,12 @@ def equal_costs(table, beam, solved, cost, args):
     # Chains do their own arithmetic. So they are compared with a beam that does its own, too.
     beam_of_model = table.rows[f'beam, {MOVES["model"]}', f'b={args.b}']
     k, solved = chains_at(table, beam_of_model['flops'])
-    final |= dict(model_moves=beam_of_model['solved'], same_flops_k=round(k), same_flops=solved)
-    return final
+    one_by_one = table.last_of('best-of-k, one at a time')
+    return final | dict(
+        model_moves=beam_of_model['solved'],
+        same_flops_k=round(k),
+        same_flops=solved,
+        one_at_a_time_flops=one_by_one['flops'])
 
 
 def chains_at(table, flops):
@@ -1041,7 +1074,7 @@ def best_of_k(solver, mode, args):
                      [args.method])
 
     chains = sample_answers(solver, mode, args.k, args.n_test, args.seed)
-    for series, setting, solved, cost in run_best_of_k('best-of-k', chains):
+    for series, setting, solved, cost in run_best_of_k('best-of-k', chains, is_game=False):
         table.add(series, setting, 'model', 1, solved, cost,
                   printed=is_main_row(series, setting, args))
     chance = task.chance(hops)
@@ -1086,8 +1119,11 @@ def finding(table, final, args):
     # the same arithmetic on both sides: the model's
     beam = final['model_moves']
     chains = final['same_flops']
+    flops = final['one_at_a_time_flops']
     return (f"{text} With the model's own moves it solves {beam:.3f}, {compare(beam, chains, n)} "
-            f'one of {final["same_flops_k"]} chains at the same FLOPs ({chains:.3f}).')
+            f'one of {final["same_flops_k"]} chains at the same FLOPs ({chains:.3f}). Chains one '
+            f'at a time until one is right, at most {args.k}, solve '
+            f'{final["one_at_a_time"]:.3f} for {flops / 1e6:.0f} MFLOP a puzzle.')
 
 
 def compare(share, control, n):
@@ -1164,8 +1200,9 @@ def main(argv=None):
         final |= dict(params=model.num_params(), model_seed=state['args'].get('seed'),
                       seed=args.seed, seconds=run.seconds())
         run.log(arm='final', **final)
-        for name in ('tokens', 'flops'):
-            final[name] = round(final[name])
+        for name in ('tokens', 'flops', 'one_at_a_time_flops'):
+            if name in final:
+                final[name] = round(final[name])
         run.print(common.final_line(**final))
         plots.draw_run(run.out_dir)
         return final

@@ -297,7 +297,8 @@ def search_flops():
         "beam, the model's moves": ('beam, b = 1, 3, 5', 'tab:blue', '-', 'o'),
         "dfs, the model's moves": ('depth first, 11 and 100 nodes', 'tab:blue', '--', 's'),
         "dfs, the model's moves, pruned": ('depth first, pruned', 'tab:purple', '--', 's'),
-        'best-of-k, oracle': ('one of k = 1 to 100 chains is right', 'tab:green', '-', '.'),
+        'best-of-k, one at a time': ('chains one at a time until right', 'tab:green', '-', '.'),
+        'best-of-k, oracle': ('one of k = 1 to 100 is right', 'tab:orange', '-', '.'),
         'best-of-k, verdict': ('best of k by verdict', 'tab:red', '-', '.'),
         'best-of-k, log-prob': ('most probable of k', 'tab:olive', '-', '.'),
         'best-of-k, majority': ('majority of k', 'tab:brown', '-', '.'),
@@ -310,7 +311,7 @@ def search_flops():
         "dfs, 'mult' heuristic": ("depth first, 'mult'", 'black', '--', 's'),
         'beam, random values': ('beam, random values', '0.6', '-', 'o'),
         'dfs, random order': ('depth first, random order', '0.6', '--', 's'),
-        'random rollouts, oracle': ('one of k random chains', '0.6', ':', '.'),
+        'random rollouts, one at a time': ('random chains, one at a time', '0.6', ':', '.'),
     }
     runs = read_row('search/tot')
     figure, (left, right) = new_figure(10, 5.6, columns=2, sharey=True)

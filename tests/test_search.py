@@ -1027,9 +1027,9 @@ def test_every_method_has_its_rows(everything):
         want += [(f'beam, {moves}', b) for b in WIDTHS]
         for pruned in ('', ', pruned'):
             want += [(f'dfs, {moves}{pruned}', n) for n in BUDGETS]
-    for rule in ('oracle', 'majority', 'log-prob', 'verdict'):
+    for rule in ('one at a time', 'oracle', 'majority', 'log-prob', 'verdict'):
         want += [(f'best-of-k, {rule}', k) for k in FOUR_K]
-    for rule in ('oracle', 'majority'):
+    for rule in ('one at a time', 'oracle', 'majority'):
         want += [(f'random rollouts, {rule}', k) for k in FOUR_K]
     for values in ('random values', "'mult' heuristic"):
         want += [(f'beam, {values}', b) for b in WIDTHS]
@@ -1069,9 +1069,10 @@ MAIN_ROWS = [
     (f'dfs, {ALL_MOVES}, pruned', '7 expansions'),
     (f'beam, {MODEL_MOVES}', 'b=3'),
     (f'dfs, {MODEL_MOVES}', '7 expansions'),
+    ('best-of-k, one at a time', 'k=5'),
     ('best-of-k, oracle', 'k=5'),
     ('best-of-k, verdict', 'k=5'),
-    ('random rollouts, oracle', 'k=5'),
+    ('random rollouts, one at a time', 'k=5'),
     ('beam, random values', 'b=3'),
     ("beam, 'mult' heuristic", 'b=3'),
     ("dfs, 'mult' heuristic", '7 expansions'),
@@ -1204,6 +1205,26 @@ def test_the_last_line_has_best_of_k_at_the_flops_of_the_beam_that_does_its_arit
     table.rows = log
     k, solved = search.chains_at(table, beam['flops'])
     assert final['same_flops_k'] == str(round(k)) and final['same_flops'] == f'{solved:.3f}'
+    one_by_one = log['best-of-k, one at a time', 'k=5']
+    assert final['one_at_a_time'] == f'{one_by_one["solved"]:.3f}'
+    assert int(final['one_at_a_time_flops']) == round(one_by_one['flops'])
+    assert one_by_one['solved'] == log['best-of-k, oracle', 'k=5']['solved']
+    assert one_by_one['flops'] <= log['best-of-k, oracle', 'k=5']['flops']
+
+
+def test_chains_one_at_a_time_by_hand():
+    """Of four chains one is right, or none. With at most three chains the second is sampled with
+    probability 3/4, and the third with 1/2: the right one is not among the first two."""
+    correct = torch.tensor([[False, True, False, False], [False] * 4])
+    chains = search.Chains(
+        correct, correct.long(), shared_cost=torch.tensor([[0, 0, 15, 6, 100]] * 2),
+        chain_cost=torch.tensor([[12, 12, 0, 48, 4000]] * 2))
+    accuracy, cost = search.one_at_a_time(chains, 3)
+    assert accuracy.tolist() == pytest.approx([3 / 4, 0])
+    used = 1 + 3 / 4 + 1 / 2
+    assert cost[0].tolist() == pytest.approx(
+        [3 * used, 3 * used, 15 * used, 6 + 12 * used, 100 + 1000 * used])
+    assert cost[1].tolist() == pytest.approx([9, 9, 45, 42, 3100])
 
 
 @pytest.mark.parametrize('flops, k, solved', [
@@ -1220,9 +1241,11 @@ def test_chains_for_so_many_flops(flops, k, solved):
     assert search.chains_at(table, flops) == pytest.approx((k, solved))
 
 
-BEST_OF_K = {f'best-of-k, {rule}' for rule in ('oracle', 'majority', 'log-prob', 'verdict')}
+BEST_OF_K = {f'best-of-k, {rule}'
+             for rule in ('one at a time', 'oracle', 'majority', 'log-prob', 'verdict')}
 BASELINES = {
-    'random rollouts, oracle', 'random rollouts, majority', 'beam, random values',
+    'random rollouts, one at a time', 'random rollouts, oracle', 'random rollouts, majority',
+    'beam, random values',
     "beam, 'mult' heuristic", "dfs, 'mult' heuristic", 'dfs, random order'}
 
 
