@@ -115,7 +115,7 @@ def parse_args(argv):
     add('--attributes', type=at_least(0),
         help='attributes of each person, of 128 values (default: 8; two hops: 20)')
     add('--relations', type=at_least(0), help='relations of each person (default: 0; two hops: 4)')
-    add('--relabel', action='store_true',
+    add('--relabel', action='store_true', default=None,  # None: absent, as in older runs
         help='control: shuffle two-hop answers over the people, so that nothing can be combined')
 
     add = parser.add_argument_group('models').add_argument
@@ -134,7 +134,7 @@ def parse_args(argv):
              'many questions)')
     add('--max_iters', '--steps', type=at_least(1), default=4800,
         help='optimizer steps of each model; the batch follows from --exposures')
-    add('--weight_decay', type=at_least(0, float), default=0.0, help='AdamW, matrices only')
+    add('--weight_decay', type=at_least(0, float), help='AdamW, matrices only (default: 0)')
     add('--resume', action='store_true', help='go on from the checkpoints in out_dir')
     common.add_run_args(parser, trains=False)
     return common.parse_args(parser, argv, 'capacity')
@@ -711,7 +711,7 @@ def train(job, questions, args, run):
                        args.n_loop, pos='rope')
     model = GPT(config).to(run.device)
     rate = learning_rate(job)
-    optimizer = model.configure_optimizer(rate, args.weight_decay, betas=(0.9, 0.98))
+    optimizer = model.configure_optimizer(rate, args.weight_decay or 0.0, betas=(0.9, 0.98))
 
     # A checkpoint holds the settings of its own model: those of the run, with one number of people.
     name = job['name']
@@ -796,7 +796,7 @@ def train_and_measure(job, args, run):
     """Train one model, and measure what it has stored. Returns its record: a dict of plain values
     that begins with the job's."""
     task = Profiles(job['people'], args.attributes, args.relations, range(1, job['hops'] + 1),
-                    facts=args.seed, relabel=args.relabel)
+                    facts=args.seed, relabel=bool(args.relabel))
     questions = make_questions(task, job['mode'])
     model, curve, seconds = train(job, questions, args, run)
 
@@ -1012,7 +1012,7 @@ def print_fits(fits, run):
         values = []
         for name, value in fits[scheme].items():
             if value is not None:
-                values.append(f'{name} {value:.3f}')
+                values.append(f'{name} {value:.3f}' if name != 'n_short' else f'{name} {value}')
         run.print(f'{scheme}: {", ".join(values)}')
 
 

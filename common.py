@@ -147,6 +147,8 @@ def parse_eval_only(parser, argv, script, free, ckpt):
     for name, value in trained.items():
         if name not in free and getattr(args, name) != value:
             changed.append(f'{name}={value}')
+    if args.tune and not trained.get('tune'):
+        changed.append('no --tune')
     require(not changed, f'{ckpt} was trained by {script}.py with {" ".join(changed)}; leave '
                          'those flags out')
     args.trained_hops = trained.get('hops')

@@ -140,7 +140,7 @@ def in_split(task, key, split):
     validation."""
     if split in SPLITS:
         return task.in_split(key, split)
-    other_hash = np.column_stack((key, np.ones(len(key), dtype=key.dtype)))
+    other_hash = np.column_stack((np.ones(len(key), dtype=key.dtype), key))
     return task.in_split(key, 'train') & (held_out(other_hash) == (split == 'validation'))
 
 

@@ -866,7 +866,8 @@ CHAIN_COLUMNS = (
 METHOD_LEGEND = {  # --method: what the names of its rows mean
     'beam': 'beam: of all states one move away keep the b with the best verdict, at each depth',
     'dfs': 'dfs: go on from the best state, and back where a branch ends; pruned: drop bad states',
-    'best_of_k': 'best-of-k: sample k chains, choose one by the rule named (oracle: any is right)',
+    'best_of_k': 'best-of-k: sample k chains, choose one by the rule named (oracle: any is right; '
+                 'one at a time: stop there)',
     'baselines': "random, 'mult' (prefers factors of the target): controls without a model",
 }
 
@@ -1033,16 +1034,17 @@ def equal_costs(table, beam, solved, cost, args):
     one_by_one = table.last_of('best-of-k, one at a time')
     return final | dict(
         model_moves=beam_of_model['solved'],
-        same_flops_k=round(k),
+        same_flops_k=k,
         same_flops=solved,
         one_at_a_time_flops=one_by_one['flops'])
 
 
 def chains_at(table, flops):
-    """How many chains so many FLOPs pay for, and how often one of them is right.
+    """How many chains so many FLOPs pay for, and how often one of them is right. (None, None) if
+    that is beyond the table.
 
     The FLOPs are linear in k. The share solved is read between the two nearest k of the table, on
-    a logarithmic axis. Beyond the table it is that of the smallest or largest k.
+    a logarithmic axis.
     """
     ks = []
     costs = []
@@ -1052,8 +1054,10 @@ def chains_at(table, flops):
             ks.append(int(setting.removeprefix('k=')))
             costs.append(row['flops'])
             shares.append(row['solved'])
-    k = np.interp(flops, costs, ks)
-    return float(k), float(np.interp(math.log(k), np.log(ks), shares))
+    if not costs[0] <= flops <= costs[-1]:
+        return None, None
+    k = float(np.interp(flops, costs, ks))
+    return round(k), float(np.interp(math.log(k), np.log(ks), shares))
 
 
 def solved_at_equal_cost(solved, spent, mean):
@@ -1119,11 +1123,13 @@ def finding(table, final, args):
     # the same arithmetic on both sides: the model's
     beam = final['model_moves']
     chains = final['same_flops']
-    flops = final['one_at_a_time_flops']
-    return (f"{text} With the model's own moves it solves {beam:.3f}, {compare(beam, chains, n)} "
-            f'one of {final["same_flops_k"]} chains at the same FLOPs ({chains:.3f}). Chains one '
-            f'at a time until one is right, at most {args.k}, solve '
-            f'{final["one_at_a_time"]:.3f} for {flops / 1e6:.0f} MFLOP a puzzle.')
+    text += f" With the model's own moves it solves {beam:.3f}"
+    if chains is not None:
+        text += (f', {compare(beam, chains, n)} one of {final["same_flops_k"]} chains at the same '
+                 f'FLOPs ({chains:.3f})')
+    return (f'{text}. Chains one at a time until one is right, at most {args.k}, solve '
+            f'{final["one_at_a_time"]:.3f} for {final["one_at_a_time_flops"] / 1e6:.0f} MFLOP a '
+            'puzzle.')
 
 
 def compare(share, control, n):

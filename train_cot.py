@@ -69,6 +69,7 @@ LEGEND = """
   chain    share of chains that are right in every token
   valid    share of chain tokens that follow correctly from the tokens before
   entropy  of the next token along the model's own chain, in nats
+  at_once  acc if the answer must come at once, without a chain (--mode mix)
   chance   acc of the best guess that does not look at the instance
 """
 
@@ -167,13 +168,19 @@ def fill_in(args):
     vars(args).update(task.settings())
     config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd,
                        args.n_loop)
-    sample_batch(task, 1, args.seed, 0, split='test')  # are there instances to hold out?
+    for split in common.splits(args):  # are there instances to train on, and to hold out?
+        sample_batch(task, 1, args.seed, 0, split)
+    require(args.task != 'countdown' or not args.tune,
+            'countdown holds out targets, which --tune does not: choose others to tune on, '
+            'with --holdout_targets')
     require(args.batch_size % args.grad_accum == 0,
             f'--grad_accum {args.grad_accum} does not divide --batch_size {args.batch_size}')
     require(args.task != 'star' or args.mode == 'cot',
             'the chain of star is its answer: there is nothing to leave out, use --mode cot')
     require(args.mode != 'mix' or (isinstance(task, Lookup) and max(task.hops) > 1),
             '--mode mix is for cycle and cvpr with two hops at least')
+    require(args.mode != 'mix' or args.batch_size // args.grad_accum % 2 == 0,
+            '--mode mix takes an even --batch_size: half of it has no chain')
     return task, config
 
 

@@ -48,7 +48,6 @@ import common
 import memory
 import plots
 from data import (
-    SPLITS,
     Parser,
     add_task_args,
     at_least,
@@ -169,11 +168,11 @@ def fill_in(args, other_sizes=()):
     return task, config, sorted(sizes)
 
 
-def require_both_splits(task, sizes, seed):
+def require_both_splits(task, sizes, args):
     """Raise ValueError if a size has too few mazes to train on, or to hold out."""
     for size in sizes:
-        for split in SPLITS:
-            sample_batch(task, 500, seed, 0, split, hops=size)
+        for split in common.splits(args):
+            sample_batch(task, 500, args.seed, 0, split, hops=size)
 
 
 def memory_phases(args, task, config):
@@ -611,7 +610,7 @@ def main(argv=None):
 
     needed = memory.require_memory(
         memory_phases(args, task, config), common.find_device(args.device), task)
-    require_both_splits(task, sizes, args.seed)
+    require_both_splits(task, sizes, args)
     params = GPT(config).num_params()
     _, test_split = common.splits(args)
     with common.Run('train_maze', args, can_grow=True, params=params) as run:

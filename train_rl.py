@@ -167,7 +167,8 @@ def fill_in(args):
         block_size = max(block_size, longer_task.block_size)
     config = GPTConfig(len(task.vocab), block_size, args.n_layer, args.n_head, args.n_embd,
                        args.n_loop, pos=args.pos)
-    sample_batch(task, 1, args.seed, 0, split='test')  # are there instances to hold out?
+    for split in common.splits(args):  # are there instances to train on, and to hold out?
+        sample_batch(task, 1, args.seed, 0, split)
 
     if args.objective == 'mean':
         require(not args.k, '--k belongs to --objective passk')
@@ -241,6 +242,8 @@ def load_start(args, config):
                 text += ' (nodes + largest hop count + 1)'
             differences.append(text)
     require(not differences, f'{path} does not fit: {"; ".join(differences)}')
+    require(not args.tune or state['args'].get('tune'),
+            f'{path} was trained on instances that --tune leaves out: train it with --tune, too')
     require(config.block_size <= model.config.block_size,
             f'{path} does not fit: it was made for sequences of {model.config.block_size} tokens, '
             f'--test_hops needs {config.block_size}: give it when training')

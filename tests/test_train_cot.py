@@ -28,6 +28,7 @@ from plain_training import (
     watch_modes,
 )
 
+import checkpoint
 import train_cot
 from common import RunEnded
 from data import CVPR, STREAMS, Cycle, Star, held_out, sample_batch
@@ -232,7 +233,7 @@ def test_training_draws_the_batch_of_each_step_and_all_else_is_held_out(
                   '--seed', 5, '--n_test', 80, *flag.split())
 
     train_split, test_split = splits
-    assert drawn.pop(train_split) == [
+    assert drawn.pop(train_split) == [('cot', 5, 0, 1, None)] + [
         (arm, 5, step, 16, None) for arm in ('cot', 'direct') for step in range(4)]
     expected = Counter()
     for arm in ('cot', 'direct'):
@@ -241,8 +242,7 @@ def test_training_draws_the_batch_of_each_step_and_all_else_is_held_out(
             expected[arm, 5, k * 10**6, 80, k] = 1          # at the end: all
     expected['cot', 5, 2 * 10**6, 20, 2] += 3               # is the chain used? each time
     expected['cot', 5, 2 * 10**6, 80, 2] += 1
-    are_there_any = ('cot', 5, 0, 1, None)
-    drawn['test'].remove(are_there_any)
+    expected['cot', 5, 0, 1, None] += 1                     # are there any?
     assert Counter(drawn.pop(test_split)) == expected
     assert not any(drawn.values())
     assert final['n_test'] == '80'
@@ -306,10 +306,28 @@ def test_answers_at_once_are_counted():
     assert [results[k]['acc'] for k in task.hops] == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize('argv', ['--mode mix --hops 1', '--mode mix --task multiply'])
-def test_a_mixture_needs_chains_that_can_be_left_out(argv, tmp_path):
-    with pytest.raises(ValueError, match='--mode mix is for cycle and cvpr'):
-        train(tmp_path, *argv.split())
+@pytest.mark.parametrize('argv, message', [
+    ('--mode mix --hops 1', '--mode mix is for cycle and cvpr'),
+    ('--mode mix --task multiply', '--mode mix is for cycle and cvpr'),
+    ('--mode mix --batch_size 1', 'an even --batch_size'),
+    ('--mode mix --batch_size 6 --grad_accum 2', 'an even --batch_size'),
+    ('--tune --task countdown --numbers 2', 'countdown holds out targets'),
+    ('--tune --nodes 3 --hops 1', 'too few instances')])
+def test_mixtures_and_tuning_that_make_no_sense(argv, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / 'run', *argv.split())
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_that_saw_all_training_instances_is_not_evaluated_on_a_part_of_them(tmp_path):
+    train(tmp_path / 'run', *TINY, '--steps', 2, '--mode', 'cot')
+    old = tmp_path / 'run' / 'ckpt.pt'
+    _, state = checkpoint.load_checkpoint(old)
+    del state['args']['tune']  # as before there was such a flag
+    (tmp_path / 'older.pt').write_bytes(checkpoint.to_bytes(state))
+    for path in (old, tmp_path / 'older.pt'):
+        with pytest.raises(ValueError, match='tune'):
+            train_cot.main(['--eval_only', '--ckpt', str(path), '--tune'])
 
 
 def test_what_is_trained_on_was_not_held_out(

@@ -679,7 +679,7 @@ def test_training_draws_the_batch_of_each_step(flag, splits, tmp_path, monkeypat
     run(tmp_path, *TINY, '--grid', '3-4', '--test_grid', 5, '--steps', 4, '--eval_interval', 2,
         '--seed', 5, '--n_test', 40, *flag.split())
     enough = [(5, 0, 500, size) for size in (3, 4, 5)]  # are there enough mazes?
-    for split in ('train', 'test'):
+    for split in splits:
         assert sorted(drawn[split][:3]) == enough
         del drawn[split][:3]
     train_split, test_split = splits
