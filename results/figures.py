@@ -264,14 +264,16 @@ def search_flops():
         'beam, random values': ('beam, random values', '0.6', '-', 'o'),
         'dfs, random order': ('depth first, random order', '0.6', '--', 's'),
         'random rollouts, one at a time': ('random chains, one at a time', '0.6', ':', '.'),
+        'random rollouts, oracle': ('one of k random chains', '0.8', ':', '.'),
     }
     runs = read_row('search/tot')
     figure, (left, right) = new_figure(10, 5.6, columns=2, sharey=True)
     figure.suptitle(search_title(runs))
     for axis, cost, series in ((left, 'flops', by_model), (right, 'states', by_code)):
         for name, (label, colour, line, marker) in series.items():
-            draw_search_series(axis, search_points(runs, name), cost, (colour, line, marker),
-                               label=label)
+            points = search_points(runs, name)
+            if points:
+                draw_search_series(axis, points, cost, (colour, line, marker), label=label)
         legend_below(axis, columns=2)
         axis.grid(alpha=0.2)
     left.set(xscale='log', xlabel='forward FLOPs a puzzle', ylabel='share solved', ylim=(0, 1.03),

@@ -22,6 +22,7 @@ models=out/logs/train_cot
 deep="--n_layer 6 --batch_size 128 --steps 10000"
 direct="--nodes 10 --hops 1-2 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000"
 hops="--nodes 10 --hops 1-6 --batch_size 256 --lr 1e-3 --steps 6000"
+flat="--hops 2 --sizes 8000,16000 --people 50,100,200"
 faith="--nodes 10 --hops 1-3 --n_head 2 --batch_size 256"
 faith_layers="$faith --n_layer 4 --lr 1.5e-3"
 faith_loop="$faith --n_layer 1 --n_loop 4 --lr 2e-3"
@@ -117,7 +118,8 @@ capacity/latent capacity.py --hops 2 --smallest --n_layer 1
 capacity/loop capacity.py --hops 2 --sizes 20000,40000 --people 100 --n_layer 1 --n_loop 2
 capacity/chain-2 capacity.py --hops 2 --cot --smallest
 capacity/chain-2-600 capacity.py --hops 2 --cot --smallest --exposures 600 --steps 9600
-capacity/flat capacity.py --hops 2 --sizes 8000,16000 --people 50,100,200 --n_layer 1
+capacity/flat capacity.py $flat --n_layer 1
+capacity/flat-relabel capacity.py $flat --n_layer 1 --relabel
 
 train_cot/probe-model train_cot.py --mode direct $probe_2
 probe/default probe.py --ckpt $models/probe-model/seedSEED/ckpt.pt
