@@ -866,8 +866,8 @@ CHAIN_COLUMNS = (
 METHOD_LEGEND = {  # --method: what the names of its rows mean
     'beam': 'beam: of all states one move away keep the b with the best verdict, at each depth',
     'dfs': 'dfs: go on from the best state, and back where a branch ends; pruned: drop bad states',
-    'best_of_k': 'best-of-k: sample k chains, choose one by the rule named (oracle: any is right; '
-                 'one at a time: stop there)',
+    'best_of_k': 'best-of-k: choose one of k chains by the rule named (oracle: any right one; one '
+                 'at a time: stop)',
     'baselines': "random, 'mult' (prefers factors of the target): controls without a model",
 }
 

@@ -168,8 +168,8 @@ def fill_in(args):
     vars(args).update(task.settings())
     config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, args.n_embd,
                        args.n_loop)
-    for split in common.splits(args):  # are there instances to train on, and to hold out?
-        sample_batch(task, 1, args.seed, 0, split)
+    _, test_split = common.splits(args)
+    sample_batch(task, 1, args.seed, 0, test_split)  # are there instances to hold out?
     require(args.task != 'countdown' or not args.tune,
             'countdown holds out targets, which --tune does not: choose others to tune on, '
             'with --holdout_targets')

@@ -167,8 +167,8 @@ def fill_in(args):
         block_size = max(block_size, longer_task.block_size)
     config = GPTConfig(len(task.vocab), block_size, args.n_layer, args.n_head, args.n_embd,
                        args.n_loop, pos=args.pos)
-    for split in common.splits(args):  # are there instances to train on, and to hold out?
-        sample_batch(task, 1, args.seed, 0, split)
+    _, test_split = common.splits(args)
+    sample_batch(task, 1, args.seed, 0, test_split)  # are there instances to hold out?
 
     if args.objective == 'mean':
         require(not args.k, '--k belongs to --objective passk')

@@ -233,7 +233,7 @@ def test_training_draws_the_batch_of_each_step_and_all_else_is_held_out(
                   '--seed', 5, '--n_test', 80, *flag.split())
 
     train_split, test_split = splits
-    assert drawn.pop(train_split) == [('cot', 5, 0, 1, None)] + [
+    assert drawn.pop(train_split) == [
         (arm, 5, step, 16, None) for arm in ('cot', 'direct') for step in range(4)]
     expected = Counter()
     for arm in ('cot', 'direct'):
