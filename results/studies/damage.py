@@ -81,7 +81,8 @@ def use(script, words):
     began = time.time()
     files = []
     for _ in range(2):
-        files.append(tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace'))  # noqa: SIM115
+        file = tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace')  # noqa: SIM115
+        files.append(file)
     child = os.fork()
     if child == 0:
         for number, file in zip((1, 2), files, strict=True):
