@@ -281,8 +281,8 @@ def without_repeats(jobs):
 #     M = sum over (relation, subject), over answers a, of  c_a log2(N / c_a)
 #
 # where c_a of the N trained questions have the answer a. It knows nothing about A. So a model with
-# the loss L stores M - L bits in two-hop answers, not n log2 n - L. `count` holds M by kind:
-# 'marginal_attribute2' and 'marginal_relation2'.
+# the loss L stores M - L bits in two-hop answers. (N log2 n - L, as if all n answers were equally
+# frequent, is more.) `count` holds M by kind: 'marginal_attribute2' and 'marginal_relation2'.
 
 def selection_bits(n, N0, how='optimal'):
     """Bits that say which n of N0 names exist.

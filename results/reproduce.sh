@@ -22,7 +22,7 @@ models=out/logs/train_cot
 deep="--n_layer 6 --batch_size 128 --steps 10000"
 direct="--nodes 10 --hops 1-2 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000"
 hops="--nodes 10 --hops 1-6 --batch_size 256 --lr 1e-3 --steps 6000"
-hops_short="--nodes 10 --hops 1-6 --batch_size 256 --lr 1e-3 --steps 1500"
+hops_heads="--nodes 10 --hops 1-6 --batch_size 256 --lr 1e-3 --steps 1500 --n_head 4"
 flat="--hops 2 --sizes 8000,16000 --people 50,100,200"
 faith="--nodes 10 --hops 1-3 --n_head 2 --batch_size 256"
 faith_layers="$faith --n_layer 4 --lr 1.5e-3"
@@ -70,7 +70,7 @@ train_cot/hops-direct-2 train_cot.py --mode direct $hops --n_layer 2 --n_embd 90
 train_cot/hops-direct-4 train_cot.py --mode direct $hops --n_layer 4 --n_embd 64
 train_cot/hops-loop-2 train_cot.py --mode direct $hops --n_layer 1 --n_embd 128 --n_loop 2
 train_cot/hops-loop-4 train_cot.py --mode direct $hops --n_layer 1 --n_embd 128 --n_loop 4
-train_cot/hops-direct-1-heads train_cot.py --mode direct $hops_short --n_layer 1 --n_embd 128 --n_head 4
+train_cot/hops-direct-1-heads train_cot.py --mode direct $hops_heads --n_layer 1 --n_embd 128
 train_cot/faith-chain-layers train_cot.py --mode cot $faith_layers --steps 1000 --eval_interval 20
 train_cot/faith-mix-layers train_cot.py --mode mix $faith_layers --steps 6000 --eval_interval 200
 train_cot/faith-chain-loop train_cot.py --mode cot $faith_loop --steps 1000 --eval_interval 20
