@@ -38,7 +38,7 @@ from model import GPT, GPTConfig
 
 
 KEYS = ('model', 'config', 'optimizer', 'step', 'args', 'mode', 'rng', 'rng_cuda')
-MODES = ('cot', 'direct')  # what a model was trained on
+MODES = ('cot', 'direct', 'latent')  # what a model was trained on
 IN_BOTH = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # in the config and in the arguments
 ADAM = {'step', 'exp_avg', 'exp_avg_sq'}  # what AdamW keeps of each parameter
 

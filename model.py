@@ -88,6 +88,25 @@ def attend(q, k, v, attn_mask, causal, dropout):
         q, k, v, attn_mask=attn_mask, is_causal=causal, dropout_p=dropout)
 
 
+def add_to_cache(cache, k, v, start):
+    """Add keys and values (B, H, T, D) of the positions from `start` on. Returns those of all
+    positions up to them, (B, H, start + T, D).
+
+    cache is a tensor (2, B, H, S, D) with room for S positions, which is written in place. Or it is
+    a list, empty at first, that holds keys and values. Gradients can flow through a list alone.
+    """
+    if isinstance(cache, list):
+        if cache:
+            k = torch.cat((cache[0], k), dim=2)
+            v = torch.cat((cache[1], v), dim=2)
+        cache[:] = [k, v]
+        return k, v
+    end = start + k.size(2)
+    cache[0, :, :, start:end] = k
+    cache[1, :, :, start:end] = v
+    return cache[0, :, :, :end], cache[1, :, :, :end]
+
+
 class Block(nn.Module):
     """Pre-norm attention, then a pre-norm MLP.
 
@@ -119,8 +138,8 @@ class Block(nn.Module):
         """x (B, T, C) -> (B, T, C), or (N, C) if loss_positions is given (the last block).
 
         angles:     the (cos, sin) of rope for the positions of x, each (T, D//2), or None.
-        cache:      (2, B, H, S, D): keys and values of the positions before `start`. Those of x
-                    are written into it.
+        cache:      keys and values of the positions before `start`, see add_to_cache. Those of x
+                    are added.
         loss_positions: compute the output at these positions only, in reading order.
         attn_mask:  bool, which keys a query may look at. It replaces the causal mask.
         """
@@ -144,11 +163,7 @@ class Block(nn.Module):
 
         # decoding: after the keys and values of all earlier positions
         if cache is not None:
-            end = start + k.size(2)
-            cache[0, :, :, start:end] = k
-            cache[1, :, :, start:end] = v
-            k = cache[0, :, :, :end]
-            v = cache[1, :, :, :end]
+            k, v = add_to_cache(cache, k, v, start)
 
         # A query sees the keys up to its own position. A single decoded token sees all of them.
         causal = self.causal and loss_positions is None and attn_mask is None and q.size(2) > 1
@@ -342,14 +357,31 @@ class GPT(nn.Module):
             attn_mask = visible[:, None, None]                            # (B, 1, 1, T)
             loss_positions.attn_mask = attn_mask
 
-        # embedding
-        x = self.wte(idx)                                                 # (B, T, C)
-        if self.wpe is not None:
-            x = x + self.wpe.weight[position]
-        x = self.drop(x)
-        angles = self.rope[:, position] if self.config.pos == 'rope' else None
+        # embedding, blocks, head
+        x = self.embed(self.wte(idx), position)                           # (B, T, C)
+        x = self.residual(x, position, cache, start, loss_positions, attn_mask)
+        logits = self.head(x)                                             # (B, T, V) or (N, V)
+        if shared is not None:
+            logits = logits[rank]
+        return logits
 
-        # blocks
+    def embed(self, vectors, position):
+        """What the first block reads, (B, T, C).
+
+        vectors (B, T, C): of tokens, or anything else that is to be read in their place.
+        position: a slice, or the positions (T,).
+        """
+        if self.wpe is not None:
+            vectors = vectors + self.wpe.weight[position]
+        return self.drop(vectors)
+
+    def residual(self, x, position, cache=None, start=0, loss_positions=None, attn_mask=None):
+        """What the last block leaves, (B, T, C), or (N, C) at the loss positions alone.
+
+        x (B, T, C), position: what `embed` has returned for these positions. The others as in
+        `forward` and `Block.forward`.
+        """
+        angles = self.rope[:, position] if self.config.pos == 'rope' else None
         depth = self.config.n_layer * self.config.n_loop
         for i in range(depth):
             block = self.blocks[i % self.config.n_layer]  # n_loop > 1: the same blocks again
@@ -359,12 +391,15 @@ class GPT(nn.Module):
                 start=start,
                 loss_positions=loss_positions if i == depth - 1 else None,
                 attn_mask=attn_mask)
+        return x
 
-        # head, tied to the token embedding
-        logits = F.linear(self.ln_f(x), self.wte.weight)                  # (B, T, V) or (N, V)
-        if shared is not None:
-            logits = logits[rank]
-        return logits
+    def head(self, x):
+        """The last norm and the head, tied to the token embedding: (..., C) -> (..., V)"""
+        return F.linear(self.ln_f(x), self.wte.weight)
+
+    def new_growing_cache(self):
+        """An empty cache that gradients can flow through, see add_to_cache."""
+        return [[] for _ in range(self.config.n_layer * self.config.n_loop)]
 
     def check_arguments(self, T, loss_mask, cache, start, visible):
         """Raise ValueError for arguments of forward that do not fit together."""

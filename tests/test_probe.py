@@ -18,6 +18,7 @@ from two_processes import free_port
 
 import capacity
 import common
+import linear_probe
 import probe
 import train_cot
 import train_rl
@@ -115,7 +116,7 @@ def unit_of(x):
 def cross_validated(x, y, n_classes, fold):
     """The first penalty with the most hits on folds left out, and the hits of each."""
     hits = []
-    for penalty in probe.PENALTIES:
+    for penalty in linear_probe.PENALTIES:
         n_hits = 0
         for f in sorted(set(fold.tolist())):
             others = fold != f
@@ -123,7 +124,7 @@ def cross_validated(x, y, n_classes, fold):
             predicted = (x[~others] @ W + b).argmax(1)
             n_hits += int((predicted == y[~others]).sum())
         hits.append(n_hits)
-    return probe.PENALTIES[hits.index(max(hits))], hits
+    return linear_probe.PENALTIES[hits.index(max(hits))], hits
 
 
 def labelled_cells(seed):
@@ -170,13 +171,13 @@ def columns_of(j, classes):
 def share_correct(x, W, b, y, classes):
     """(G, J)"""
     scores = (x @ W + b[:, None]).mT
-    return probe.correct(scores, y, classes).float().mean(1)
+    return linear_probe.correct(scores, y, classes).float().mean(1)
 
 
 @pytest.mark.parametrize('seed', [0, 1])
 def test_fit_is_ridge_regression_with_the_penalty_of_its_own_cross_validation(seed):
     x, y, fold, classes = labelled_cells(seed)
-    W, b, penalty = probe.fit(*map(torch.from_numpy, (x, y, fold)), classes)
+    W, b, penalty = linear_probe.fit(*map(torch.from_numpy, (x, y, fold)), classes)
     assert W.shape == (6, 10, 10) and b.shape == (6, 10) and penalty.shape == (6, 3)
     assert W.dtype == b.dtype == torch.float32
     chosen = Counter()
@@ -206,7 +207,7 @@ def test_a_large_direction_that_is_no_channel_does_not_blur_the_small_ones():
     x = np.float32(x @ rotation + np.array([0, 0, 30]).reshape(3, 1, 1))
 
     fold = torch.arange(N) % 5
-    W, b, penalty = probe.fit(torch.from_numpy(x), torch.from_numpy(y), fold, [5],
+    W, b, penalty = linear_probe.fit(torch.from_numpy(x), torch.from_numpy(y), fold, [5],
                               penalties=(1e-6,))
     for g, cell in enumerate(x.astype(np.float64)):
         true_W, true_b = ridge(cell, y[:, 0], 5, penalty[g, 0].item())
@@ -217,10 +218,10 @@ def test_a_large_direction_that_is_no_channel_does_not_blur_the_small_ones():
 def test_a_cell_alone_and_a_target_alone_give_what_they_give_together():
     x, y, fold, classes = labelled_cells(2)
     x, y, fold = map(torch.from_numpy, (x, y, fold))
-    W, b, penalty = probe.fit(x, y, fold, classes)
+    W, b, penalty = linear_probe.fit(x, y, fold, classes)
     for g in (1, 4):
         for j, K in enumerate(classes):
-            alone = probe.fit(x[g:g + 1], y[:, j:j + 1], fold, [K])
+            alone = linear_probe.fit(x[g:g + 1], y[:, j:j + 1], fold, [K])
             columns = columns_of(j, classes)
             together = (W[g:g + 1, :, columns], b[g:g + 1, columns], penalty[g:g + 1, j:j + 1])
             for a, t in zip(alone, together, strict=True):
@@ -237,7 +238,7 @@ def test_the_intercept_is_not_penalised():
         frequencies.append(torch.bincount(y[:, j], minlength=K) / len(y))
     frequencies = torch.cat(frequencies)
     for shift in (0, 20):
-        W, b, _ = probe.fit(x + shift, y, fold, classes, penalties=(1e9,))
+        W, b, _ = linear_probe.fit(x + shift, y, fold, classes, penalties=(1e9,))
         scores = (x + shift) @ W + b[:, None]
         torch.testing.assert_close(scores, frequencies.expand(6, len(y), -1), rtol=0, atol=1e-4)
 
@@ -269,7 +270,7 @@ def test_features_of_too_low_a_rank_do_no_harm():
     x = torch.tensor(low_rank_cells(rng, label, N, C=12), dtype=torch.float32)
     fold = torch.tensor(rng.integers(5, size=N))
 
-    W, b, penalty = probe.fit(x, y, fold, classes)
+    W, b, penalty = linear_probe.fit(x, y, fold, classes)
     assert W.isfinite().all() and b.isfinite().all() and penalty.isfinite().all()
     assert (penalty > 0).all()
     shares = share_correct(x, W, b, y, classes)
@@ -285,7 +286,7 @@ def test_more_channels_than_examples_do_no_harm():
     y = torch.from_numpy(np.stack((rng.integers(5, size=40), rng.integers(3, size=40)), axis=1))
     x = torch.from_numpy(rng.normal(size=(1, 40, 100)).astype(np.float32))
     fold = torch.arange(40) % 5
-    W, b, _ = probe.fit(x, y, fold, [5, 3])
+    W, b, _ = linear_probe.fit(x, y, fold, [5, 3])
     assert W.isfinite().all() and b.isfinite().all()
     assert share_correct(x, W, b, y, [5, 3])[0, 0] > 0.5
 
@@ -295,7 +296,7 @@ def test_a_cell_that_says_nothing_predicts_the_first_of_equally_frequent_classes
     classes = [4, 5]
     y = torch.arange(200)[:, None] % torch.tensor(classes)
     x = torch.stack((torch.zeros(200, 6), torch.full((200, 6), -3.0)))
-    W, b, _ = probe.fit(x, y, torch.arange(200) // 20 % 5, classes)
+    W, b, _ = linear_probe.fit(x, y, torch.arange(200) // 20 % 5, classes)
     for scores in (x @ W + b[:, None]).split(classes, dim=2):
         assert (scores.argmax(2) == 0).all()
     shares = share_correct(x, W, b, y, classes)
@@ -310,7 +311,7 @@ def test_correct_compares_each_target_within_its_own_columns():
     ]).mT                                                                   # (G, M, n)
     y = torch.tensor([[1, 0], [1, 1], [0, 2]])
     before = scores.clone()
-    assert probe.correct(scores, y, [2, 3]).tolist() == [
+    assert linear_probe.correct(scores, y, [2, 3]).tolist() == [
         [[True, True], [False, True], [False, False]],
         [[True, False], [False, False], [False, False]],
     ]
@@ -319,7 +320,7 @@ def test_correct_compares_each_target_within_its_own_columns():
 
 def test_the_only_class_is_correct():
     scores = torch.tensor([[[1.0, -2, 0]]])
-    assert probe.correct(scores, torch.zeros(3, 1, dtype=torch.long), [1]).all()
+    assert linear_probe.correct(scores, torch.zeros(3, 1, dtype=torch.long), [1]).all()
 
 
 # -----------------------------------------------------------------------------
@@ -589,7 +590,7 @@ def test_the_residual_stream_is_that_of_the_forward_pass(pos, n_loop):
     assert len(stream) == len(hooked) == 2 * n_loop + 1
     for x, y in zip(stream, hooked, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(probe.head(model, stream[-1]), logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.head(stream[-1]), logits, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(stream[-1], stream[-2], atol=0.1)
 
 
@@ -658,14 +659,14 @@ def own_answers(model, questions, tokens, position):
 @pytest.fixture
 def patch_cell(monkeypatch):
     """probe.patched_answers, which gives the logits too."""
-    real = probe.head
+    real = probe.GPT.head
     seen = []
 
     def recorded(model, x):
         seen.append(real(model, x))
         return seen[-1]
 
-    monkeypatch.setattr(probe, 'head', recorded)
+    monkeypatch.setattr(probe.GPT, 'head', recorded)
 
     def patch(*args):
         answers = probe.patched_answers(*args)
@@ -1002,9 +1003,13 @@ class HandMade(torch.nn.Module):
         V = len(task.vocab)
         self.config = SimpleNamespace(n_layer=n_layer, n_loop=n_loop, n_embd=V, pos='none')
         self.wte = torch.nn.Embedding.from_pretrained(torch.eye(V))
-        self.wpe = None
-        self.ln_f = torch.nn.Identity()
         self.blocks = torch.nn.ModuleList(LookupBlock(task.nodes) for _ in range(n_layer))
+
+    def embed(self, vectors, position):
+        return vectors
+
+    def head(self, x):
+        return x  # the tokens are unit vectors
 
 
 def patched_walk(questions, row, donor, mode, layer, position):
