@@ -437,6 +437,89 @@ def validity_and_accuracy(run, arm='rl'):
 
 
 # -----------------------------------------------------------------------------
+# train_latent.py
+
+FEEDS = {
+    'token': ('written tokens', 'tab:blue'),
+    'soft': ('soft', 'tab:orange'),
+    'hidden': ('hidden', 'tab:green'),
+    'raw': ('raw', 'tab:olive'),
+    'straight_through': ('straight-through', 'tab:purple'),
+    'pause': ('pause', 'tab:red'),
+    'direct': ('no thoughts', 'tab:gray'),
+}
+IN_A_THOUGHT = {'lens': '0.35', 'probe': 'tab:cyan', 'flip': 'tab:pink', 'random': '0.8'}
+
+
+def draw_train_latent(runs, reference):
+    """Left: accuracy at the largest hop count against questions. Right, for one run: what is in the
+    thoughts of each kind."""
+    inside = runs[0].final.get('thoughts', {}) if len(runs) == 1 else {}
+    figure, axes = new_figure(7 + 1.6 * len(inside), 3.8, columns=1 + len(inside),
+                              width_ratios=(4, *[1.2] * len(inside)), squeeze=False)
+    left, *others = axes[0]
+    for feed, (label, _) in FEEDS.items():
+        draw_behind(left, reference, lambda run, feed=feed: questions_and_accuracy(run, feed),
+                    label=f', {label}')
+    for i, (run, name) in enumerate(zip(runs, labels(runs), strict=True)):
+        for feed, (label, colour) in FEEDS.items():
+            points = questions_and_accuracy(run, feed)
+            if points is not None:
+                style = ('-', '--', ':', '-.')[i % 4]
+                left.plot(*points, style, color=colour,
+                          label=label if len(runs) == 1 else f'{name}, {label}')
+    k = max(runs[0].hops)
+    left.axhline(runs[0].chance(k), color='black', lw=1, linestyle=':', label='chance')
+    left.set(xlabel='training questions', ylabel=f'accuracy at {k} hops, held-out', ylim=(0, 1.04),
+             title=f'{runs[0].task}, {runs[0].args.get("nodes")} nodes, '
+                   f'{format_range(runs[0].hops)} hops')
+    short_ticks(left.xaxis)
+    legend_below(left, columns=4 if len(runs) == 1 and not reference.runs else 2)
+
+    for axis, (feed, measures) in zip(others, inside.items(), strict=True):
+        draw_thoughts(axis, [measures])
+        axis.set(ylim=(0, 1.04), xlabel='thought')
+        axis.set_title(FEEDS[feed][0], fontsize=10)
+        if axis is not others[0]:
+            axis.set_yticklabels([])
+    if others:
+        others[0].set_ylabel('share of held-out questions')
+        handles, names = others[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc='outside lower right', ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def questions_and_accuracy(run, feed):
+    """Questions seen, and accuracy at the largest hop count, at each evaluation; or None."""
+    records = run.evaluations(feed)
+    if not records:
+        return None
+    k = str(max(run.hops))
+    return ([record['questions'] for record in records],
+            [record['eval'][k]['acc'] for record in records])
+
+
+def draw_thoughts(axis, measures):
+    """Bars for each thought t: does the head say c_t, does a probe read c_t, is it used?
+
+    measures: what look_into_thoughts returned, for each seed. Bars are means over seeds.
+    """
+    n_thoughts = len(measures[0]['flip'])
+    for i, (name, colour) in enumerate(IN_A_THOUGHT.items()):
+        by_seed = []
+        for of_seed in measures:
+            values = of_seed[name]
+            if name in ('lens', 'probe'):  # thought t, hop t
+                values = [row[t] for t, row in enumerate(values)]
+            by_seed.append(values)
+        places = np.arange(1, n_thoughts + 1) + 0.2 * (i - 1.5)
+        axis.bar(places, np.mean(by_seed, axis=0), 0.18, color=colour, label=name)
+        for values in by_seed if len(by_seed) > 1 else []:
+            axis.plot(places, values, '.', color='black', ms=3)
+    axis.set_xticks(range(1, n_thoughts + 1))
+
+
+# -----------------------------------------------------------------------------
 # train_maze.py
 
 MAZE_MEASURES = {
@@ -1059,6 +1142,7 @@ DRAW = {
     'train_cot': draw_train_cot,
     'train_rl': draw_train_rl,
     'train_maze': draw_train_maze,
+    'train_latent': draw_train_latent,
     'search': draw_search,
     'capacity': draw_capacity,
     'probe': draw_probe,
