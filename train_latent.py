@@ -114,7 +114,7 @@ def parse_args(argv):
 
     add = parser.add_argument_group('model').add_argument
     add('--n_layer', type=at_least(1, most=1000), default=1, help='transformer blocks')
-    add('--n_head', type=at_least(1), default=1, help='attention heads')
+    add('--n_head', type=at_least(1), default=2, help='attention heads')
     add('--n_embd', type=at_least(1, most=65536), default=64, help='width')
     add('--n_loop', type=at_least(1, most=1000), default=1,
         help='times the blocks are applied, with shared weights')

@@ -27,6 +27,9 @@ flat="--hops 2 --sizes 8000,16000 --people 50,100,200"
 faith="--nodes 10 --hops 1-3 --n_head 2 --batch_size 256"
 faith_layers="$faith --n_layer 4 --lr 1.5e-3"
 faith_loop="$faith --n_layer 1 --n_loop 4 --lr 2e-3"
+latent_longer="--feed token,soft,hidden --test_hops 5-9"
+latent_20="--feed token,soft,hidden,pause --nodes 20 --hops 1-6 --steps 1500"
+latent_layers="--feed soft,hidden,pause,direct --steps 2500 --lr 2e-3 --eval_interval 100"
 rl_pairs="--format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8"
 rl_32="--nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20"
 probe_2="--nodes 14 --hops 1-2 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000"
@@ -97,6 +100,19 @@ train_rl/mix-3 train_rl.py --hops 1-3 --steps 1000 --log_interval 20
 train_rl/pairs-learned train_rl.py $rl_pairs
 train_rl/pairs-rope train_rl.py $rl_pairs --pos rope
 train_rl/pairs-none train_rl.py $rl_pairs --pos none
+
+train_latent/default train_latent.py
+train_latent/direct train_latent.py --feed direct
+train_latent/loop train_latent.py --feed direct --n_loop 4
+train_latent/hops-2 train_latent.py --hops 2 --steps 600
+train_rl/hops-2 train_rl.py --hops 2
+train_latent/hops-4 train_latent.py --hops 4 --lr 2e-3 --steps 3000
+train_latent/longer train_latent.py $latent_longer
+train_latent/longer-shared train_latent.py $latent_longer --share_position
+train_latent/20 train_latent.py $latent_20
+train_latent/layers-1 train_latent.py $latent_layers
+train_latent/layers-2 train_latent.py $latent_layers --n_layer 2
+train_latent/layers-4 train_latent.py $latent_layers --n_layer 4
 
 train_cot/countdown train_cot.py --task countdown
 search/all search.py --ckpt $models/countdown/seedSEED/ckpt.pt
