@@ -678,6 +678,12 @@ def load_trained(path, device='cpu'):
     return model.eval(), task_of_checkpoint(path, state, ALL_TASKS), state
 
 
+def require_tokens(path, state):
+    """Raise ValueError if a checkpoint's model thinks in vectors, which cannot be written down."""
+    require(state['mode'] != 'latent',
+            f'{path} thinks in vectors, not in tokens: see train_latent.py --eval_only')
+
+
 def task_of_checkpoint(path, state, tasks):
     """The task that a checkpoint was trained on. Raises ValueError if it is none of these."""
     names = [task.name for task in tasks]

@@ -90,6 +90,7 @@ def main(argv=None):
     """Count rounds, by hop count. Returns the values of the last line."""
     args = parse_args(argv)
     model, state = common.load_checkpoint(args.ckpt)
+    common.require_tokens(args.ckpt, state)
     task = common.task_of_checkpoint(args.ckpt, state, TASKS)
     memory.require_memory(memory_phases(args, task, model.config),
                           common.find_device(args.device), task, CURES)

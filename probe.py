@@ -136,6 +136,7 @@ def parse_numbers(text):
 def load_model(path, device):
     """A checkpoint's model, ready for evaluation, its task, and everything else that it holds."""
     model, state = common.load_checkpoint(path, device)
+    common.require_tokens(path, state)
     task = common.task_of_checkpoint(path, state, TASKS)
     fits = (len(task.vocab) == model.config.vocab_size
             and task.block_size <= model.config.block_size)

@@ -328,6 +328,7 @@ def main(argv=None):
     args = parse_args(argv)
     args.device = common.find_device(args.device)
     model, task, state = common.load_trained(args.ckpt, args.device)
+    common.require_tokens(args.ckpt, state)
     mode = state['mode']
     generator = torch.Generator().manual_seed(args.seed)
     print(f'{task.name}, {model.num_params():,} parameters, trained by '

@@ -1183,6 +1183,7 @@ def main(argv=None):
             'python train_cot.py --task countdown')
     model, state = common.load_checkpoint(args.ckpt)
     task = common.task_of_checkpoint(args.ckpt, state, TASKS)
+    common.require_tokens(args.ckpt, state)
     fill_in(args, task, state['mode'])
     puzzles = load_puzzles(args, task) if isinstance(task, Countdown) else None
     n_puzzles = None if puzzles is None else len(puzzles)

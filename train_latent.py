@@ -32,7 +32,7 @@ The loss is on the k-th output alone, the answer.
     python train_latent.py                              # six kinds of thoughts, 1 to 4 hops
     python train_latent.py --feed hidden --hops 2       # hard questions alone: a private code
     python train_latent.py --feed soft --share_position --test_hops 5-9
-    torchrun --standalone --nproc_per_node=2 train_latent.py
+    torchrun --standalone --nproc_per_node=2 train_latent.py --device cuda
 
 The last line:  final ... acc_token=1.000 acc_soft=1.000 ... acc_pause=0.1xx chance=0.111 ...
 Results: docs/train_latent.md

@@ -22,6 +22,8 @@ from errors import one_line_errors
 
 from data import Parser, require
 from plots import (
+    FEEDS,
+    IN_A_THOUGHT,
     SCHEME_COLOURS,
     draw,
     draw_expected,
@@ -29,11 +31,13 @@ from plots import (
     draw_grid,
     draw_range,
     draw_search_series,
+    draw_thoughts,
     hop_records,
     legend_below,
     maze_curve,
     model_records,
     new_figure,
+    questions_and_accuracy,
     read_run,
     sample_of,
     save,
@@ -240,6 +244,76 @@ def rl_cost():
                 sample_of('geometric mean of seeds', color='0.4')]
     legend_beside(axis, handles)
     return figure
+
+
+LATENT = {  # arms beside the feeds of train_latent.py: label, colour
+    'rl': ('REINFORCE (8 chains a question)', 'black'),
+    'loop': ('no thoughts, layer applied 4 times', 'tab:brown'),
+}
+
+
+def latent():
+    """Four ways to learn to think from answers alone. Accuracy against questions, with easy
+    questions and without; and what the thoughts of each are."""
+    figure = Figure(figsize=(11, 4.6), layout='constrained')
+    top, strip = figure.subfigures(2, 1, height_ratios=(4, 0.6))
+    axes = top.subplots(1, 4, width_ratios=(3, 3, 1.5, 1.5))
+
+    draw_latent_curves(axes[0], ('default', 'direct'), 'train_rl/loo')
+    axes[0].plot(*mean_curve('train_latent/loop', 'direct'), color=LATENT['loop'][1])
+    axes[0].set(title='1 to 4 hops mixed', ylabel='accuracy at 4 hops, held-out')
+    draw_latent_curves(axes[1], ('hops-4',), 'train_rl/hops-4')
+    axes[1].set(title='4 hops alone')
+
+    for axis, row, title in ((axes[2], 'default', 'hidden, 1 to 4 hops'),
+                             (axes[3], 'hops-2', 'hidden, 2 hops alone')):
+        measures = [run.final['thoughts']['hidden'] for run in read_row(f'train_latent/{row}')]
+        draw_thoughts(axis, measures)
+        axis.set(xlabel='thought', ylim=(0, 1.03))
+        axis.set_title(title, fontsize=9)
+    axes[2].set_ylabel('share of held-out questions')
+
+    shown = ('token', 'soft', 'hidden', 'straight_through', 'pause', 'direct')
+    names = [FEEDS[feed] for feed in shown] + list(LATENT.values())
+    handles = [sample_of(label, color=colour) for label, colour in names]
+    handles.append(sample_of('chance', ':', color='black', lw=1))
+    for name, colour in IN_A_THOUGHT.items():
+        handles.append(sample_of(name, '', marker='s', color=colour))
+    strip.legend(handles=handles, loc='center', ncols=5, fontsize=8, frameon=False)
+    return figure
+
+
+def draw_latent_curves(axis, rows, rl_row):
+    """Accuracy at 4 hops against questions seen, the mean over seeds, and the range of them."""
+    for row in rows:
+        runs = read_row(f'train_latent/{row}')
+        for feed in runs[0].args['feed']:
+            if feed != 'raw':
+                draw_mean(axis, [questions_and_accuracy(run, feed) for run in runs],
+                          FEEDS[feed][1])
+    curves = []
+    for run in read_row(rl_row):
+        records = run.evaluations('rl')
+        questions = [record['step'] * run.args['batch_size'] for record in records]
+        curves.append((questions, [record['eval']['4']['acc'] for record in records]))
+    draw_mean(axis, curves, LATENT['rl'][1])
+    axis.axhline(runs[0].chance(4), color='black', lw=1, ls=':')
+    axis.set(xscale='log', xlim=(5000, None), ylim=(0, 1.03), xlabel='training questions')
+    short_ticks(axis.xaxis)
+
+
+def draw_mean(axis, curves, colour):
+    """The mean of curves with the same x, and their range. curves: (x, y) each."""
+    x = curves[0][0]
+    mean, least, most = mean_and_range([y for _, y in curves])
+    axis.plot(x, mean, color=colour)
+    draw_range(axis, x[1:], least[1:], most[1:], colour)  # on a logarithmic axis 0 has no place
+
+
+def mean_curve(row, feed):
+    """Questions, and mean accuracy over seeds."""
+    curves = [questions_and_accuracy(run, feed) for run in read_row(row)]
+    return curves[0][0], np.mean([y for _, y in curves], axis=0)
 
 
 def search_flops():
@@ -604,6 +678,7 @@ def all_figures():
         'rl_baselines.png': rl_baselines,
         'rl_validity.png': rl_validity,
         'rl_cost.png': rl_cost,
+        'latent.png': latent,
         'search_flops.png': search_flops,
         'search_nodes.png': search_nodes,
         'search_gpt4.png': search_gpt4,

@@ -20,6 +20,7 @@ import probe
 import profiles
 import search
 import train_cot
+import train_latent
 import train_maze
 import train_rl
 from countdown import Countdown
@@ -66,6 +67,8 @@ SCRIPTS = [
     (train_maze, '--grid 3 --test_grid 3 --steps 1 --n_test 8 --n_layer 1', 'maze'),
     (train_maze, '--grid 3 --test_grid 3 --steps 1 --n_test 8 --n_layer 1 --loss mlmu', 'mlmu'),
     (train_maze, '--grid 3 --test_grid 3 --steps 1 --n_test 8 --n_layer 1 --loss graded', 'graded'),
+    (train_latent, '--nodes 6 --hops 1-3 --n_embd 8 --batch_size 4 --steps 2 --n_test 40',
+     'latent'),
     (jacobi, '--ckpt cot --n_test 8', 'jacobi'),
     (search, '--ckpt countdown --puzzles PUZZLES --k 2', 'search'),
     (capacity, '--sizes 900 --people 10 --attributes 2 --relations 1 --n_head 1 --steps 2 '

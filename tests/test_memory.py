@@ -12,6 +12,7 @@ from conftest import ROOT
 
 import memory
 import train_cot
+import train_latent
 import train_maze
 import train_rl
 from data import CVPR, Cycle, Multiply, Star, sample_batch
@@ -118,7 +119,7 @@ def test_on_a_gpu_the_model_must_fit_there_and_the_data_here(monkeypatch):
 
 
 def test_every_part_of_every_script_has_a_cure():
-    for script in (train_cot, train_maze, train_rl):
+    for script in (train_cot, train_latent, train_maze, train_rl):
         args = script.parse_args([])
         task, *others = script.fill_in(args)
         config = [value for value in others if isinstance(value, GPTConfig)][0]

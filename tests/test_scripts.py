@@ -27,6 +27,7 @@ import profiles
 import sample
 import search
 import train_cot
+import train_latent
 import train_maze
 import train_rl
 from common import default_folder
@@ -36,6 +37,7 @@ SCRIPTS = {
     'train_cot.py': train_cot,
     'train_rl.py': train_rl,
     'train_maze.py': train_maze,
+    'train_latent.py': train_latent,
     'search.py': search,
     'jacobi.py': jacobi,
     'capacity.py': capacity,
@@ -48,7 +50,7 @@ SCRIPTS = {
     'profiles.py': profiles,
     'maze.py': maze,
 }
-TRAINERS = ('train_cot.py', 'train_rl.py', 'train_maze.py')
+TRAINERS = ('train_cot.py', 'train_rl.py', 'train_maze.py', 'train_latent.py')
 RUNS = (*TRAINERS, 'search.py', 'jacobi.py', 'capacity.py', 'probe.py')  # they leave a folder
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 DOCUMENTS = [ROOT / 'README.md', ROOT / 'results' / 'README.md', *sorted(ROOT.glob('docs/*.md'))]
@@ -123,6 +125,16 @@ BAD = {
         '--eval_only --ckpt nowhere.pt', '--eval_only --ckpt .', '--task maze', '--hops 4',
         '--gri 4', 'grid', '--compile', '--grid 10 --loss full --batch_size 1000000',
         '--n_layer 1000 --n_embd 65536', '--loss graded --beta 1e300', '--grid 2-1000000',
+    ],
+    'train_latent.py': [
+        '--feed thought', '--feed soft,', '--feed soft,soft', '--feed=', '--hops 1', '--hops 10',
+        '--hops 0', '--nodes 2', '--task multiply', '--task star', '--task maze', '--star 2,3',
+        '--test_hops 4', '--test_hops 10', '--test_hops 0', '--n_head 5', '--n_layer 0',
+        '--n_loop 0', '--batch_size 0', '--steps 0', '--lr 0', '--lr nan', '--warmup_iters -1',
+        '--weight_decay -1', '--eval_interval 0', '--n_test 0', '--seed -1', '--device tpu',
+        '--dtype float8', '--eval_only', '--ckpt x.pt', '--eval_only --ckpt nowhere.pt',
+        '--share_position yes', '--compile', '--mode cot', '--batch_size 100000000',
+        '--n_layer 1000 --n_embd 65536', '--hops 1-1001 --nodes 5000', 'soft',
     ],
     'search.py': [
         '', '--ckpt nowhere.pt', '--ckpt .', '--method astar', '--b 0', '--k 0', '--samples 0',
@@ -362,6 +374,8 @@ def test_evaluation_of_tasks_without_hops(task, tmp_path):
      '  zero_variance  share', 'Right answers at 4 hops, learned from the reward'),
     ('train_maze.py', '--grid 3 --n_embd 8 --batch_size 4 --steps 2 --n_test 5 --device cpu',
      '  fork      share', 'Right paths on 3x3: the model'),
+    ('train_latent.py', '--nodes 6 --n_embd 8 --batch_size 4 --steps 2 --n_test 20 --device cpu',
+     '  flip       the thought', 'Right answers at 4 hops: token'),
 ])
 def test_a_run_explains_its_measures_once_and_ends_with_a_sentence(name, argv, legend, sentence,
                                                                    tmp_path):
@@ -478,7 +492,8 @@ def test_the_documents_hold_many_commands():
     for path in DOCUMENTS:
         name = path.relative_to(ROOT).as_posix().removeprefix('docs/')
         counts[name] = len(documented_commands(path.read_text(encoding='utf-8')))
-    for name in ('train_cot.md', 'train_rl.md', 'train_maze.md', 'capacity.md', 'probe.md'):
+    for name in ('train_cot.md', 'train_rl.md', 'train_maze.md', 'train_latent.md', 'capacity.md',
+                 'probe.md'):
         assert counts[name] >= 7, counts
     assert counts['search.md'] >= 5 and counts['README.md'] >= 2, counts
 
@@ -556,8 +571,8 @@ def test_readme_is_short():
     assert len(README.split()) <= 1500
 
 
-@pytest.mark.parametrize('page', ['train_cot', 'train_rl', 'train_maze', 'search', 'jacobi',
-                                  'capacity', 'probe', 'speed'])
+@pytest.mark.parametrize('page', ['train_cot', 'train_rl', 'train_maze', 'train_latent', 'search',
+                                  'jacobi', 'capacity', 'probe', 'speed'])
 def test_a_page_answers_the_same_six_questions_and_is_short(page):
     text = (ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
     assert re.findall(r'^## (.*)', text, re.MULTILINE) == HEADINGS
@@ -601,8 +616,8 @@ def names_in_log(path):
     return {re.sub(r'[0-9]+$', '', name) for name in names}
 
 
-@pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'search', 'jacobi',
-                                    'capacity', 'probe'])
+@pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'train_latent', 'search',
+                                    'jacobi', 'capacity', 'probe'])
 def test_every_measure_of_the_logs_is_explained(script):
     """In docs/runs.md. What a log repeats of its flags is explained by --help."""
     text = (ROOT / 'docs' / 'runs.md').read_text(encoding='utf-8')

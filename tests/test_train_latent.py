@@ -8,6 +8,10 @@ import torch
 from conftest import call as call_script
 from conftest import final_values
 
+import jacobi
+import probe
+import sample
+import search
 import train_cot
 import train_latent
 from common import load_checkpoint
@@ -312,6 +316,14 @@ def test_a_checkpoint_of_other_thoughts_is_refused(tmp_path):
     code, _, err = call(train_latent, *argv, '--resume')
     assert code == 2 and err.count('\n') == 1
     assert 'holds the thoughts soft, not raw' in err
+
+
+def test_scripts_that_read_tokens_refuse_thoughts(tmp_path):
+    run(*TINY, '--feed', 'hidden', '--steps', 2, '--out_dir', tmp_path)
+    for module in (sample, jacobi, probe, search):
+        code, out, err = call(module, '--ckpt', tmp_path / 'ckpt_hidden.pt')
+        assert code == 2 and err.count('\n') == 1
+        assert 'thinks in vectors, not in tokens' in err
 
 
 def test_a_model_that_thinks_is_evaluated_again_from_its_checkpoint(tmp_path):
