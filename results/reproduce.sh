@@ -27,6 +27,7 @@ flat="--hops 2 --sizes 8000,16000 --people 50,100,200"
 faith="--nodes 10 --hops 1-3 --n_head 2 --batch_size 256"
 faith_layers="$faith --n_layer 4 --lr 1.5e-3"
 faith_loop="$faith --n_layer 1 --n_loop 4 --lr 2e-3"
+latent_hard="token,soft,hidden,straight_through,pause"
 latent_longer="--feed token,soft,hidden --test_hops 5-9"
 latent_20="--feed token,soft,hidden,pause --nodes 20 --hops 1-6 --steps 1500"
 latent_layers="--feed soft,hidden,pause,direct --steps 2500 --lr 2e-3 --eval_interval 100"
@@ -106,7 +107,7 @@ train_latent/direct train_latent.py --feed direct
 train_latent/loop train_latent.py --feed direct --n_loop 4
 train_latent/hops-2 train_latent.py --hops 2 --steps 600
 train_rl/hops-2 train_rl.py --hops 2
-train_latent/hops-4 train_latent.py --hops 4 --lr 2e-3 --steps 3000
+train_latent/hops-4 train_latent.py --feed $latent_hard --hops 4 --lr 2e-3 --steps 2500
 train_latent/longer train_latent.py $latent_longer
 train_latent/longer-shared train_latent.py $latent_longer --share_position
 train_latent/20 train_latent.py $latent_20
