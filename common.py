@@ -801,9 +801,10 @@ def read_settings(out_dir):
     try:
         return read_config(out_dir)['args']
     except ValueError as error:
-        for name in ('ckpt.pt', 'ckpt_direct.pt'):  # capacity.py's hold those of one model
+        # not ckpt-*.pt of capacity.py, which hold the settings of one model
+        for path in (out_dir / 'ckpt.pt', *sorted(out_dir.glob('ckpt_*.pt'))):
             with contextlib.suppress(ValueError):
-                return load_checkpoint(out_dir / name)[1]['args']
+                return load_checkpoint(path)[1]['args']
         raise ValueError(f'{out_dir} is not empty and holds no run of this repo ({error}); give '
                          'another --out_dir') from error
 

@@ -148,7 +148,10 @@ def labels(runs):
         words = []
         for name in names:
             value = run.args[name]
-            words.append(f'{name}={format_range(value) if isinstance(value, list) else value}')
+            if isinstance(value, list):
+                is_range = all(isinstance(item, int) for item in value)
+                value = format_range(value) if is_range else ','.join(map(str, value))
+            words.append(f'{name}={value}')
         result.append(' '.join(words))
     return result if max(map(len, result)) < 60 else folders
 
@@ -468,11 +471,12 @@ def draw_train_latent(runs, reference):
                 style = ('-', '--', ':', '-.')[i % 4]
                 left.plot(*points, style, color=colour,
                           label=label if len(runs) == 1 else f'{name}, {label}')
-    k = max(runs[0].hops)
-    left.axhline(runs[0].chance(k), color='black', lw=1, linestyle=':', label='chance')
-    left.set(xlabel='training questions', ylabel=f'accuracy at {k} hops, held-out', ylim=(0, 1.04),
-             title=f'{runs[0].task}, {runs[0].args.get("nodes")} nodes, '
-                   f'{format_range(runs[0].hops)} hops')
+    for i, chance in enumerate({run.chance(max(run.hops)) for run in runs}):
+        left.axhline(chance, color='black', lw=1, linestyle=':', label=None if i else 'chance')
+    titles = sorted({f'{run.task}, {run.args.get("nodes")} nodes, {format_range(run.hops)} hops'
+                     for run in runs})
+    left.set(xlabel='training questions', ylim=(0, 1.04), title='; '.join(titles),
+             ylabel='accuracy at the most hops, held-out')
     short_ticks(left.xaxis)
     legend_below(left, columns=4 if len(runs) == 1 and not reference.runs else 2)
 

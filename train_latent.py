@@ -12,7 +12,8 @@ The loss is on the k-th output alone, the answer.
    straight_through  embedding of a sampled token; backwards, the gradient of its Gumbel-softmax
                      (Jang et al. 2017, 1611.01144)
    pause             always the embedding of the filler `_` (Goyal et al. 2024, 2310.02226). It has
-                     the same passes as the others, but carries nothing: the control
+                     the same passes as the others, but carries nothing: the control. (With several
+                     layers, later ones may compute at the fillers, too)
    token             the written chain, with a loss on every link: the reference. The model is given
                      the true links in training, and reads its own greedy tokens in the test
    direct            no thoughts at all: the first output is the answer
@@ -22,7 +23,8 @@ The loss is on the k-th output alone, the answer.
    lens     how often the model's own head says the node of hop j, as thought t is made
    probe    how often a linear map reads that node from the thought (linear_probe.py)
    flip     thought t is taken from another question: how often the answer becomes the node that
-            the remaining lookups reach from there
+            the remaining lookups reach from there. Counted where the nodes differ, and where the
+            model does not say so anyway
    random   the same after a step of the same length in a random direction
    entropy  of the output from which the thought is made, in nats
    hard     accuracy if each thought is replaced by its most likely token's embedding
@@ -40,6 +42,7 @@ Results: docs/train_latent.md
 
 from errors import one_line_errors  # first: see errors.py
 
+import argparse
 import math
 
 import numpy as np
@@ -62,6 +65,7 @@ from data import (
     positive_float,
     require,
     sample_batch,
+    shorten,
 )
 from model import GPT, GPTConfig, LossPositions, last_position
 
@@ -83,9 +87,9 @@ LEGEND = """
 """
 
 THOUGHT_LEGEND = """
-  lens       the model's own head says this node, as the thought is made
-  probe      a linear map reads this node from the thought
-  flip       the thought comes from another question: the answer follows
+  lens       the model's own head says the node of hop t, as thought t is made
+  probe      a linear map reads that node from thought t
+  flip       thought t comes from another question: the answer follows
   random     the same after a random step of the same length
   entropy    of the output that the thought is made from, in nats
 """
@@ -95,11 +99,12 @@ THOUGHT_LEGEND = """
 # arguments
 
 def parse_feeds(text):
-    """'soft,hidden' -> ['soft', 'hidden']. Raises ValueError for others, and for repeats."""
-    feeds = text.split(',')
-    for feed in feeds:
-        require(feed in FEEDS, f'there is no feed {feed!r}; there are {", ".join(FEEDS)}')
-    require(len(set(feeds)) == len(feeds), f'a feed is named twice in {text}')
+    """'soft,hidden' -> ['soft', 'hidden']"""
+    feeds = text.split(',', len(FEEDS))
+    if not set(feeds) <= set(FEEDS) or len(set(feeds)) < len(feeds):
+        raise argparse.ArgumentTypeError(
+            f'expected one or several of {", ".join(FEEDS)}, each once and with commas between, '
+            f'got {shorten(text)!r}')
     return feeds
 
 
@@ -132,12 +137,12 @@ def parse_args(argv):
     add = parser.add_argument_group('evaluation').add_argument
     add('--eval_interval', type=at_least(1),
         help='steps between evaluations and checkpoints (default: steps / 50)')
-    add('--n_test', type=at_least(1), default=2000,
+    add('--n_test', type=at_least(10), default=2000,
         help='test instances a hop count; on the way a quarter')
     add('--test_hops', metavar='HOPS', type=parse_range,
         help='at the end, also test these longer chains')
     common.add_run_args(parser)
-    free = {'seed', 'n_test', 'hops', 'test_hops', 'feed'}
+    free = {'seed', 'n_test', 'hops', 'test_hops'}
     return common.parse_args(parser, argv, 'train_latent', free)
 
 
@@ -152,17 +157,17 @@ def fill_in(args):
     memory.require_depth(args)
     task = common.task_of_args(args, TASKS, **TASK_DEFAULTS)
     vars(args).update(task.settings())
-    require(max(task.hops) > 1, 'with one hop there is nothing to think: train with --hops 2, or '
-                                'more')
+    largest = max(trained_hops(args, task))
+    require(largest > 1, 'with one hop there is nothing to think: train with --hops 2, or more')
     longer_task = None
     block_size = task.block_size
     if args.test_hops:
-        largest = max(args.trained_hops or task.hops if args.eval_only else task.hops)
         require(args.test_hops[0] > largest,
                 f'--test_hops {format_range(args.test_hops)} is for longer chains than {largest} '
                 'hops, the longest that are trained')
         longer_task = type(task)(**(task.settings() | {'hops': args.test_hops}))
-        block_size = max(block_size, longer_task.block_size)
+        if not args.share_position:  # else no position behind the first thought is used
+            block_size = max(block_size, longer_task.block_size)
     config = GPTConfig(len(task.vocab), block_size, args.n_layer, args.n_head, args.n_embd,
                        args.n_loop)
     _, test_split = common.splits(args)
@@ -170,17 +175,35 @@ def fill_in(args):
     return task, longer_task, config
 
 
+def trained_hops(args, task):
+    """The hop counts of the training. With --eval_only, --hops may be others."""
+    if args.eval_only and args.trained_hops:
+        return args.trained_hops
+    return task.hops
+
+
+CURES = memory.CURES | {'thoughts': '--n_test'}
+
+
 def memory_phases(args, task, config):
     """What each phase of a run takes: see memory.py. A thought attends to everything before it."""
     K = max(task.hops)
     T = config.block_size
+    C = config.n_embd
     step = memory.step_parts(config, args.batch_size, T, T, n_copies=5)
     # the keys and values are copied once for each thought
-    n_cached = args.batch_size * T * config.n_embd * config.n_layer * config.n_loop
+    n_cached = args.batch_size * T * C * config.n_layer * config.n_loop
     step['activations'] += 2 * memory.FLOAT * n_cached * K
     B = min(500, args.n_test)
-    evaluation = K * memory.decoding_bytes(config, B, T)
-    return memory.trainer_phases(args, config, task, step, evaluation, args.n_test)
+    evaluation = 2 * memory.decoding_bytes(config, B, T)
+    phases = memory.trainer_phases(args, config, task, step, evaluation, args.n_test)
+
+    # at the end: the thoughts and outputs of all test questions, and a probe of one thought
+    of_a_question = 3 * K * (C + config.vocab_size) + 5 * K * task.nodes + 6 * C
+    drawn = 2 * memory.drawing_bytes(task, args.n_test, 'test')
+    looking = memory.FLOAT * args.n_test * of_a_question + drawn
+    phases.append({'model': phases[-1]['model'], 'evaluation': evaluation, 'thoughts': looking})
+    return phases
 
 
 # -----------------------------------------------------------------------------
@@ -273,7 +296,7 @@ def n_outputs(feed, hops):
 def evaluate(thinker, task, run, seed, n_test, split='test', hop_token=None):
     """Held-out instances of each hop count: {hops: {'acc': exact match of the answer}}.
 
-    hop_token: takes the place of the hop count in the prompt, if given.
+    hop_token: takes the place of the hop count in the prompt, its last token but one, if given.
     """
     thinker.eval()
     results = {}
@@ -308,22 +331,22 @@ def look_into_thoughts(thinker, task, run, seed, n, splits):
     """What each thought holds, on n questions of the most hops, and n others for fitting probes.
 
     Returns {lens, probe: (K - 1, K) lists, a row for each thought, a column for each hop;
-             flip, random, entropy: (K - 1) lists; hard: accuracy with hard tokens}.
+             flip, random, entropy: (K - 1) lists;
+             acc, hard: accuracy, with the thoughts and with hard tokens in their place}.
     """
     thinker.eval()
     k = max(task.hops)
     train_split, test_split = splits
     to_fit = sample_batch(task, n, seed, PROBE_STEP, train_split, hops=k).to(run.device)
     to_test = sample_batch(task, n, seed, PROBE_STEP, test_split, hops=k).to(run.device)
-    with run.autocast:
-        _, thoughts_fit = think_in_parts(thinker, to_fit, k)
-        logits, thoughts = think_in_parts(thinker, to_test, k)      # (n, K - 1, C)
+    _, thoughts_fit = think_in_parts(thinker, to_fit, k, run)
+    logits, thoughts = think_in_parts(thinker, to_test, k, run)           # (n, K - 1, C)
     node = chain_of(to_test)                                              # (n, K)
 
     # what the head says as thought t is made, and how sure it is
     said = logits[:, :-1].argmax(dim=-1)                                  # (n, K - 1)
     lens = (said[:, :, None] == node[:, None]).float().mean(dim=0)        # (K - 1, K)
-    p = logits[:, :-1].float().softmax(dim=-1)
+    p = logits[:, :-1].softmax(dim=-1)
     entropy = -torch.xlogy(p, p).sum(dim=-1).mean(dim=0)                  # (K - 1,)
 
     # interchange each thought, and in another run move it as far in a random direction
@@ -333,19 +356,25 @@ def look_into_thoughts(thinker, task, run, seed, n, splits):
         own = thoughts[:, t - 1]
         other = own.roll(1, 0)
         step = random_step(own, other, seed + t)
-        flip.append(flip_rate(thinker, to_test, logits, t, other))
-        random.append(flip_rate(thinker, to_test, logits, t, own + step))
+        flip.append(flip_rate(thinker, to_test, logits, t, other, run))
+        random.append(flip_rate(thinker, to_test, logits, t, own + step, run))
 
     # each thought as its most likely token
     hard = Thinker(thinker.model, 'token', task.pad, thinker.share_position).eval()
-    hard_logits, _ = think_in_parts(hard, to_test, k)
+    hard_logits, _ = think_in_parts(hard, to_test, k, run)
     return dict(
         lens=lens.tolist(),
         probe=probe_thoughts(thoughts_fit, chain_of(to_fit), thoughts, node, task.nodes).tolist(),
         flip=flip,
         random=random,
         entropy=entropy.tolist(),
-        hard=(hard_logits[:, -1].argmax(dim=-1) == node[:, -1]).float().mean().item())
+        acc=share_right(logits, node),
+        hard=share_right(hard_logits, node))
+
+
+def share_right(logits, node):
+    """The share of questions whose last output (n, K, V) is the last node (n, K)."""
+    return (logits[:, -1].argmax(dim=-1) == node[:, -1]).float().mean().item()
 
 
 def chain_of(batch):
@@ -353,8 +382,8 @@ def chain_of(batch):
     return batch.tokens[:, batch.prompt_len:]
 
 
-def think_in_parts(thinker, batch, k, replaced=None):
-    """Logits and thoughts of a batch, 500 questions at a time."""
+def think_in_parts(thinker, batch, k, run, replaced=None):
+    """Logits and thoughts of a batch, 500 questions at a time, in float32."""
     parts = []
     prompt = batch.tokens[:, :batch.prompt_len]
     for first in range(0, len(prompt), 500):
@@ -362,9 +391,10 @@ def think_in_parts(thinker, batch, k, replaced=None):
         of_part = None
         if replaced is not None:
             of_part = {t: vector[rows] for t, vector in replaced.items()}
-        parts.append(thinker(prompt[rows], k, replaced=of_part))
+        with run.autocast:
+            parts.append(thinker(prompt[rows], k, replaced=of_part))
     logits, thoughts = zip(*parts, strict=True)
-    return torch.cat(logits), torch.cat(thoughts)
+    return torch.cat(logits).float(), torch.cat(thoughts).float()
 
 
 def random_step(x, other, seed):
@@ -375,7 +405,7 @@ def random_step(x, other, seed):
     return step * length / step.norm(dim=1, keepdim=True)
 
 
-def flip_rate(thinker, batch, logits, t, vector):
+def flip_rate(thinker, batch, logits, t, vector, run):
     """How often does the answer become the one that follows from the previous question's node c_t,
     if `vector` (n, C) takes the place of thought t? Counted where the model does not say so anyway,
     and where the two nodes differ.
@@ -390,7 +420,7 @@ def flip_rate(thinker, batch, logits, t, vector):
         implied = batch.instance.gather(1, implied)
     implied = implied[:, 0]
     is_counted = is_other & (implied != logits[:, -1].argmax(dim=-1))
-    patched, _ = think_in_parts(thinker, batch, k, {t: vector})
+    patched, _ = think_in_parts(thinker, batch, k, run, {t: vector})
     follows = patched[:, -1].argmax(dim=-1) == implied
     return (follows & is_counted).sum().item() / max(1, is_counted.sum().item())
 
@@ -402,9 +432,12 @@ def probe_thoughts(x_fit, node_fit, x, node, n_nodes):
     """
     classes = [n_nodes] * node.size(1)
     fold = torch.arange(len(x_fit), device=x.device) % FOLDS
-    W, b, _ = linear_probe.fit(x_fit.transpose(0, 1).float(), node_fit, fold, classes)
-    scores = torch.baddbmm(b[..., None], W.mT, x.permute(1, 2, 0).float())  # (K - 1, M, n)
-    return linear_probe.correct(scores, node, classes).float().mean(dim=1)
+    accuracies = []
+    for t in range(x.size(1)):  # one after the other, for the memory's sake
+        W, b, _ = linear_probe.fit(x_fit[None, :, t], node_fit, fold, classes)
+        scores = torch.baddbmm(b[..., None], W.mT, x[None, :, t].mT)      # (1, M, n)
+        accuracies.append(linear_probe.correct(scores, node, classes)[0].float().mean(dim=0))
+    return torch.stack(accuracies)
 
 
 # -----------------------------------------------------------------------------
@@ -435,8 +468,6 @@ def train(feed, ckpt, task, config, args, run):
     model = GPT(config).to(run.device)
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
     state = run.resume(ckpt, model, optimizer, feed)
-    if 'args' in state:  # there is a checkpoint
-        check_progress(state, feed, run.out_dir / ckpt)
     resumed = state['step']  # 0 without a checkpoint
     step = resumed
     questions_95 = state.get('questions_95')
@@ -472,7 +503,9 @@ def train(feed, ckpt, task, config, args, run):
 
         # the questions, and which outputs carry loss: the answer, of `token` every link
         batch = sample_batch(task, n_questions, args.seed, step, train_split)
-        chain = chain_of(batch)                                           # (B * world, K)
+        chain = chain_of(batch)
+        n_missing = max(task.hops) - chain.size(1)  # where no question has the most hops
+        chain = F.pad(chain, (0, n_missing), value=task.pad)              # (B * world, K)
         hops = batch.hops[:, None]
         output = torch.arange(1, chain.size(1) + 1)
         mask = output <= hops if feed == 'token' else output == hops
@@ -519,9 +552,12 @@ def check_progress(state, feed, path):
     require(state.get('feed') == feed,
             f'{path} holds the thoughts {str(state.get("feed"))[:60]}, not {feed}')
     args = state['args']
-    most = state['step'] * args['batch_size'] * args['processes']
+    counts = [state['step'], args.get('batch_size'), args.get('processes')]
+    require(all(type(count) is int for count in counts),
+            f'{path} does not say how many questions it has seen')
     questions = state.get('questions_95')
-    require(questions is None or (type(questions) is int and 0 <= questions <= most),
+    is_possible = type(questions) is int and 0 <= questions <= math.prod(counts)
+    require(questions is None or is_possible,
             f'{path} has questions_95={str(questions)[:60]}, which cannot be')
 
 
@@ -540,13 +576,13 @@ def main(argv=None):
     args = parse_args(argv)
     task, longer_task, config = fill_in(args)
     needed = memory.require_memory(
-        memory_phases(args, task, config), common.find_device(args.device), task)
+        memory_phases(args, task, config), common.find_device(args.device), task, CURES)
     facts = dict(params=GPT(config).num_params(), chance={k: task.chance(k) for k in task.hops})
     with common.Run('train_latent', args, can_grow=True, **facts) as run:
 
         # train all kinds of thoughts, or load the one that --ckpt holds
         if args.eval_only:
-            thinkers, questions_95 = load_thinker(args, task, run)
+            thinkers, questions_95 = load_thinker(args, task, config, run)
         else:
             thinkers, questions_95 = train_all(task, config, args, run, needed)
         if not run.master:
@@ -560,23 +596,24 @@ def main(argv=None):
         for feed, thinker in thinkers.items():
             results[feed] = evaluate(thinker, task, run, args.seed, args.n_test, test_split)
             run.print(f'{feed} test: {summary(results[feed], task)}')
-            if longer_task is not None:
-                hop_token = task.nodes + max(task.hops) - 1  # the largest count that it knows
+            if longer_task is not None and feed != 'direct':
+                largest = max(trained_hops(args, task))
+                hop_token = longer_task.vocab.index(f'k={largest}')  # the largest that it knows
                 beyond[feed] = evaluate(thinker, longer_task, run, args.seed, args.n_test,
                                         test_split, hop_token)
                 run.print(f'{feed} longer: {summary(beyond[feed], longer_task)}')
-            if feed in VECTORS:
+            if feed in VECTORS and max(task.hops) > 1:
                 inside[feed] = look_into_thoughts(thinker, task, run, args.seed, args.n_test,
                                                   common.splits(args))
         if inside:
             run.print(THOUGHT_LEGEND)
         for feed, measures in inside.items():
-            print_thoughts(feed, measures, task, results[feed], run)
+            print_thoughts(feed, measures, task, run)
 
         # the last line, the log's last record, the figure
         final = final_values(results, beyond, inside, questions_95, task)
-        final |= dict(params=GPT(config).num_params(), steps=args.max_iters, n_test=args.n_test,
-                      seed=args.seed, seconds=run.seconds())
+        final |= dict(params=thinker.model.num_params(), steps=args.max_iters,
+                      n_test=args.n_test, seed=args.seed, seconds=run.seconds())
         run.print(in_words(results, task))
         run.finish(final, step=args.max_iters, by_hops=results, longer=beyond, thoughts=inside)
         if not args.eval_only:
@@ -594,8 +631,10 @@ def train_all(task, config, args, run, needed):
     run.print(f'{GPT(config).num_params():,} parameters, {args.batch_size} x {run.world} questions '
               f'a step, files in {args.out_dir}, about {memory.in_gib(needed)} of memory')
     checkpoints = {feed: f'ckpt_{feed}.pt' for feed in args.feed}
-    for ckpt in checkpoints.values():
-        run.find_checkpoint(ckpt)  # a damaged one is refused before anything is trained
+    for feed, ckpt in checkpoints.items():
+        state = run.find_checkpoint(ckpt)
+        if state is not None:  # a damaged one is refused before anything is trained
+            check_progress(state, feed, run.out_dir / ckpt)
     thinkers = {}
     questions_95 = {}
     for feed, ckpt in checkpoints.items():
@@ -606,30 +645,32 @@ def train_all(task, config, args, run, needed):
     return thinkers, questions_95
 
 
-def load_thinker(args, task, run):
+def load_thinker(args, task, config, run):
     """The Thinker in --ckpt: {feed: Thinker} and {feed: questions until 95%}."""
     model, state = common.load_checkpoint(args.ckpt, run.device)
     common.check_task_fits(args.ckpt, args, task, model)
     feed = state.get('feed')
     require(feed in FEEDS, f'{args.ckpt} does not say what its thoughts are')
     check_progress(state, feed, args.ckpt)
+    require(config.block_size <= model.config.block_size or args.share_position,
+            f'{args.ckpt} was made for sequences of {model.config.block_size} tokens, --test_hops '
+            f'needs {config.block_size}: give it when training')
     thinker = Thinker(model, feed, task.pad, args.share_position)
     return {feed: thinker}, {feed: state.get('questions_95')}
 
 
-def print_thoughts(feed, measures, task, results, run):
+def print_thoughts(feed, measures, task, run):
     """A table: what is in each thought."""
     k = max(task.hops)
-    run.print(f'{feed}: thoughts about questions of {k} hops. Accuracy {results[k]["acc"]:.3f}, '
+    run.print(f'{feed}: thoughts about questions of {k} hops. Accuracy {measures["acc"]:.3f}, '
               f'with hard tokens {measures["hard"]:.3f}')
-    heads = ''.join(f'   hop {j}: lens probe' for j in range(1, k + 1))
-    run.print(f'  thought{heads}    flip  random  entropy')
-    for t in range(1, k):
-        row = f'  {t:7}'
-        for j in range(k):
-            row += f'{measures["lens"][t - 1][j]:14.3f}{measures["probe"][t - 1][j]:6.3f}'
-        run.print(f'{row}{measures["flip"][t - 1]:8.3f}{measures["random"][t - 1]:8.3f}'
-                  f'{measures["entropy"][t - 1]:9.3f}')
+    run.print('  thought   lens  probe   flip  random  entropy   probe of hop 1, 2, ...')
+    for t in range(k - 1):
+        probes = measures['probe'][t]
+        row = f'  {t + 1:7}  {measures["lens"][t][t]:5.3f}  {probes[t]:5.3f}'
+        row += f'  {measures["flip"][t]:5.3f}  {measures["random"][t]:6.3f}'
+        row += f'  {measures["entropy"][t]:7.3f}   '
+        run.print(row + ' '.join(f'{probe:.3f}' for probe in probes))
 
 
 def in_words(results, task):
@@ -655,6 +696,7 @@ def final_values(results, beyond, inside, questions_95, task):
         final[f'lens_{feed}'] = measures['lens'][0][0]
         final[f'probe_{feed}'] = measures['probe'][0][0]
         final[f'flip_{feed}'] = measures['flip'][0]
+        final[f'random_{feed}'] = measures['random'][0]
         final[f'hard_{feed}'] = measures['hard']
     return final
 

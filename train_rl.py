@@ -232,6 +232,7 @@ def load_start(args, config):
     if path is None:
         return None, None
     model, state = common.load_checkpoint(path)
+    common.require_tokens(path, state)
     needed = vars(args) | vars(config)
     given = state['args'] | vars(model.config)
     differences = []

@@ -208,7 +208,7 @@ def test_a_large_direction_that_is_no_channel_does_not_blur_the_small_ones():
 
     fold = torch.arange(N) % 5
     W, b, penalty = linear_probe.fit(torch.from_numpy(x), torch.from_numpy(y), fold, [5],
-                              penalties=(1e-6,))
+                                     penalties=(1e-6,))
     for g, cell in enumerate(x.astype(np.float64)):
         true_W, true_b = ridge(cell, y[:, 0], 5, penalty[g, 0].item())
         assert np.abs(W[g].numpy() - true_W).max() < 1e-4 * np.abs(true_W).max()
