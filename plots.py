@@ -461,9 +461,11 @@ def draw_train_latent(runs, reference):
     figure, axes = new_figure(7 + 1.6 * len(inside), 3.8, columns=1 + len(inside),
                               width_ratios=(4, *[1.2] * len(inside)), squeeze=False)
     left, *others = axes[0]
-    for feed, (label, _) in FEEDS.items():
-        draw_behind(left, reference, lambda run, feed=feed: questions_and_accuracy(run, feed),
-                    label=f', {label}')
+    shown = reference
+    for feed in FEEDS:
+        if any(run.evaluations(feed) for run in reference.runs):
+            draw_behind(left, shown, lambda run, feed=feed: questions_and_accuracy(run, feed))
+            shown = reference.unnamed()
     for i, (run, name) in enumerate(zip(runs, labels(runs), strict=True)):
         for feed, (label, colour) in FEEDS.items():
             points = questions_and_accuracy(run, feed)

@@ -140,6 +140,52 @@ def hops_curve(row):
     return [int(h) for h in by_hops], np.mean(curves, axis=0), runs[0].final['params']
 
 
+def faithfulness():
+    """Is the chain read, along training, in models that can do without it?"""
+    rows = {
+        'faith-chain-layers': '4 layers, trained on chains',
+        'faith-mix-layers': '4 layers, trained on chains and on answers at once',
+    }
+    measures = {  # of the log: label, colour, line style
+        'acc': ('right answers, with its chain', 'tab:blue', '-'),
+        'at_once': ('right answers at once', 'tab:red', '-'),
+        'follow': ('follow: a chain token is replaced, the answer follows', 'tab:green', '--'),
+        'swap': ("swap: another's chain, the answer stays its own", 'tab:purple', '--'),
+    }
+    handles = [sample_of(label, line, color=colour) for label, colour, line in measures.values()]
+    handles.append(sample_of('chance', ':', color='black', lw=1))
+    figure, axes = panels_over_legend(9, 4.4, 2, handles, ncols=2)
+    for axis, (row, title) in zip(axes, rows.items(), strict=True):
+        runs = read_row(f'train_cot/{row}')
+        for name, (_, colour, line) in measures.items():
+            if name == 'at_once' and 'mix' not in row:
+                continue
+            curves = []
+            for run in runs:
+                steps, curve = faithfulness_curve(run, name)
+                curves.append(curve)
+            mean, least, most = mean_and_range(curves)
+            axis.plot(steps, mean, line, color=colour)
+            draw_range(axis, steps, least, most, colour)
+        axis.axhline(runs[0].chance(3), color='black', linestyle=':', lw=1)
+        axis.set(title=title, xlabel='step', ylim=(0, 1.03))
+        axis.title.set_fontsize(9)
+    axes[0].set_ylabel('share of held-out questions of 3 hops')
+    return figure
+
+
+def faithfulness_curve(run, name):
+    """Steps, and a measure at each evaluation of the arm with chains, at the largest hop count."""
+    steps = []
+    values = []
+    for record in run.log:
+        if 'eval' in record and record['arm'] in ('cot', 'mix'):
+            steps.append(record['step'])
+            by_hops = record['eval'][str(max(run.hops))]
+            values.append(record[name] if name in record else by_hops[name])
+    return steps, values
+
+
 def chains_and_accuracy(run, hops):
     """[(chains seen so far, accuracy at this hop count)] over the evaluations of an RL run, or of
     one that was shown the chains."""
@@ -674,6 +720,7 @@ def all_figures():
     return {
         'cycle-20.png': lambda: draw(read_row('train_cot/cycle-20')[:1]),
         'hops.png': hops,
+        'faithfulness.png': faithfulness,
         'rl-10.png': lambda: draw(read_row('train_rl/loo')[:1]),
         'rl_baselines.png': rl_baselines,
         'rl_validity.png': rl_validity,

@@ -20,6 +20,7 @@ ROWS = {  # a row of each script, small to draw
     'train_cot': 'train_cot/cycle-20',
     'train_rl': 'train_rl/mix-1',
     'train_maze': 'train_maze/default',
+    'train_latent': 'train_latent/default',
     'search': 'search/tot',
     'capacity': 'capacity/1',
     'probe': 'probe/default',
@@ -225,6 +226,23 @@ def test_the_curves_of_train_rl_are_drawn_against_sampled_chains():
         assert list(line.get_ydata()) == [record['eval'][str(k)]['acc'] for record in records]
 
 
+def test_the_curves_and_bars_of_train_latent_are_what_is_logged():
+    run = plots.read_run(LOGS / 'train_latent/hops-2/seed1337')
+    left, *others = plots.draw([run]).axes
+    lines = lines_by_label(left)
+    for feed in run.args['feed']:
+        records = run.evaluations(feed)
+        line = lines[plots.FEEDS[feed][0]]
+        assert list(line.get_xdata()) == [record['questions'] for record in records]
+        assert list(line.get_ydata()) == [record['eval']['2']['acc'] for record in records]
+    thoughts = run.final['thoughts']
+    assert [axis.get_title() for axis in others] == [plots.FEEDS[feed][0] for feed in thoughts]
+    for axis, measures in zip(others, thoughts.values(), strict=True):
+        heights = [bar.get_height() for bar in axis.patches]
+        assert heights == pytest.approx([measures['lens'][0][0], measures['probe'][0][0],
+                                         measures['flip'][0], measures['random'][0]])
+
+
 def test_the_points_of_capacity_are_the_stored_bits_of_its_models():
     run = plots.read_run(LOGS / 'capacity/1/seed1337')
     axis = plots.draw([run]).axes[0]
@@ -295,7 +313,7 @@ def test_a_maze_is_drawn_with_every_wall_and_no_other():
 
 def test_an_unfinished_run_can_be_drawn(tmp_path, drawn):
     """A log without its last record, and with half a line at its end."""
-    for script in ('train_cot', 'train_rl', 'train_maze'):
+    for script in ('train_cot', 'train_rl', 'train_maze', 'train_latent'):
         folder = copy_run(ROWS[script], tmp_path / script)
         lines = (folder / 'log.jsonl').read_text().splitlines()
         unfinished = '\n'.join([*lines[:-1], lines[-1][:20]])
@@ -365,8 +383,8 @@ def test_the_expected_accuracy_is_that_of_right_links_or_luck():
     assert (accuracy[0], accuracy[-1]) == (0.25, 1)
 
 
-@pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'search', 'capacity',
-                                    'probe'])
+@pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'train_latent', 'search',
+                                    'capacity', 'probe'])
 def test_a_log_that_holds_too_little_is_refused_in_one_line(script, tmp_path):
     """The first record alone, or the last one alone."""
     folder = copy_run(ROWS[script], tmp_path / 'run')
