@@ -1,7 +1,8 @@
 """Linear probes: can something be read off a vector?
 
-    fit      probes of many cells at once, each with a penalty of its own choice
-    correct  what they get right
+    fit          probes of many cells at once, each with a penalty of its own choice
+    correct      what they get right
+    random_step  a control for the exchange of vectors
 
 A probe is a ridge regression of the one-hot label: least squares with a penalty on large weights.
 The penalty is chosen by cross-validation. Used by probe.py and train_latent.py.
@@ -132,3 +133,11 @@ def correct(scores, y, classes):
         others = of_target.scatter(1, label, -torch.inf).amax(1)
         hits.append(own > others)
     return torch.stack(hits, dim=-1)
+
+
+def random_step(x, other, seed):
+    """(n, C): as long as the step from x to other, in random directions."""
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    step = torch.randn(x.shape, generator=generator).to(x)
+    step *= (other - x).norm(dim=1, keepdim=True) / step.norm(dim=1, keepdim=True)
+    return step

@@ -77,7 +77,7 @@ from data import (
     sample_batch,
     write_batch,
 )
-from linear_probe import correct, fit
+from linear_probe import correct, fit, random_step
 from model import GPT, LossPositions, last_position
 from profiles import Profiles
 
@@ -557,6 +557,7 @@ def interchange(model, questions, layers, positions, n_patch, run, seed):
             for j, position in enumerate(positions):
                 x = stream[layer][:, position]                              # (n, C)
                 donor_x = x.roll(1, 0)
+                # each cell has a seed of its own, whichever others are looked at
                 step = random_step(x, donor_x, seed + 10**6 * layer + 10**3 * position)
                 for grid, value in ((flip, donor_x), (random, x + step)):
                     answer = patched_answers(model, questions, tokens, stream, layer, position,
@@ -564,15 +565,6 @@ def interchange(model, questions, layers, positions, n_patch, run, seed):
                     hits = (answer.cpu()[:, None] == expected) & is_counted
                     grid[i, j] = hits.sum(0) / is_counted.sum(0).clamp(min=1)
     return dict(flip=flip, random=random)
-
-
-def random_step(x, donor_x, seed):
-    """(n, C): as long as the step from x to donor_x, in random directions. A cell has a seed of its
-    own, so that its numbers do not depend on which other cells are looked at."""
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    step = torch.randn(x.shape, generator=generator).to(x)
-    step *= (donor_x - x).norm(dim=1, keepdim=True) / step.norm(dim=1, keepdim=True)
-    return step
 
 
 def patched_answers(model, questions, tokens, stream, layer, position, value):

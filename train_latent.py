@@ -355,7 +355,7 @@ def look_into_thoughts(thinker, task, run, seed, n, splits):
     for t in range(1, k):
         own = thoughts[:, t - 1]
         other = own.roll(1, 0)
-        step = random_step(own, other, seed + t)
+        step = linear_probe.random_step(own, other, seed + t)
         flip.append(flip_rate(thinker, to_test, logits, t, other, run))
         random.append(flip_rate(thinker, to_test, logits, t, own + step, run))
 
@@ -395,14 +395,6 @@ def think_in_parts(thinker, batch, k, run, replaced=None):
             parts.append(thinker(prompt[rows], k, replaced=of_part))
     logits, thoughts = zip(*parts, strict=True)
     return torch.cat(logits).float(), torch.cat(thoughts).float()
-
-
-def random_step(x, other, seed):
-    """(n, C): as long as the step from x to other, in random directions."""
-    generator = torch.Generator().manual_seed(seed)
-    step = torch.randn(x.shape, generator=generator).to(x)
-    length = (other - x).norm(dim=1, keepdim=True)
-    return step * length / step.norm(dim=1, keepdim=True)
 
 
 def flip_rate(thinker, batch, logits, t, vector, run):
