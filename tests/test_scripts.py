@@ -746,10 +746,11 @@ def test_the_search_tables_are_what_the_logs_say(head, keys):
 # the house
 
 TASK_FILES = {'data', 'countdown', 'profiles', 'maze'}
-GROUND = TASK_FILES | {'errors', 'model', 'memory', 'common', 'plots'}  # for experiments
+GROUND = TASK_FILES | {'errors', 'model', 'memory', 'common', 'plots', 'linear_probe'}  # for experiments
 ALLOWED = {
     'errors': set(),
     'model': set(),
+    'linear_probe': set(),
     'data': {'errors'},
     'files': {'data'},
     'memory': {'data'},
