@@ -107,6 +107,7 @@ train_latent/direct train_latent.py --feed direct
 train_latent/loop train_latent.py --feed direct --n_loop 4
 train_latent/hops-2 train_latent.py --hops 2 --steps 600
 train_rl/hops-2 train_rl.py --hops 2
+train_rl/hops-2-heads train_rl.py --hops 2 --n_head 2
 train_latent/hops-4 train_latent.py --feed $latent_hard --hops 4 --lr 2e-3 --steps 2500
 train_latent/longer train_latent.py $latent_longer
 train_latent/longer-shared train_latent.py $latent_longer --share_position

@@ -746,7 +746,8 @@ def test_the_search_tables_are_what_the_logs_say(head, keys):
 # the house
 
 TASK_FILES = {'data', 'countdown', 'profiles', 'maze'}
-GROUND = TASK_FILES | {'errors', 'model', 'memory', 'common', 'plots', 'linear_probe'}  # for experiments
+# what experiments may import
+GROUND = TASK_FILES | {'errors', 'model', 'memory', 'common', 'plots', 'linear_probe'}
 ALLOWED = {
     'errors': set(),
     'model': set(),
