@@ -463,7 +463,7 @@ def draw_train_latent(runs, reference):
     left, *others = axes[0]
     shown = reference
     for feed in FEEDS:
-        if any(run.evaluations(feed) for run in reference.runs):
+        if all(any(run.evaluations(feed) for run in group) for group in (runs, reference.runs)):
             draw_behind(left, shown, lambda run, feed=feed: questions_and_accuracy(run, feed))
             shown = reference.unnamed()
     for i, (run, name) in enumerate(zip(runs, labels(runs), strict=True)):

@@ -32,7 +32,7 @@ The loss is on the k-th output alone, the answer.
 --share_position gives all thoughts the position of the first one.
 
     python train_latent.py                              # six kinds of thoughts, 1 to 4 hops
-    python train_latent.py --feed hidden --hops 2       # hard questions alone: a private code
+    python train_latent.py --feed hidden --hops 2       # two hops alone: other thoughts
     python train_latent.py --feed soft --share_position --test_hops 5-9
     torchrun --standalone --nproc_per_node=2 train_latent.py --device cuda
 
@@ -113,7 +113,7 @@ def parse_args(argv):
     add_task_args(parser, TASKS, **TASK_DEFAULTS)
 
     add = parser.add_argument_group('thoughts').add_argument
-    add('--feed', metavar='FEEDS', type=parse_feeds, default=list(DEFAULT_FEEDS),
+    add('--feed', metavar='FEEDS', type=parse_feeds, default=','.join(DEFAULT_FEEDS),
         help=f'what is fed back: one or several of {", ".join(FEEDS)}, with commas between')
     add('--share_position', action='store_true', help='all thoughts have the same position')
 
@@ -594,6 +594,8 @@ def main(argv=None):
                 beyond[feed] = evaluate(thinker, longer_task, run, args.seed, args.n_test,
                                         test_split, hop_token)
                 run.print(f'{feed} longer: {summary(beyond[feed], longer_task)}')
+            elif longer_task is not None:
+                run.print('direct: longer questions mean nothing without thoughts')
             if feed in VECTORS and max(task.hops) > 1:
                 inside[feed] = look_into_thoughts(thinker, task, run, args.seed, args.n_test,
                                                   common.splits(args))
@@ -648,7 +650,8 @@ def load_thinker(args, task, config, run):
             f'{args.ckpt} was made for sequences of {model.config.block_size} tokens, --test_hops '
             f'needs {config.block_size}: give it when training')
     thinker = Thinker(model, feed, task.pad, args.share_position)
-    return {feed: thinker}, {feed: state.get('questions_95')}
+    same_hops = max(task.hops) == max(trained_hops(args, task))
+    return {feed: thinker}, {feed: state.get('questions_95') if same_hops else None}
 
 
 def print_thoughts(feed, measures, task, run):
