@@ -407,6 +407,22 @@ def test_what_is_in_the_thoughts_of_a_thinker_made_by_hand(says_it):
     assert measures['entropy'] == pytest.approx([entropy] * 3, abs=1e-4)
 
 
+def test_hard_tokens_are_the_most_likely_ones():
+    """The accuracy of the same model that reads its own greedy tokens, on the same questions."""
+    plain = Plain(True)
+    batch = sample_batch(TASK, 600, 0, train_latent.PROBE_STEP, 'test', hops=4)
+    prompt = batch.tokens[:, :batch.prompt_len]
+    accuracy = {}
+    for feed in ('token', 'hidden'):
+        with torch.no_grad():
+            logits, _ = Thinker(plain.model, feed, TASK.pad)(prompt, 4)
+        right = logits[:, -1].argmax(dim=-1) == train_latent.chain_of(batch)[:, -1]
+        accuracy[feed] = right.float().mean().item()
+    assert accuracy['token'] != accuracy['hidden']
+    measures = look(plain)
+    assert measures['hard'] == accuracy['token'] and measures['acc'] == 1.0
+
+
 def test_thoughts_that_are_not_used_flip_nothing():
     measures = look(Plain(True, reads_it=False))
     assert measures['flip'] == [0.0] * 3
@@ -484,14 +500,23 @@ def test_longer_questions_than_positions_need_shared_ones(tmp_path):
             assert code == 0 and 'acc_soft_h5' in final_values(out)
 
 
-def test_longer_questions_say_the_largest_count_that_was_trained(tmp_path):
+def test_longer_questions_say_the_largest_count_that_was_trained(tmp_path, monkeypatch):
     """Also where fewer hops are evaluated beside them."""
     run(*TINY, '--feed', 'soft', '--steps', 30, '--share_position', '--out_dir', tmp_path)
     argv = ['--eval_only', '--ckpt', tmp_path / 'ckpt_soft.pt', '--test_hops', 5]
+    hop_tokens = []
+    real = train_latent.evaluate
+
+    def spy(thinker, task, run, seed, n_test, split, hop_token=None):
+        if hop_token is not None:
+            hop_tokens.append(task.vocab[hop_token])
+        return real(thinker, task, run, seed, n_test, split, hop_token)
+
+    monkeypatch.setattr(train_latent, 'evaluate', spy)
     whole = run(*argv)
     fewer = run(*argv, '--hops', 1)
-    assert whole['acc_soft_h5'] == fewer['acc_soft_h5']
-    assert whole['acc_soft'] != fewer['acc_soft'] and whole['params'] == fewer['params']
+    assert hop_tokens == ['k=3', 'k=3']
+    assert whole['acc_soft_h5'] == fewer['acc_soft_h5'] and whole['params'] == fewer['params']
 
 
 def test_one_vector_more_or_less_in_bfloat16(tmp_path):
