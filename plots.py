@@ -490,8 +490,7 @@ def draw_train_latent(runs, reference):
             axis.set_yticklabels([])
     if others:
         others[0].set_ylabel('share of held-out questions')
-        handles, names = others[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc='outside lower right', ncols=4, fontsize=8, frameon=False)
+        legend_below(others[0], columns=2)
     return figure
 
 
