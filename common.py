@@ -74,8 +74,8 @@ HARDWARE = ('device', 'dtype')  # settings that may differ between runs of one f
 SCHEDULE = ('max_iters', 'warmup_iters', 'eval_interval', 'log_interval')  # of a longer run
 START_OVER = 'delete it, and --resume starts over'  # what to do about a damaged checkpoint
 STEPS_IN_NAME = r'-(?:steps|max_iters)_[0-9]+'  # of a folder
-RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'results.json', 'examples.json', 'plot.png',
-             'compare.png')  # + config.json
+RUN_FILES = ('ckpt*.pt', 'log.jsonl', 'models-*.jsonl', 'results.json', 'examples.json',
+             'plot.png', 'compare.png')  # + config.json
 
 
 # -----------------------------------------------------------------------------
@@ -831,7 +831,8 @@ def check_nothing_lost(out_dir):
         # a run that is being extended may still have the last record of the shorter one
         has_ended = has_ended or (record.get('arm') == 'final'
                                   and record.get('step', steps) == steps)
-    require(has_ended or not list(out_dir.glob('ckpt*.pt')),
+    unfinished = [*out_dir.glob('ckpt*.pt'), *out_dir.glob('models-*.jsonl')]
+    require(has_ended or not unfinished,
             f'{out_dir} holds a run that was stopped before its end; --resume goes on with it. To '
             'start over, delete the folder')
 

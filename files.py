@@ -195,11 +195,15 @@ def lock_file(file):
 # -----------------------------------------------------------------------------
 # log.jsonl
 
-def append_record(folder, record):
-    """Add a line to log.jsonl."""
+def append_record(folder, record, name='log.jsonl'):
+    """Add a line to log.jsonl, or to another file of this kind."""
     line = json.dumps(record) + '\n'
-    with open(Path(folder) / 'log.jsonl', 'a', encoding='utf-8') as f:
-        f.write(line)
+    with open(Path(folder) / name, 'ab+') as f:
+        if f.tell() > 0:
+            f.seek(-1, os.SEEK_END)
+            if f.read(1) != b'\n':  # a kill has cut the last line short
+                line = '\n' + line
+        f.write(line.encode('utf-8'))
 
 
 def read_json(content):
@@ -211,11 +215,11 @@ def read_json(content):
     return value if isinstance(value, dict) else None
 
 
-def read_log(folder):
+def read_log(folder, name='log.jsonl'):
     """The records of log.jsonl, as dicts. Lines that hold none are left out, such as a last line
     that a kill cut short."""
     try:
-        content = (Path(folder) / 'log.jsonl').read_bytes()
+        content = (Path(folder) / name).read_bytes()
     except (FileNotFoundError, IsADirectoryError):
         return []
     records = [read_json(line) for line in content.split(b'\n')]

@@ -831,6 +831,107 @@ def draw_gpt4(axis):
 
 
 # -----------------------------------------------------------------------------
+# scaling.py
+
+SCALING_ARMS = {  # label, colour, marker
+    'written': ('written chain', 'tab:blue', 'o'),
+    'soft': ('soft thoughts', 'tab:orange', 's'),
+    'loop': ('no chain, k loops', 'tab:green', 'd'),
+    'direct': ('no chain, k layers', 'tab:red', 'v'),
+    'narrow': ('no chain, k narrow layers', 'tab:purple', '^'),
+    'useless': ('control: useless chain', '0.5', 'x'),
+    'backwards': ('control: links reversed', 'tab:brown', '+'),
+}
+
+
+def draw_scaling(runs, reference):
+    """Left: the smallest pool that suffices, against the hops, beside what theories say. Right:
+    accuracy at the most hops, against the pool."""
+    runs = [*runs, *reference.runs]
+    for run in runs:
+        require(run.final.get('laws'), f'the sweep in {run.folder} is not finished yet')
+        for name in ('nodes', 'hops', 'largest_pool', 'steps', 'rates'):
+            require(run.args[name] == runs[0].args[name],
+                    f'sweeps that differ in --{name} do not fit into one figure')
+    models = model_records(runs)
+    hops = runs[0].args['hops']
+    pools = sorted({model['pool'] for model in models if model['pool']})
+    figure, (left, right) = new_figure(10, 5, columns=2)
+
+    first = smallest_pools(models, 'written').get(hops[0], [pools[0]])
+    draw_theories(left, hops, statistics.geometric_mean(first), pools[-1])
+    n_above = 0  # arms with arrows above the largest pool
+    for arm, (label, colour, marker) in SCALING_ARMS.items():
+        found = smallest_pools(models, arm)
+        if not found:
+            continue
+        reached = [k for k in found if math.inf not in found[k]]
+        means = [statistics.geometric_mean(found[k]) for k in reached]
+        left.plot(reached, means, marker=marker, color=colour, label=label)
+        left.vlines(reached, [min(found[k]) for k in reached], [max(found[k]) for k in reached],
+                    color=colour, alpha=0.5)
+        never = [k for k in found if k not in reached]
+        if never:
+            n_above += 1
+            height = pools[-1] * 2 ** (0.3 + 0.6 * n_above)
+            left.plot(never, [height] * len(never), '^', color=colour, ms=6, clip_on=False)
+        right.plot(*accuracy_by_pool(models, arm, hops[-1]), marker=marker, color=colour)
+
+    left.axhline(pools[-1] * 2 ** 0.5, color='black', lw=0.5)
+    left.set(xlabel='hops, k', ylabel='smallest pool of training questions', xticks=hops,
+             title='triangles at the top: more than the largest pool')
+    left.set_yscale('log', base=2)
+    left.set_yticks(pools, [f'{pool:,}' for pool in pools])
+    right.axhline(models[0]['chance'], color='black', lw=1, ls=':')
+    right.annotate('chance', (pools[0], models[0]['chance']), fontsize=8, va='bottom')
+    right.set(xlabel='pool of training questions', ylim=(0, 1.03),
+              ylabel=f'accuracy at {hops[-1]} hops, held-out', title='the best learning rate')
+    right.set_xscale('log', base=2)
+    right.set_xticks(pools, [f'{pool:,}' for pool in pools], rotation=45)
+    legend_below(left, columns=2)
+    return figure
+
+
+def draw_theories(axis, hops, first, largest):
+    """What theories say, from the pool `first` at the fewest hops on."""
+    k = np.linspace(hops[0], hops[-1], 100)
+    theories = {
+        'constant': np.full_like(k, first),
+        'linear': first * k / hops[0],
+        'doubling with each hop': first * 2 ** (k - hops[0]),
+    }
+    for label, size in theories.items():
+        inside = size <= largest
+        axis.plot(k[inside], size[inside], color='0.8', lw=1, zorder=0)
+        axis.annotate(f'{label} ', (k[inside][-1], size[inside][-1]), fontsize=8, color='0.5',
+                      ha='right', va='bottom')
+
+
+def smallest_pools(models, arm):
+    """{hops: the smallest pool that suffices, for each seed}. Infinity where none does."""
+    by_hops = {}
+    for model in models:
+        if model['arm_of'] == arm and model['pool']:
+            by_seed = by_hops.setdefault(model['hops'], {})
+            by_seed.setdefault(model['seed'], math.inf)
+            if model['ended'] == 'learned':
+                by_seed[model['seed']] = min(by_seed[model['seed']], model['pool'])
+    return {hops: list(by_seed.values()) for hops, by_seed in sorted(by_hops.items())}
+
+
+def accuracy_by_pool(models, arm, hops):
+    """Pools that all seeds have tried, and the accuracy with the best rate, the mean over seeds."""
+    best = {}
+    for model in models:
+        if model['arm_of'] == arm and model['hops'] == hops and model['pool']:
+            by_seed = best.setdefault(model['pool'], {})
+            by_seed[model['seed']] = max(model['right'], by_seed.get(model['seed'], 0.0))
+    n_seeds = max((len(by_seed) for by_seed in best.values()), default=0)
+    pools = [pool for pool in sorted(best) if len(best[pool]) == n_seeds]
+    return pools, [statistics.mean(best[pool].values()) for pool in pools]
+
+
+# -----------------------------------------------------------------------------
 # capacity.py
 
 SCHEME_COLOURS = ('tab:blue', 'tab:orange', 'tab:green')
@@ -1149,6 +1250,7 @@ DRAW = {
     'train_maze': draw_train_maze,
     'train_latent': draw_train_latent,
     'search': draw_search,
+    'scaling': draw_scaling,
     'capacity': draw_capacity,
     'probe': draw_probe,
 }

@@ -348,6 +348,29 @@ def draw_latent_curves(axis, rows, rl_row):
     short_ticks(axis.xaxis)
 
 
+def latent_layers():
+    """Thoughts, pauses or layers: accuracy at each hop count, for 1, 2 and 4 layers."""
+    marks = {'soft': 's', 'hidden': 'o', 'pause': 'v', 'direct': 'x'}
+    layers = (1, 2, 4)
+    figure, axes = new_figure(9, 3.6, columns=3, sharey=True)
+    for axis, n_layer in zip(axes, layers, strict=True):
+        for row in (f'layers-{n_layer}', f'layers-{n_layer}-fixed'):
+            runs = read_row(f'train_latent/{row}')
+            for feed in runs[0].args['feed']:
+                by_hops = [run.final['by_hops'][feed] for run in runs]
+                hops = [int(k) for k in by_hops[0]]
+                curves = [[measures['acc'] for measures in run.values()] for run in by_hops]
+                mean, least, most = mean_and_range(curves)
+                label, colour = FEEDS[feed]
+                axis.plot(hops, mean, marker=marks[feed], color=colour, label=label)
+                draw_range(axis, hops, least, most, colour)
+        axis.axhline(runs[0].chance(4), color='black', lw=1, ls=':')
+        axis.set(xlabel='hops', xticks=hops, title=f'{n_layer} layer{"s" * (n_layer > 1)}')
+    axes[0].set(ylabel='accuracy, held-out', ylim=(0, 1.03))
+    legend_below(axes[1], columns=4)
+    return figure
+
+
 def draw_mean(axis, curves, colour):
     """The mean of curves with the same x, and their range. curves: (x, y) each."""
     x = curves[0][0]
@@ -726,6 +749,8 @@ def all_figures():
         'rl_validity.png': rl_validity,
         'rl_cost.png': rl_cost,
         'latent.png': latent,
+        'latent_layers.png': latent_layers,
+        'scaling.png': lambda: draw(read_row('scaling/quick')[:1]),
         'search_flops.png': search_flops,
         'search_nodes.png': search_nodes,
         'search_gpt4.png': search_gpt4,

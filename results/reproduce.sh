@@ -30,7 +30,8 @@ faith_loop="$faith --n_layer 1 --n_loop 4 --lr 2e-3"
 latent_hard="token,soft,hidden,straight_through,pause"
 latent_longer="--feed token,soft,hidden --test_hops 5-9"
 latent_20="--feed token,soft,hidden,pause --nodes 20 --hops 1-6 --steps 1500"
-latent_layers="--feed soft,hidden,pause,direct --steps 2500 --lr 2e-3 --eval_interval 100"
+latent_layers="--feed soft,hidden --steps 800 --lr 2e-3 --eval_interval 40"
+latent_fixed="--feed pause,direct --steps 6000 --lr 2e-3 --eval_interval 200 --batch_size 128"
 rl_pairs="--format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8"
 rl_32="--nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20"
 probe_2="--nodes 14 --hops 1-2 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000"
@@ -115,6 +116,9 @@ train_latent/20 train_latent.py $latent_20
 train_latent/layers-1 train_latent.py $latent_layers
 train_latent/layers-2 train_latent.py $latent_layers --n_layer 2
 train_latent/layers-4 train_latent.py $latent_layers --n_layer 4
+train_latent/layers-1-fixed train_latent.py $latent_fixed
+train_latent/layers-2-fixed train_latent.py $latent_fixed --n_layer 2
+train_latent/layers-4-fixed train_latent.py $latent_fixed --n_layer 4
 
 train_cot/countdown train_cot.py --task countdown
 search/all search.py --ckpt $models/countdown/seedSEED/ckpt.pt
@@ -140,6 +144,8 @@ capacity/chain-2 capacity.py --hops 2 --cot --smallest
 capacity/chain-2-600 capacity.py --hops 2 --cot --smallest --exposures 600 --steps 9600
 capacity/flat capacity.py $flat --n_layer 1
 capacity/flat-relabel capacity.py $flat --n_layer 1 --relabel
+
+scaling/quick scaling.py --quick
 
 train_cot/probe-model train_cot.py --mode direct $probe_2
 probe/default probe.py --ckpt $models/probe-model/seedSEED/ckpt.pt

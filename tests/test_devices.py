@@ -18,6 +18,7 @@ import jacobi
 import maze
 import probe
 import profiles
+import scaling
 import search
 import train_cot
 import train_latent
@@ -75,6 +76,8 @@ SCRIPTS = [
                '--exposures 2', 'capacity'),
     (capacity, '--hops 2 --cot --sizes 900 --people 10 --attributes 2 --relations 1 --steps 2 '
                '--exposures 2', 'capacity-2'),
+    (scaling, '--arms soft,useless --hops 2 --n_embd 8 --largest_pool 32 --n_seeds 1 --steps 2 '
+              '--n_test 8', 'scaling'),
     (probe, '--ckpt direct --n_train 300 --n_test 40 --n_patch 8', 'probe'),
 ]
 

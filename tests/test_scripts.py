@@ -25,6 +25,7 @@ import plots
 import probe
 import profiles
 import sample
+import scaling
 import search
 import train_cot
 import train_latent
@@ -41,6 +42,7 @@ SCRIPTS = {
     'search.py': search,
     'jacobi.py': jacobi,
     'capacity.py': capacity,
+    'scaling.py': scaling,
     'probe.py': probe,
     'sample.py': sample,
     'bench.py': bench,
@@ -51,7 +53,8 @@ SCRIPTS = {
     'maze.py': maze,
 }
 TRAINERS = ('train_cot.py', 'train_rl.py', 'train_maze.py', 'train_latent.py')
-RUNS = (*TRAINERS, 'search.py', 'jacobi.py', 'capacity.py', 'probe.py')  # they leave a folder
+RUNS = (*TRAINERS, 'search.py', 'jacobi.py', 'capacity.py', 'scaling.py',
+        'probe.py')  # they leave a folder
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 DOCUMENTS = [ROOT / 'README.md', ROOT / 'results' / 'README.md', *sorted(ROOT.glob('docs/*.md'))]
 
@@ -165,6 +168,15 @@ BAD = {
         '--smallest', '--relations 18', '--attributes 1000',
         '--people 1000000 --attributes 999 --relations 17', '--sizes 100000000,100000000',
         '--people 1000000 --exposures 1000000 --steps 1', '--device tpu', '--resume=',
+    ],
+    'scaling.py': [
+        '--arms spoken', '--arms written,', '--arms written,written', '--arms=', '--hops 10',
+        '--hops 0', '--hops 1-4', '--nodes 2', '--nodes 1001', '--largest_pool 1000',
+        '--largest_pool 1', '--smallest_pool 64 --largest_pool 32', '--largest_pool 536870912',
+        '--rates 0', '--rates 1e-3,', '--rates nan', '--n_seeds 0', '--n_seeds 101', '--steps 0',
+        '--batch_size 0', '--batch_size 100000000', '--n_head 5', '--n_embd 0', '--weight_decay -1',
+        '--n_test 3', '--seed -1', '--device tpu', '--dtype float8', '--eval_only', '--tune',
+        '--task cycle', '--lr 1e-3', 'written',
     ],
     'bench.py': ['--config cycle', '--repeats 0', '--repeats 10000000000', '--device tpu', 'x'],
     'plots.py': ['', 'nowhere', '.', 'a b', '--out x.png'],
@@ -541,7 +553,7 @@ def test_every_script_has_its_page():
     for name, module in SCRIPTS.items():
         for page in re.findall(r'docs/\w+\.md', module.__doc__):
             assert (ROOT / page).exists(), (name, page)
-    for name in (*TRAINERS, 'search.py', 'jacobi.py', 'capacity.py', 'probe.py', 'bench.py'):
+    for name in (*RUNS, 'bench.py'):
         assert 'Results: docs/' in SCRIPTS[name].__doc__, name
 
 
@@ -572,7 +584,7 @@ def test_readme_is_short():
 
 
 @pytest.mark.parametrize('page', ['train_cot', 'train_rl', 'train_maze', 'train_latent', 'search',
-                                  'jacobi', 'capacity', 'probe', 'speed'])
+                                  'jacobi', 'capacity', 'scaling', 'probe', 'speed'])
 def test_a_page_answers_the_same_six_questions_and_is_short(page):
     text = (ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
     assert re.findall(r'^## (.*)', text, re.MULTILINE) == HEADINGS
@@ -613,13 +625,13 @@ def names_in_log(path):
         names |= set(record)
         for measures in record.get('eval', {}).values():
             names |= set(measures)
-    for feed in train_latent.FEEDS:  # acc_hidden is explained as acc_soft
-        names = {name.replace(f'_{feed}', '_soft') for name in names}
+    for kind in (*train_latent.FEEDS, *scaling.ARMS):  # acc_hidden is explained as acc_soft
+        names = {name.replace(f'_{kind}', '_soft') for name in names}
     return {re.sub(r'[0-9]+$', '', name) for name in names}
 
 
 @pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'train_latent', 'search',
-                                    'jacobi', 'capacity', 'probe'])
+                                    'jacobi', 'capacity', 'scaling', 'probe'])
 def test_every_measure_of_the_logs_is_explained(script):
     """In docs/runs.md. What a log repeats of its flags is explained by --help."""
     text = (ROOT / 'docs' / 'runs.md').read_text(encoding='utf-8')
