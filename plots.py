@@ -847,43 +847,49 @@ SCALING_ARMS = {  # label, colour, marker
 def draw_scaling(runs, reference):
     """Left: the smallest pool that suffices, against the hops, beside what theories say. Right:
     accuracy at the most hops, against the pool."""
-    runs = [*runs, *reference.runs]
-    for run in runs:
+    args = runs[0].args
+    for run in [*runs, *reference.runs]:
         require(run.final.get('laws'), f'the sweep in {run.folder} is not finished yet')
         for name in ('nodes', 'hops', 'largest_pool', 'steps', 'rates'):
-            require(run.args[name] == runs[0].args[name],
+            require(run.args[name] == args[name],
                     f'sweeps that differ in --{name} do not fit into one figure')
     models = model_records(runs)
-    hops = runs[0].args['hops']
+    hops = args['hops']
     pools = sorted({model['pool'] for model in models if model['pool']})
     figure, (left, right) = new_figure(10, 5, columns=2)
 
-    first = smallest_pools(models, 'written').get(hops[0], [pools[0]])
-    draw_theories(left, hops, statistics.geometric_mean(first), pools[-1])
-    n_above = 0  # arms with arrows above the largest pool
+    first = smallest_pools(models, 'written').get(hops[0], [math.inf])
+    if math.inf not in first:
+        draw_theories(left, hops, statistics.geometric_mean(first), pools[-1])
+    shown = reference
+    n_above = 0  # arms with triangles above the largest pool
     for arm, (label, colour, marker) in SCALING_ARMS.items():
         found = smallest_pools(models, arm)
         if not found:
             continue
-        reached = [k for k in found if math.inf not in found[k]]
-        means = [statistics.geometric_mean(found[k]) for k in reached]
-        left.plot(reached, means, marker=marker, color=colour, label=label)
-        left.vlines(reached, [min(found[k]) for k in reached], [max(found[k]) for k in reached],
-                    color=colour, alpha=0.5)
-        never = [k for k in found if k not in reached]
+        left.plot(*means_that_are_known(found), marker=marker, color=colour, label=label)
+        for k, sizes in found.items():
+            if math.inf not in sizes:
+                left.vlines(k, min(sizes), max(sizes), color=colour, alpha=0.5)
+        never = [k for k, sizes in found.items() if math.inf in sizes]
         if never:
             n_above += 1
             height = pools[-1] * 2 ** (0.3 + 0.6 * n_above)
             left.plot(never, [height] * len(never), '^', color=colour, ms=6, clip_on=False)
         right.plot(*accuracy_by_pool(models, arm, hops[-1]), marker=marker, color=colour)
+        draw_behind(left, shown, lambda run, arm=arm: means_that_are_known(
+            smallest_pools(model_records([run]), arm)))
+        draw_behind(right, reference.unnamed(), lambda run, arm=arm: accuracy_by_pool(
+            model_records([run]), arm, hops[-1]))
+        shown = reference.unnamed()
 
     left.axhline(pools[-1] * 2 ** 0.5, color='black', lw=0.5)
     left.set(xlabel='hops, k', ylabel='smallest pool of training questions', xticks=hops,
-             title='triangles at the top: more than the largest pool')
+             title=f'{args["nodes"]} nodes. Triangles: more than the largest pool')
     left.set_yscale('log', base=2)
     left.set_yticks(pools, [f'{pool:,}' for pool in pools])
     right.axhline(models[0]['chance'], color='black', lw=1, ls=':')
-    right.annotate('chance', (pools[0], models[0]['chance']), fontsize=8, va='bottom')
+    right.annotate('chance', (pools[0], models[0]['chance'] - 0.01), fontsize=8, va='top')
     right.set(xlabel='pool of training questions', ylim=(0, 1.03),
               ylabel=f'accuracy at {hops[-1]} hops, held-out', title='the best learning rate')
     right.set_xscale('log', base=2)
@@ -893,7 +899,7 @@ def draw_scaling(runs, reference):
 
 
 def draw_theories(axis, hops, first, largest):
-    """What theories say, from the pool `first` at the fewest hops on."""
+    """What theories say of longer chains, if the fewest hops take a pool of size `first`."""
     k = np.linspace(hops[0], hops[-1], 100)
     theories = {
         'constant': np.full_like(k, first),
@@ -917,6 +923,12 @@ def smallest_pools(models, arm):
             if model['ended'] == 'learned':
                 by_seed[model['seed']] = min(by_seed[model['seed']], model['pool'])
     return {hops: list(by_seed.values()) for hops, by_seed in sorted(by_hops.items())}
+
+
+def means_that_are_known(found):
+    """Hops, and the geometric mean of their smallest pools, where all seeds learn."""
+    reached = [k for k, sizes in found.items() if math.inf not in sizes]
+    return reached, [statistics.geometric_mean(found[k]) for k in reached]
 
 
 def accuracy_by_pool(models, arm, hops):

@@ -22,6 +22,7 @@ ROWS = {  # a row of each script, small to draw
     'train_maze': 'train_maze/default',
     'train_latent': 'train_latent/default',
     'search': 'search/tot',
+    'scaling': 'scaling/quick',
     'capacity': 'capacity/1',
     'probe': 'probe/default',
 }
@@ -384,7 +385,7 @@ def test_the_expected_accuracy_is_that_of_right_links_or_luck():
 
 
 @pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'train_latent', 'search',
-                                    'capacity', 'probe'])
+                                    'scaling', 'capacity', 'probe'])
 def test_a_log_that_holds_too_little_is_refused_in_one_line(script, tmp_path):
     """The first record alone, or the last one alone."""
     folder = copy_run(ROWS[script], tmp_path / 'run')
@@ -426,3 +427,40 @@ def test_a_damaged_run_is_named_as_such(config, log, message, tmp_path):
     (tmp_path / 'log.jsonl').write_text(log)
     with pytest.raises(ValueError, match=message):
         plots.read_run(tmp_path)
+
+
+# -----------------------------------------------------------------------------
+# scaling.py
+
+def model_of(arm, hops, pool, seed, ended='learned', right=1.0):
+    return dict(arm='model', arm_of=arm, hops=hops, pool=pool, seed=seed, ended=ended, right=right)
+
+
+def test_the_smallest_pool_is_the_smallest_that_was_learned():
+    models = [
+        model_of('soft', 2, 1024, 1), model_of('soft', 2, 64, 1, 'steps', 0.2),
+        model_of('soft', 2, 256, 1), model_of('soft', 2, None, 1),
+        model_of('soft', 2, 1024, 2, 'by heart', 0.5), model_of('soft', 4, 512, 1),
+        model_of('written', 2, 32, 1),
+    ]
+    assert plots.smallest_pools(models, 'soft') == {2: [256, math.inf], 4: [512]}
+    assert plots.smallest_pools(models, 'loop') == {}
+
+
+def test_the_accuracy_of_a_pool_is_that_of_the_best_rate_where_all_seeds_have_one():
+    models = [
+        model_of('soft', 2, 64, 1, 'steps', 0.25), model_of('soft', 2, 64, 1, 'steps', 0.5),
+        model_of('soft', 2, 64, 2, 'steps', 0.25), model_of('soft', 2, 128, 2, 'steps', 0.75),
+        model_of('soft', 2, None, 1), model_of('soft', 4, 64, 1),
+    ]
+    assert plots.accuracy_by_pool(models, 'soft', 2) == ([64], [0.375])
+
+
+def test_sweeps_of_other_pools_do_not_fit_into_one_figure(tmp_path):
+    run = copy_run('scaling/quick', tmp_path / 'a')
+    other = copy_run('scaling/quick', tmp_path / 'b')
+    config = json.loads((other / 'config.json').read_text())
+    config['args']['largest_pool'] = 8192
+    (other / 'config.json').write_text(json.dumps(config))
+    code, _, err = call(plots, [str(run), str(other)])
+    assert code == 2 and '--largest_pool do not fit into one figure' in err
