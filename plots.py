@@ -849,7 +849,7 @@ def draw_scaling(runs, reference):
     accuracy at the most hops, against the pool."""
     args = runs[0].args
     for run in [*runs, *reference.runs]:
-        require(run.final.get('laws'), f'the sweep in {run.folder} is not finished yet')
+        require(run.final.get('fits'), f'the sweep in {run.folder} is not finished yet')
         for name in ('nodes', 'hops', 'largest_pool', 'steps', 'rates'):
             require(run.args[name] == args[name],
                     f'sweeps that differ in --{name} do not fit into one figure')

@@ -10,19 +10,18 @@ without one it can grow exponentially (2505.17923).
    easy ones help all arms that get no chain. What counts are held-out questions of k hops.
 2. A pool is N different questions, which are trained again and again. Smaller pools of a seed are
    the beginning of larger ones. All arms get the same pools.
-3. A model trains until 95% of the held-out questions are right. It gives up after --steps steps. It
-   also gives up when it knows its pool by heart (training loss below 0.01), and its accuracy has
-   not risen for 500 steps since then.
+3. A model trains until 95% of the held-out questions are right. It gives up after --steps steps, or
+   when it knows its pool by heart (training loss below 0.01) and 500 more steps have not helped.
 4. Each pool is tried with the learning rates in --rates, one after the other, until one comes to
    95%. The smallest pool is found by bisection over powers of 2.
-5. The law is the line through log2 of the smallest pool against k. Its slope is 0 if the pool does
-   not grow, and 1 if each hop doubles it. If some hop count needs more than the largest pool, only
-   a lower bound of the slope is known.
+5. We fit a line to log2 of the smallest pool against k. Its slope is 0 if the pool does not grow,
+   and 1 if each hop doubles it.
 
-Three controls could refute the law of the written chain:
-   useless    a chain of the same length and kind, with the right answer at its end. But it begins
-              at a random node, so its links tell nothing about the answer
-   backwards  the links before the answer in reverse order. (Up to two hops that changes nothing)
+Three controls:
+   useless    a walk through the table from a random node, then the right answer. It is as long as
+              the chain, but tells nothing about the answer. Also in the test such a walk is given
+   backwards  the links before the answer in reverse order. (With fewer than two links that changes
+              nothing)
    fresh      new questions in every step instead of a pool. An arm that does not learn even from
               these is not short of questions: it needs more steps, or another model
 
@@ -62,7 +61,7 @@ ARMS = {
     'soft': 'thoughts: the mean token embedding, weighted with the probabilities of the output',
     'loop': 'no chain, one layer that is applied k times to every question',
     'direct': 'no chain, k layers of the same width: as deep as the chain is long',
-    'narrow': 'no chain, k layers, narrower: as many parameters as one layer',
+    'narrow': 'no chain, k thinner layers: together as many parameters as one layer',
     'useless': 'control: a chain that tells nothing about the answer',
     'backwards': 'control: the links of the chain in reverse order',
 }
@@ -74,16 +73,18 @@ LEARNED = 0.95     # share of held-out questions that must be right
 BY_HEART = 0.01    # training loss of a model that knows its pool, in nats
 PATIENCE = 500     # steps that such a model may still train without becoming better
 INTERVAL = 50      # steps between evaluations
-FLAT = 0.15        # doublings a hop up to which we call a pool constant
+SURE = 0.9         # share of redrawn fits that must agree on a shape
 N_DRAWN = 2**15    # questions from which a pool is taken, at least
 USELESS = 5        # stream of random numbers, beside those in data.STREAMS
 ORDER = 6          # another: the order in which a pool is trained
 
 LEGEND = """
   pool    number of training questions; `fresh`: new ones in every step
-  right   share of validation questions of k hops that are right, at its best
-  test    the same of test questions, at the end
-  loss    of the answers to the validation questions, in nats
+  rate    the learning rate
+  right   share of validation questions of k hops that are right, at the best evaluation
+  loss    of their answers there, in nats
+  test    share of test questions that are right, at the end
+  At the end of a line: why the training ended (learned, by heart, steps, diverged)
 """
 
 
@@ -110,8 +111,10 @@ def parse_args(argv):
     add = parser.add_argument_group('questions').add_argument
     add('--nodes', type=at_least(3, most=1000), default=10, help='nodes of the cycle')
     add('--hops', type=parse_list, help='chain lengths (default: 1,2,3,4,6,8)')
-    add('--smallest_pool', type=at_least(2), default=32, help='training questions, a power of 2')
-    add('--largest_pool', type=at_least(2), help='the same (default: 16384)')
+    add('--smallest_pool', type=at_least(2), default=32,
+        help='fewest training questions, a power of 2')
+    add('--largest_pool', type=at_least(2),
+        help='most training questions (default: 16384; --quick: 4096)')
 
     add = parser.add_argument_group('models').add_argument
     add('--arms', metavar='ARMS', type=parse_arms,
@@ -123,12 +126,13 @@ def parse_args(argv):
     add('--n_seeds', type=at_least(1, most=100), help='seeds, from --seed on (default: 3)')
     add('--rates', metavar='RATES', type=parse_rates,
         help='learning rates to try, with commas between (default: 3e-3,1e-3)')
-    add('--steps', type=at_least(1), help='optimizer steps of a model, at most (default: 3000)')
+    add('--steps', type=at_least(1),
+        help='optimizer steps of a model, at most (default: 3000; --quick: 600)')
     add('--batch_size', type=at_least(1), default=128, help='questions a step')
     add('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only')
     add('--n_test', type=at_least(4), default=2000,
-        help='test questions of each model; on the way a quarter')
-    add('--quick', action='store_true', help='few arms, 1, 2 and 4 hops, one seed, one rate')
+        help='test questions of each model; a quarter as many for validation')
+    add('--quick', action='store_true', help='four arms, 1, 2 and 4 hops, one seed, one rate')
     add('--resume', action='store_true', help='go on with the sweep in out_dir')
     common.add_run_args(parser, trains=False)
     return common.parse_args(parser, argv, 'scaling')
@@ -164,6 +168,7 @@ def fill_in(args):
 
 def require_pool(args):
     """Raise ValueError if there are too few different questions for the largest pool."""
+    # the fewest hops have the fewest different questions
     n = len(draw_pool('written', args.nodes, args.hops[0], args.largest_pool, args.seed))
     require(n == args.largest_pool,
             f'--largest_pool {args.largest_pool}: there are only about {n:,} different questions '
@@ -208,10 +213,11 @@ def make_config(arm, hops, args):
     return GPTConfig(len(task.vocab), task.block_size, n_layer, args.n_head, width, n_loop)
 
 
-def draw_questions(arm, task, n, seed, step, split):
-    """n questions of one split, each with the chain that this arm writes."""
-    mode = 'cot' if arm in WRITES_A_CHAIN or arm == 'soft' else 'direct'
-    batch = sample_batch(task, n, seed, step, split, mode)
+def draw_questions(arm, task, n, seed, step, split, hops=None):
+    """n questions of one split, each with the chain that this arm writes. hops: for all of them."""
+    # soft thoughts read no chain, but their answer has the same place: after the other links
+    mode = 'cot' if arm in (*WRITES_A_CHAIN, 'soft') else 'direct'
+    batch = sample_batch(task, n, seed, step, split, mode, hops)
     if arm == 'useless':
         rng = np.random.default_rng([seed, USELESS, step])
         write_useless_chains(batch, task, rng)
@@ -231,7 +237,8 @@ def draw_pool(arm, nodes, hops, n, seed):
 
 
 def write_useless_chains(batch, task, rng):
-    """Replace the links before each answer by those of a walk from a random node, in place."""
+    """Replace the links before each answer by a walk from a random node, in place. There are k - 1
+    of them, and the answer stays."""
     node = torch.from_numpy(rng.integers(task.nodes, size=(len(batch), 1)))  # (B, 1)
     P = batch.prompt_len
     for t in range(1, max(task.hops)):
@@ -241,7 +248,7 @@ def write_useless_chains(batch, task, rng):
 
 
 def reverse_links(batch):
-    """Turn the links before each answer around, in place: c_1 .. c_(k-1) to c_(k-1) .. c_1."""
+    """Turn the links before each answer around, in place: c1 c2 c3 a -> c3 c2 c1 a."""
     P = batch.prompt_len
     place = torch.arange(batch.tokens.size(1)).expand_as(batch.tokens)    # (B, T)
     last_link = P + batch.hops[:, None] - 2                               # (B, 1)
@@ -255,7 +262,8 @@ def reverse_links(batch):
 
 def think_softly(model, prompt, n_outputs):
     """Logits (B, n_outputs, V). Each output becomes the next input: the mean of the token
-    embeddings, weighted with its probabilities (train_latent.py explains and looks inside)."""
+    embeddings, weighted with its probabilities. The prompt is read once, then one position at a
+    time, with the keys and values of those before. (train_latent.py explains it.)"""
     P = prompt.size(1)
     cache = model.new_growing_cache()
     at_the_end = LossPositions(last_position(prompt), causal=True)
@@ -286,18 +294,18 @@ def loss_of(arm, model, batch):
 
 @torch.no_grad()
 def evaluate(arm, model, task, seed, n, split, run):
-    """n held-out questions of the most hops. The model writes its own chain, greedily.
+    """n held-out questions of the most hops. The model writes its own chain, greedily. (A useless
+    chain is given: its own might happen to be the true one.)
 
     Returns the share of right answers, and the mean loss of the answer, in nats.
     """
     model.eval()
     hops = max(task.hops)
-    mode = 'cot' if arm in WRITES_A_CHAIN or arm == 'soft' else 'direct'
     n_right = 0
     loss = 0.0
     for first in range(0, n, 500):
         B = min(500, n - first)
-        batch = sample_batch(task, B, seed, hops * 10**6 + first, split, mode, hops=hops)
+        batch = draw_questions(arm, task, B, seed, hops * 10**6 + first, split, hops)
         batch = batch.to(run.device)
         prompt = batch.tokens[:, :batch.prompt_len]
         answer = batch.tokens.gather(1, batch.answer)[:, 0]               # (B,)
@@ -306,7 +314,11 @@ def evaluate(arm, model, task, seed, n, split, run):
                 logits = think_softly(model, prompt, hops)[:, -1]         # (B, V)
             else:
                 n_links = batch.tokens.size(1) - batch.prompt_len - 1  # before the answer
-                before = model.generate(prompt, n_links) if n_links > 0 else prompt
+                before = prompt
+                if arm == 'useless':
+                    before = batch.tokens[:, :-1]
+                elif n_links > 0:
+                    before = model.generate(prompt, n_links)              # (B, P + n_links)
                 logits = model(before, last_position(before))             # (B, V)
         n_right += (logits.argmax(dim=-1) == answer).sum().item()
         loss += F.cross_entropy(logits.float(), answer, reduction='sum').item()
@@ -328,7 +340,7 @@ def batch_of_step(arm, task, pool, step, seed, batch_size):
     out.
     """
     if pool is None:
-        return draw_questions(arm, task, batch_size, seed, step + 1, 'fit')
+        return draw_questions(arm, task, batch_size, seed, step + 1, 'fit')  # 0 is the pool's
     size = min(batch_size, len(pool))
     steps_an_epoch = len(pool) // size
     epoch = step // steps_an_epoch
@@ -438,7 +450,7 @@ class Sweep:
                     if 'ended' in record:
                         self.records[record['name']] = record
 
-    def model(self, arm, hops, size, rate, seed):
+    def record_of(self, arm, hops, size, rate, seed):
         """The record of this model. It is trained if no earlier run has done so."""
         name = name_of(arm, hops, size, rate, seed)
         if name not in self.records:
@@ -453,7 +465,7 @@ class Sweep:
         """The record of the first learning rate that learns, else that of the best one."""
         best = None
         for rate in self.args.rates:
-            record = self.model(arm, hops, size, rate, seed)
+            record = self.record_of(arm, hops, size, rate, seed)
             if best is None or record['right'] > best['right']:
                 best = record
             if record['ended'] == 'learned':
@@ -467,17 +479,17 @@ class Sweep:
         suffices, so do all larger ones.
         """
         sizes = pool_sizes(self.args)
-        failed = -1
-        learned = len(sizes) - 1
-        if self.best(arm, hops, sizes[learned], seed)['ended'] != 'learned':
+        if self.best(arm, hops, sizes[-1], seed)['ended'] != 'learned':
             return None
-        while learned - failed > 1:
-            middle = (learned + failed) // 2
+        fails = -1                  # index of the largest size that does not suffice, or -1
+        suffices = len(sizes) - 1   # index of the smallest size that does
+        while suffices - fails > 1:
+            middle = (suffices + fails) // 2
             if self.best(arm, hops, sizes[middle], seed)['ended'] == 'learned':
-                learned = middle
+                suffices = middle
             else:
-                failed = middle
-        return sizes[learned]
+                fails = middle
+        return sizes[suffices]
 
 
 def pool_sizes(args):
@@ -535,7 +547,7 @@ def n_passes(arm, hops):
 
 
 # -----------------------------------------------------------------------------
-# the law
+# how the smallest pool grows
 
 def sizes_by_hops(found, arm):
     """{hops: {seed: size of the smallest pool, or None}} of an arm."""
@@ -546,57 +558,72 @@ def sizes_by_hops(found, arm):
     return dict(sorted(sizes.items()))
 
 
-def fit_law(sizes, largest_pool):
-    """How the smallest pool N grows with the hops k. sizes: {hops: {seed: N or None}}.
+def fit_growth(sizes):
+    """How does the smallest pool N grow with the hops k? sizes: {hops: {seed: N or None}}.
 
-    Returns
+    Returns a dict:
         reached, never   hop counts that all seeds learn, and the others
         slope            of log2 N against k: doublings a hop. None if some hop count is never
                          learned, or if there is only one
-        at_least         the same with more than largest_pool in the place of what is never learned
-        low, high        interval of the slope: 95% of what comes out when the seeds are drawn
-                         again, and each log2 N between N / 2, which fails, and N
+        low, high        its 95% interval, see redraw
         exponent         of N ~ k^exponent: the slope of log2 N against log2 k
-        law              'constant' if the slope is within FLAT of 0, 'falling' if it is below;
-                         'power' or 'exponential' if it is above: whichever line is nearer to the
-                         points. None with fewer than three of them
+        shape            'constant' if the interval holds 0, 'falling' if it is below. Else 'power'
+                         or 'exponential', if SURE of the redrawn points are nearer to this line;
+                         'growing' if neither is. None with fewer than three hop counts
     """
     hops = list(sizes)
     reached = [k for k in hops if None not in sizes[k].values()]
-    law = dict(reached=reached, never=[k for k in hops if k not in reached], slope=None,
-               at_least=None, low=None, high=None, exponent=None, law=None)
-    if len(hops) < 2:
-        return law
+    fit = dict(reached=reached, never=[k for k in hops if k not in reached], slope=None, low=None,
+               high=None, exponent=None, shape=None)
+    if fit['never'] or len(hops) < 2:
+        return fit
 
     # rows are seeds, columns are hop counts
     seeds = sorted(sizes[hops[0]])
-    n = [[sizes[k][seed] or 2 * largest_pool for k in hops] for seed in seeds]
-    log_n = np.log2(n)                                                    # (S, K)
+    log_n = np.log2([[sizes[k][seed] for k in hops] for seed in seeds])   # (S, K)
     k = np.array(hops, dtype=float)                                       # (K,)
-    slope, error = fit_line(k, log_n.mean(axis=0))
-    law['at_least'] = slope
-    if law['never']:
-        return law
+    fit['slope'], _ = fit_line(k, log_n.mean(axis=0))
+    fit['exponent'], _ = fit_line(np.log2(k), log_n.mean(axis=0))
 
-    # the interval
-    rng = np.random.default_rng(0)
+    # how far slope and shape depend on the seeds, and on pools being powers of 2
     slopes = []
-    for _ in range(2000):
-        rows = rng.integers(len(seeds), size=len(seeds))
-        log_n_drawn = log_n[rows] - rng.random((len(seeds), len(hops)))   # (S, K)
-        slopes.append(fit_line(k, log_n_drawn.mean(axis=0))[0])
-    law['low'], law['high'] = np.quantile(slopes, [0.025, 0.975]).tolist()
-
-    # the shape
-    law['slope'] = slope
-    law['exponent'], power_error = fit_line(np.log2(k), log_n.mean(axis=0))
+    n_power = 0
+    for points in redraw(log_n):
+        slope, error = fit_line(k, points)
+        _, power_error = fit_line(np.log2(k), points)
+        slopes.append(slope)
+        n_power += power_error < error
+    fit['low'], fit['high'] = np.quantile(slopes, [0.025, 0.975]).tolist()
     if len(hops) >= 3:
-        law['law'] = 'exponential' if error < power_error else 'power'
-        if abs(slope) <= FLAT:
-            law['law'] = 'constant'
-        elif slope < 0:
-            law['law'] = 'falling'
-    return law
+        fit['shape'] = shape_of(fit['low'], fit['high'], n_power / len(slopes))
+    return fit
+
+
+def redraw(log_n, n_draws=2000):
+    """Other points that the experiment could have given, (n_draws, K). log_n (S, K).
+
+    The seeds are drawn again, with replacement. And as N / 2 fails and N suffices, the true
+    smallest pool lies somewhere between: each log2 N is drawn between log2 N - 1 and log2 N.
+    """
+    rng = np.random.default_rng(0)
+    n_seeds = len(log_n)
+    points = []
+    for _ in range(n_draws):
+        rows = rng.integers(n_seeds, size=n_seeds)
+        drawn = log_n[rows] - rng.random(log_n.shape)                     # (S, K)
+        points.append(drawn.mean(axis=0))
+    return np.array(points)
+
+
+def shape_of(low, high, share_power):
+    """The word for how a pool grows, see fit_growth."""
+    if low <= 0 <= high:
+        return 'constant'
+    if high < 0:
+        return 'falling'
+    if share_power >= SURE:
+        return 'power'
+    return 'exponential' if share_power <= 1 - SURE else 'growing'
 
 
 def fit_line(x, y):
@@ -613,43 +640,42 @@ def typical(of_seeds):
     return round(2 ** float(np.mean(np.log2(list(of_seeds.values())))))
 
 
-def final_values(found, laws, args):
+def final_values(found, fits, args):
     """The values of the last line. `none`: not reached within the largest pool."""
     final = dict(task='cycle', quick=int(args.quick))
-    for arm, law in laws.items():
-        final[f'slope_{arm}'] = 'none' if law['slope'] is None else law['slope']
+    for arm, fit in fits.items():
+        final[f'slope_{arm}'] = 'none' if fit['slope'] is None else fit['slope']
     shown = [k for k in args.hops if k in (1, 4) or k == args.hops[-1]]
-    for arm in laws:
+    for arm in fits:
         sizes = sizes_by_hops(found, arm)
         for k in shown:
             final[f'n_{arm}_{k}'] = typical(sizes[k]) or 'none'
     return final
 
 
-def in_short(law):
+def in_short(fit):
     """'0.05 (-0.10 to 0.20), constant'"""
-    if law['slope'] is not None:
-        shape = f', {law["law"]}' if law['law'] else ''
-        return f'{law["slope"]:.2f} ({law["low"]:.2f} to {law["high"]:.2f}){shape}'
-    if law['never'] and law['at_least'] is not None:
-        never = ','.join(map(str, law['never']))
-        return f'at least {law["at_least"]:.2f} (not learned: {never} hops)'
-    return 'not known'
+    if fit['slope'] is not None:
+        shape = f', {fit["shape"]}' if fit['shape'] else ''
+        return f'{fit["slope"]:.2f} ({fit["low"]:.2f} to {fit["high"]:.2f}){shape}'
+    if fit['never']:
+        return f'not learned at {",".join(map(str, fit["never"]))} hops'
+    return 'takes two hop counts'
 
 
-def print_laws(found, laws, args, run):
-    """Two tables: the smallest pool of each arm and hop count with the law, and fresh questions."""
-    run.print('\nSmallest pool of training questions, and its doublings with each hop (slope)')
+def print_tables(found, fits, args, run):
+    """The smallest pool of each arm and hop count with the slope, and fresh questions."""
+    run.print('\nSmallest pool. Slope: 0 if it stays the same, 1 if each hop doubles it')
     run.print(f'{"hops":>11}' + ''.join(f'{k:>9}' for k in args.hops) + '   slope')
-    for arm, law in laws.items():
+    for arm, fit in fits.items():
         cells = ''
         for of_seeds in sizes_by_hops(found, arm).values():
             cells += f'{typical(of_seeds) or f">{args.largest_pool}":>9}'
-        run.print(f'{arm:>11}{cells}   {in_short(law)}')
+        run.print(f'{arm:>11}{cells}   {in_short(fit)}')
 
     run.print(f'\nFresh questions in every step: steps to {LEARNED:.0%}, or the best share right')
     run.print(f'{"hops":>11}' + ''.join(f'{k:>9}' for k in args.hops))
-    for arm in laws:
+    for arm in fits:
         cells = ''
         for k in args.hops:
             fresh = [s['fresh'] for s in found if (s['arm'], s['hops']) == (arm, k)]
@@ -664,10 +690,14 @@ def fresh_in_short(fresh):
     return f'{np.mean([record["right"] for record in fresh]):.2f}'
 
 
-def in_words(laws):
+def in_words(found, fits, args):
     """One sentence: what was found, and against which control."""
-    parts = [f'{arm} {in_short(law)}' for arm, law in laws.items()]
-    return f'Doublings of the smallest pool with each hop: {"; ".join(parts)}.'
+    k = args.hops[-1]
+    parts = []
+    for arm in fits:
+        size = typical(sizes_by_hops(found, arm)[k])
+        parts.append(f'{arm} {size or f"more than {args.largest_pool}"}')
+    return f'Training questions that it takes to learn {k} hops: {", ".join(parts)}.'
 
 
 # -----------------------------------------------------------------------------
@@ -693,19 +723,17 @@ def main(argv=None):
         if not run.master:
             return None
 
-        # the laws, the log, the last line, the figure
-        laws = {}
-        for arm in args.arms:
-            laws[arm] = fit_law(sizes_by_hops(found, arm), args.largest_pool)
-        print_laws(found, laws, args, run)
+        # the tables, the log, the last line, the figure
+        fits = {arm: fit_growth(sizes_by_hops(found, arm)) for arm in args.arms}
+        print_tables(found, fits, args, run)
         for record in records:
             run.log(arm='model', **record)
-        final = final_values(found, laws, args)
+        final = final_values(found, fits, args)
         final |= dict(chance=task.chance(args.hops[-1]), n_test=args.n_test, seeds=args.n_seeds,
                       runs=len(records), seed=args.seed,
                       seconds=sum(record['seconds'] for record in records))
-        run.print(in_words(laws))
-        run.log(arm='final', laws=laws, **final)
+        run.print(in_words(found, fits, args))
+        run.log(arm='final', fits=fits, **final)
         run.print(common.final_line(**final))
         plots.draw_run(run.out_dir)
         return final
