@@ -351,24 +351,33 @@ def draw_latent_curves(axis, rows, rl_row):
 def latent_layers():
     """Thoughts, pauses or layers: accuracy at each hop count, for 1, 2 and 4 layers."""
     marks = {'soft': 's', 'hidden': 'o', 'pause': 'v', 'direct': 'x'}
-    layers = (1, 2, 4)
-    figure, axes = new_figure(9, 3.6, columns=3, sharey=True)
-    for axis, n_layer in zip(axes, layers, strict=True):
-        for row in (f'layers-{n_layer}', f'layers-{n_layer}-fixed'):
-            runs = read_row(f'train_latent/{row}')
+    rows = {1: ('default', 'direct'), 2: ('layers-2', 'layers-2-fixed'),
+            4: ('layers-4', 'layers-4-fixed')}
+    figure, axes = new_figure(9, 3.8, columns=3, sharey=True)
+    for axis, (n_layer, names) in zip(axes, rows.items(), strict=True):
+        for name in names:
+            runs = read_row(f'train_latent/{name}')
             for feed in runs[0].args['feed']:
-                by_hops = [run.final['by_hops'][feed] for run in runs]
-                hops = [int(k) for k in by_hops[0]]
-                curves = [[measures['acc'] for measures in run.values()] for run in by_hops]
-                mean, least, most = mean_and_range(curves)
-                label, colour = FEEDS[feed]
-                axis.plot(hops, mean, marker=marks[feed], color=colour, label=label)
-                draw_range(axis, hops, least, most, colour)
+                if feed in marks:
+                    label, colour = FEEDS[feed]
+                    hops, curves = accuracy_by_hops(runs, feed)
+                    mean, least, most = mean_and_range(curves)
+                    axis.plot(hops, mean, marker=marks[feed], color=colour, label=label)
+                    draw_range(axis, hops, least, most, colour)
         axis.axhline(runs[0].chance(4), color='black', lw=1, ls=':')
         axis.set(xlabel='hops', xticks=hops, title=f'{n_layer} layer{"s" * (n_layer > 1)}')
     axes[0].set(ylabel='accuracy, held-out', ylim=(0, 1.03))
     legend_below(axes[1], columns=4)
     return figure
+
+
+def accuracy_by_hops(runs, feed):
+    """Hops, and the accuracies of each run after training."""
+    curves = []
+    for run in runs:
+        by_hops = run.final['by_hops'][feed]
+        curves.append([measures['acc'] for measures in by_hops.values()])
+    return [int(k) for k in by_hops], curves
 
 
 def draw_mean(axis, curves, colour):

@@ -113,10 +113,8 @@ train_latent/hops-4 train_latent.py --feed $latent_hard --hops 4 --lr 2e-3 --ste
 train_latent/longer train_latent.py $latent_longer
 train_latent/longer-shared train_latent.py $latent_longer --share_position
 train_latent/20 train_latent.py $latent_20
-train_latent/layers-1 train_latent.py $latent_layers
 train_latent/layers-2 train_latent.py $latent_layers --n_layer 2
 train_latent/layers-4 train_latent.py $latent_layers --n_layer 4
-train_latent/layers-1-fixed train_latent.py $latent_fixed
 train_latent/layers-2-fixed train_latent.py $latent_fixed --n_layer 2
 train_latent/layers-4-fixed train_latent.py $latent_fixed --n_layer 4
 

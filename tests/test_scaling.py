@@ -146,7 +146,9 @@ def test_fresh_questions_are_new_in_every_step_and_never_those_of_the_test():
     assert not torch.equal(first.tokens, pool.tokens)
     held_out = {tuple(table) for split in ('validation', 'test')
                 for table in sample_batch(TASK, 300, 5, 9, split).instance.tolist()}
-    trained = {tuple(table) for table in torch.cat((first.instance, second.instance)).tolist()}
+    large_pool = scaling.draw_pool('written', 7, 4, 1000, 5)
+    instances = torch.cat((first.instance, second.instance, large_pool.instance))
+    trained = {tuple(table) for table in instances.tolist()}
     assert not held_out & trained
 
 
