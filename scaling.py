@@ -22,8 +22,8 @@ Three controls:
               the chain, but tells nothing about the answer. Also in the test such a walk is given
    backwards  the links before the answer in reverse order. (With fewer than two links that changes
               nothing)
-   fresh      new questions in every step instead of a pool. An arm that does not learn even from
-              these is not short of questions: it needs more steps, or another model
+   fresh      new questions in every step instead of a pool. If an arm does not learn even from
+              these, a larger pool alone would not help: it needs more steps, or another model
 
     python scaling.py --quick                       # 1, 2 and 4 hops, one seed: minutes
     python scaling.py --arms written,soft           # the whole range of hops

@@ -366,6 +366,8 @@ def latent_layers():
                     draw_range(axis, hops, least, most, colour)
         axis.axhline(runs[0].chance(4), color='black', lw=1, ls=':')
         axis.set(xlabel='hops', xticks=hops, title=f'{n_layer} layer{"s" * (n_layer > 1)}')
+    figure.suptitle('1 layer: 102,400 questions. 2 and 4 layers: 204,800 with thoughts, 768,000 '
+                    'without', fontsize=9)
     axes[0].set(ylabel='accuracy, held-out', ylim=(0, 1.03))
     legend_below(axes[1], columns=4)
     return figure

@@ -625,7 +625,8 @@ def names_in_log(path):
         names |= set(record)
         for measures in record.get('eval', {}).values():
             names |= set(measures)
-    for kind in (*train_latent.FEEDS, *scaling.ARMS):  # acc_hidden is explained as acc_soft
+    kinds = scaling.ARMS if 'scaling' in path.parts else train_latent.FEEDS
+    for kind in kinds:  # acc_hidden is explained as acc_soft
         names = {name.replace(f'_{kind}', '_soft') for name in names}
     return {re.sub(r'[0-9]+$', '', name) for name in names}
 
