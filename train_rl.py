@@ -18,7 +18,10 @@ only using supervision from the final output?" Nobody shows this model a chain.
            prefix that ends in the token, minus the value of the prefix before it. Values are mean
            rewards of fresh rollouts. (FactorExe's "state baseline" subtracts the value of the
            prefix before the token from the reward. That is noisier.)
-4. --objective passk ascends pass@k instead, the chance that one of k chains is right (PKPO, Walder
+4. --free_length 8 lets the model decide how long a chain is, up to 8 tokens. It ends its chain with
+   the stop token `_`, and the token before that is its answer. A chain without a stop is wrong.
+   --length_cost 0.02 takes so much from the reward for each token.
+5. --objective passk ascends pass@k instead, the chance that one of k chains is right (PKPO, Walder
    & Karkhanis 2025, 2505.15201; with loo it is their "leave one out minus one"). At k = group_size
    only a chain that alone is right counts (POPPY, Grinsztajn et al. 2022, 2210.03475).
 
@@ -30,7 +33,7 @@ Departures: no KL term, no division, and no clipping, since with one step a batc
     python train_rl.py                       # 10 nodes, 1 to 4 hops, under two minutes on a laptop
     python train_rl.py --hops 4              # the control that must fail: no easy questions
     python train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
-    python train_rl.py --nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --device cuda
+    python train_rl.py --free_length 8 --n_head 2
     torchrun --standalone --nproc_per_node=2 train_rl.py
 
 The last line:  final task=cycle hops=1-4 baseline=loo ... acc=1.000 valid=1.000 reward=0.9xx ...
@@ -38,6 +41,9 @@ Results: docs/train_rl.md
 """
 
 from errors import one_line_errors  # first: see errors.py
+
+import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,13 +71,36 @@ TASK_DEFAULTS = dict(nodes=10, hops=[1, 2, 3, 4])
 LEGEND = """
   samples        chains sampled so far
   reward         mean reward of the chains of this step
+  correct        share of these chains with the right answer
   entropy        of a sampled token, in nats
-  zero_variance  share of questions whose chains are all right or all wrong: they teach nothing
+  zero_variance  share of questions whose chains are all right or all wrong
   pass_at_group  share of questions with at least one right chain
   acc, chance    share of right answers by greedy decoding on held-out questions, and by guessing
   valid          share of chain tokens that follow from the token before. It is never rewarded
+  length         with --free_length: mean number of tokens before the stop token
+  stopped        and the share of chains that have one
 """
 SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # flags that --init_from decides
+
+
+# -----------------------------------------------------------------------------
+# what is right, and what is rewarded: a new reward goes here
+
+def correct(batch, chain):
+    """Is the k-th token of chain (B, L) the answer of the k-hop question? (B,) bool
+
+    All other tokens are ignored. Everything that counts right answers uses this.
+    """
+    written = chain.gather(1, batch.answer - batch.prompt_len)              # (B, 1)
+    return (written == batch.tokens.gather(1, batch.answer)).all(dim=1)
+
+
+def reward(batch, chain):
+    """The reward of each chain (B, L), any number. (B,) float
+
+    Everything that learns uses this. The log has its mean.
+    """
+    return correct(batch, chain).float()
 
 
 # -----------------------------------------------------------------------------
@@ -107,7 +136,7 @@ def make_parser():
 
     add = parser.add_argument_group('reinforcement learning').add_argument
     add('--baseline', choices=('none', 'ema', 'loo', 'prefix'), default='loo',
-        help='what is subtracted from a reward')
+        metavar='NAME', help='what is subtracted from a reward: none, ema, loo, prefix')
     add('--objective', choices=('mean', 'passk'), default='mean', help='expected reward, or pass@k')
     add('--k', type=at_least(2), help='the k of --objective passk (default: group_size)')
     add('--rollouts', type=at_least(1), default=4,
@@ -116,7 +145,11 @@ def make_parser():
     add('--temperature', type=at_least(0.01, float), default=1.0,
         help='of the policy that is sampled and trained')
     add('--entropy', type=at_least(0, float), default=0.01,
-        help='bonus for each nat of entropy of a token; a chain gets the sum over its tokens')
+        help='bonus for each nat of entropy of each token')
+    add('--free_length', type=at_least(2, most=1000),
+        help='the model ends its chain, with `_`, after N tokens at most')
+    add('--length_cost', type=at_least(0, float), default=0.0,
+        help='taken from the reward for each token of such a chain')
     add('--curriculum', action='store_true',
         help='fewest hops first; one more when 0.9 of the hardest chains are right')
 
@@ -157,7 +190,7 @@ def fill_in(args):
     task = common.task_of_args(args, TASKS, **TASK_DEFAULTS)
     vars(args).update(task.settings())
     longer_task = None
-    block_size = task.block_size
+    block_size = task.block_size + longest_chain(args, task) - max(task.hops)
     if args.test_hops:
         require('hops' in task.flags, f'--test_hops means nothing to {task.name}')
         require(args.test_hops[0] > largest_trained(args, task),
@@ -175,11 +208,23 @@ def fill_in(args):
     else:
         require(args.baseline in ('none', 'loo') and args.k <= args.group_size,
                 '--objective passk takes --baseline none or loo, and a --k of at most group_size')
+    if args.free_length:
+        require(args.free_length > max(task.hops),
+                f'--free_length {args.free_length} has no room for {max(task.hops)} hops and the '
+                'stop token')
+        require(args.baseline != 'prefix' and not args.test_hops,
+                '--free_length does not go with --baseline prefix, nor with --test_hops')
+    require(args.free_length or not args.length_cost, '--length_cost belongs to --free_length')
     compares_chains = args.baseline in ('loo', 'prefix') or args.objective == 'passk'
     require(args.group_size > 1 or not compares_chains,
             f'--objective {args.objective} with --baseline {args.baseline} needs a --group_size of '
             'at least 2')
     return task, longer_task, config
+
+
+def longest_chain(args, task):
+    """How many tokens the model may write."""
+    return args.free_length or max(task.hops)
 
 
 CURES = memory.CURES | {
@@ -194,7 +239,7 @@ def memory_phases(args, task, config):
     """What each phase of a run takes: see memory.py."""
     P = args.batch_size
     G = args.group_size
-    L = max(task.hops)               # tokens of a chain
+    L = longest_chain(args, task)
     T = config.block_size - 1
     S = T - L                        # of a prompt, which is computed once for all its chains
     n_rollouts = args.rollouts if args.baseline == 'prefix' else 0
@@ -251,17 +296,35 @@ def load_start(args, config):
     return model, state
 
 
-# -----------------------------------------------------------------------------
-# reward and advantage
+def end_at_stop(batch, chain, stop):
+    """The questions of chain (B, L), with the chains ending where the model ends them.
 
-def verify(batch, chain):
-    """The reward: is the k-th token of chain (B, L) the answer of the k-hop question? (B,) bool
-
-    All other tokens are ignored.
+    A chain goes on to the first stop token, and its answer is the token before. So in the batch
+    that is returned
+        tokens     have the true answer at that place
+        loss_mask  holds the tokens of the chain, the stop token included
+    A chain that begins with the stop token has no answer, and so has one that never stops: there
+    the true answer is a token that does not exist.
     """
-    written = chain.gather(1, batch.answer - batch.prompt_len)              # (B, 1)
-    return (written == batch.tokens.gather(1, batch.answer)).all(dim=1)
+    B, L = chain.shape
+    P = batch.prompt_len
+    is_stop = chain == stop
+    stops = is_stop.any(dim=1)                                              # (B,)
+    n_tokens = torch.where(stops, is_stop.byte().argmax(dim=1) + 1, L)      # (B,), 1 to L
+    has_answer = stops & (n_tokens > 1)
+    place = P + (n_tokens - 2).clamp(min=0)                                 # (B,)
 
+    truth = batch.tokens.gather(1, batch.answer)[:, 0]                      # (B,)
+    truth = torch.where(has_answer, truth, -1)
+    tokens = torch.cat((batch.tokens[:, :P], chain), dim=1)
+    tokens.scatter_(1, place[:, None], truth[:, None])
+    loss_mask = torch.arange(P + L, device=chain.device) - P < n_tokens[:, None]
+    loss_mask[:, :P] = False
+    return replace(batch, tokens=tokens, loss_mask=loss_mask, answer=place[:, None])
+
+
+# -----------------------------------------------------------------------------
+# advantage
 
 def pass_at_k(n, n_right, k):
     """The chance that k of n chains, drawn without replacement, hold a right one.
@@ -275,52 +338,69 @@ def pass_at_k(n, n_right, k):
     return 1 - all_wrong
 
 
-def advantage(reward, baseline, objective='mean', k=None, mean=0.0, value=None):
+def advantage(rewards, baseline, objective='mean', k=None, mean=0.0, value=None):
     """What multiplies grad log pi of each chain token.
 
-    reward (P, G) of 0 and 1 -> (P, G, 1), or (P, G, L) for the baseline prefix.
+    rewards (P, G), any numbers -> (P, G, 1), or (P, G, L) for the baseline prefix.
     mean: the running mean, for ema. value (P, G, L + 1): see prefix_values.
 
     The mean over a group of advantage * sum_t grad log pi is an unbiased estimate of the gradient
-    of the expected reward, or of pass@k.
+    of the expected reward, or with objective passk of the expected best reward of k chains. If
+    rewards are 0 or 1, that is pass@k.
     """
-    G = reward.size(1)
-    reward = reward[..., None]                                              # (P, G, 1)
-    n_right = reward.sum(dim=1, keepdim=True)                               # (P, 1, 1)
-    n_others_right = n_right - reward                                       # (P, G, 1)
-
-    # PKPO: k for a right chain; for a wrong one k times the chance that one of k - 1 others is
-    # right. loo subtracts that chance from both, so wrong chains get 0, and right ones k times the
-    # chance that they are needed.
-    if objective == 'passk':
-        others_pass = pass_at_k(G - 1, n_others_right, k - 1)
-        subtracted = others_pass if baseline == 'loo' else 0
-        return k * (reward + (1 - reward) * others_pass - subtracted)
+    G = rewards.size(1)
+    if objective == 'passk' and k > 1:  # the best of one chain is its reward
+        return best_of_k_advantage(rewards, k, baseline == 'loo')
+    rewards = rewards[..., None]                                            # (P, G, 1)
+    mean_of_others = (rewards.sum(dim=1, keepdim=True) - rewards) / max(1, G - 1)
 
     # the value of the question itself is the mean of the group's other chains
     if baseline == 'prefix':
-        value = torch.cat((n_others_right / (G - 1), value[..., 1:]), dim=-1)
+        value = torch.cat((mean_of_others, value[..., 1:]), dim=-1)
         return value.diff(dim=-1)
 
     if baseline == 'loo':
-        return reward - n_others_right / max(1, G - 1)
+        # exactly 0 for equal rewards: AdamW makes a step even of a rounding
+        differ = (rewards != rewards[:, :1]).any(dim=1, keepdim=True)
+        return (rewards - mean_of_others) * differ
     if baseline == 'ema':
-        return reward - mean
-    return reward
+        return rewards - mean
+    return rewards
 
 
-def prefix_values(model, batch, tokens, reward, n_rollouts, temperature=1.0, uniform=None):
+def best_of_k_advantage(rewards, k, leave_one_out):
+    """The advantages of PKPO, rewards (P, G) -> (P, G, 1).
+
+    A chain gets k times the best reward of itself and k - 1 others, averaged over all choices of
+    the others. leave_one_out subtracts what the others reach without it. So a chain gets 0 unless
+    it is better than k - 1 others.
+    """
+    P, G = rewards.shape
+    is_other = ~torch.eye(G, dtype=torch.bool, device=rewards.device)
+    others = rewards[:, None].expand(P, G, G)[:, is_other].view(P, G, G - 1)
+    others = others.sort(dim=-1).values
+
+    # the chance that the other with j worse ones beside it is the best of k - 1 others
+    chances = [math.comb(j, k - 2) / math.comb(G - 1, k - 1) for j in range(G - 1)]
+    chances = torch.tensor(chances, dtype=rewards.dtype, device=rewards.device)
+    best = torch.maximum(others, rewards[..., None])                        # (P, G, G - 1)
+    if leave_one_out:
+        best = best - others
+    return k * (chances * best).sum(dim=-1, keepdim=True)
+
+
+def prefix_values(model, batch, tokens, rewards, n_rollouts, temperature=1.0, uniform=None):
     """The value of each prefix of each chain, (B, L + 1): column i is that of its first i tokens.
 
     It is the mean reward of fresh rollouts from there. From the answer on it is the chain's own
-    reward (B,), and so is column 0, which `advantage` replaces.
+    reward, of rewards (B,), and so is column 0, which `advantage` replaces.
 
     batch: the questions, one row a chain. tokens (B, T): the prompts with their chains.
     uniform(n, m): random numbers (B * m, n), for m continuations of every row by n tokens.
     """
     P = batch.prompt_len
     L = tokens.size(1) - P
-    value = reward[:, None].repeat(1, L + 1)
+    value = rewards[:, None].repeat(1, L + 1)
     for i in range(1, L):
         rows = (batch.hops > i).nonzero()[:, 0]  # whose answer is still to come
         numbers = None
@@ -331,8 +411,8 @@ def prefix_values(model, batch, tokens, reward, n_rollouts, temperature=1.0, uni
             output = model.generate(tokens[rows, :P + i], L - i, temperature, samples=n_rollouts,
                                     uniform=numbers)
             repeated = batch[rows.repeat_interleave(n_rollouts)]
-            is_right = verify(repeated, output[:, P:]).to(value.dtype)
-            value[rows, i] = is_right.view(-1, n_rollouts).mean(dim=1)
+            reached = reward(repeated, output[:, P:]).to(value.dtype)
+            value[rows, i] = reached.view(-1, n_rollouts).mean(dim=1)
     return value
 
 
@@ -350,31 +430,54 @@ def log_probs(model, tokens, mask, temperature=1.0, shared=None):
 # evaluation
 
 @torch.no_grad()
-def evaluate(model, task, run, seed, n_test, hop_token=None, split='test'):
+def evaluate(model, task, run, seed, n_test, hop_token=None, split='test', free_length=None):
     """Greedy decoding on n_test held-out instances of each hop count.
 
     hop_token: takes the place of the hop count in the prompt, if given.
+    free_length: chains have up to so many tokens, and end with the stop token.
     Returns {hops: measures}, and a decoded example of each hop count. The measures are
-        acc    exact match of the answer
-        valid  share of chain tokens that follow correctly from the token before
+        acc      exact match of the answer
+        valid    share of chain tokens that follow correctly from the token before
+    and with free_length
+        stopped  share of chains that have a stop token
+        length   mean number of tokens before it, of these chains
+        lengths  how many chains have 0, 1, 2, ... tokens before it
     """
     results = {}
     examples = []
     for k in task.hops:
         acc = valid = 0.0
+        lengths = np.zeros(free_length or 0, dtype=int)
         for first in range(0, n_test, 500):  # in parts, so that a long prompt fits into memory
             B = min(500, n_test - first)
-            batch = sample_batch(task, B, seed, k * 10**6 + first, split, hops=k).to(run.device)
-            P = batch.prompt_len
-            prompt = batch.tokens[:, :P].clone()
+            questions = sample_batch(task, B, seed, k * 10**6 + first, split, hops=k).to(run.device)
+            P = questions.prompt_len
+            prompt = questions.tokens[:, :P].clone()
             if hop_token is not None:
                 prompt[:, -2] = hop_token
             with run.autocast:
-                chain = model.generate(prompt, k)[:, P:]                    # (B, k)
-            acc += verify(batch, chain).sum().item()
-            valid += task.valid(batch, chain).float().mean(dim=1).sum().item()
+                chain = model.generate(prompt, free_length or k)[:, P:]     # (B, L)
+
+            # which of its tokens are links of the chain?
+            batch = questions
+            links = batch.loss_mask[:, P:P + chain.size(1)]                 # (B, L)
+            if free_length:
+                batch = end_at_stop(questions, chain, task.pad)
+                is_stop = chain == task.pad
+                links = batch.loss_mask[:, P:] & ~is_stop
+                n_links = links.sum(dim=1)[is_stop.any(dim=1)]
+                lengths += n_links.bincount(minlength=free_length).cpu().numpy()
+
+            acc += correct(batch, chain).sum().item()
+            n_valid = (task.valid(batch, chain) & links).sum(dim=1)
+            valid += (n_valid / links.sum(dim=1).clamp(min=1)).sum().item()
         results[k] = dict(acc=acc / n_test, valid=valid / n_test)
-        examples.append(show_example(task, batch, chain))
+        if free_length:
+            n_stopped = int(lengths.sum())
+            mean_length = float(lengths @ np.arange(free_length)) / max(1, n_stopped)
+            results[k] |= dict(stopped=n_stopped / n_test, length=mean_length,
+                               lengths=lengths.tolist())
+        examples.append(show_example(task, questions, chain))
     return results, examples
 
 
@@ -389,8 +492,10 @@ def summary(results, task):
     """One line of text from what evaluate returns, with chance beside each accuracy."""
     parts = []
     for k, measures in results.items():
-        parts.append(f'k={k} acc {measures["acc"]:.3f} valid {measures["valid"]:.3f} '
-                     f'chance {task.chance(k):.3f}')
+        part = f'k={k} acc {measures["acc"]:.3f} valid {measures["valid"]:.3f}'
+        if 'length' in measures:
+            part += f' length {measures["length"]:.2f} stopped {measures["stopped"]:.3f}'
+        parts.append(f'{part} chance {task.chance(k):.3f}')
     return '  '.join(parts)
 
 
@@ -442,10 +547,9 @@ def train(model, task, args, run):
         # 1. Questions. They are a function of (seed, step); each process takes its share.
         hops = task.hops[:progress['stage']]
         all_questions = sample_batch(task, P * run.world, args.seed, step, train_split, hops=hops)
-        count_samples(progress, all_questions.hops, args)
         questions = run.my_rows(all_questions).to(run.device)
         prompts = questions.tokens[:, :questions.prompt_len]
-        L = questions.tokens.size(1) - questions.prompt_len  # tokens of the longest chain
+        L = args.free_length or questions.tokens.size(1) - questions.prompt_len
 
         # 2. Rollouts. The policy samples G chains for each question.
         batch = questions[torch.arange(P, device=run.device).repeat_interleave(G)]  # a row a chain
@@ -453,22 +557,27 @@ def train(model, task, args, run):
         with run.autocast:
             tokens = model.generate(prompts, L, args.temperature, samples=G, uniform=uniform(L))
 
-        # 3. Reward. 1 for a chain with the right answer, else 0.
-        reward = verify(batch, tokens[:, batch.prompt_len:]).float()            # (P * G,)
+        # 3. Reward. By default 1 for a chain with the right answer, else 0.
+        chain = tokens[:, batch.prompt_len:]
+        if args.free_length:
+            batch = end_at_stop(batch, chain, task.pad)
+        n_tokens = batch.loss_mask.sum(dim=1)                                   # (P * G,)
+        rewards = reward(batch, chain) - args.length_cost * n_tokens            # (P * G,)
+        is_right = correct(batch, chain).view(P, G)
 
         # 4. Advantage. How much better than expected is a chain, or (prefix) each of its tokens?
         value = None
         if args.baseline == 'prefix':
             with run.autocast:
-                value = prefix_values(model, batch, tokens, reward, args.rollouts,
+                value = prefix_values(model, batch, tokens, rewards, args.rollouts,
                                       args.temperature, uniform).view(P, G, L + 1)
-        reward = reward.view(P, G)
-        advantages = advantage(reward, args.baseline, args.objective, args.k, progress['mean'],
+        rewards = rewards.view(P, G)
+        advantages = advantage(rewards, args.baseline, args.objective, args.k, progress['mean'],
                                value)                                           # (P, G, 1 or L)
 
         # 5. Gradient step. The gradient is a mean over chains of sums over their tokens, up to the
-        # answer: what comes after it does not count. Autocast is entered anew, because the casts
-        # that it cached while sampling have no gradient.
+        # answer (or the stop token): what comes after it does not count. Autocast is entered anew,
+        # because the casts that it cached while sampling have no gradient.
         loss_mask = batch.loss_mask
         advantages = advantages.expand(P, G, L).flatten(0, 1)                   # (P * G, L)
         advantages = advantages[loss_mask[:, batch.prompt_len:]]                # (N,)
@@ -486,17 +595,19 @@ def train(model, task, args, run):
         bar.update()
 
         # measures of this step, over all processes
-        total = sum_over_processes(run, reward, questions.hops == hops[-1], entropy, loss)
+        is_hardest = questions.hops == hops[-1]
+        total = sum_over_processes(run, rewards, is_right, is_hardest, entropy, loss)
         n_questions = len(all_questions)
-        n_tokens = int(all_questions.hops.sum()) * G  # that carry loss
-        mean = total['right'] / (n_questions * G)
+        count_samples(progress, all_questions.hops, int(total['tokens']), args)
+        mean = total['reward'] / (n_questions * G)
         running_mean = 0.95 * progress['mean'] + 0.05 * mean if step > 1 else mean
         progress.update(step=step, mean=running_mean, reward=mean)
         measures = dict(
             reward=mean,
-            entropy=total['entropy'] / n_tokens,
+            correct=total['right'] / (n_questions * G),
+            entropy=total['entropy'] / total['tokens'],
             grad_norm=float(grad_norm),
-            zero_variance=total['same'] / n_questions,      # groups that give no gradient
+            zero_variance=total['same'] / n_questions,
             pass_at_group=total['solved'] / n_questions)
         if step % args.log_interval == 0 or step == args.max_iters:
             run.check_finite(step, model, loss=total['loss'], grad_norm=grad_norm)
@@ -520,13 +631,15 @@ def check_progress(state):
             f'the checkpoint has processes={str(processes)[:60]}, which cannot be')
     n_chains = state['step'] * args['batch_size'] * args['group_size'] * processes
     most = n_chains * (1 + rollouts * (hops - 1))
+    largest_float = torch.finfo(torch.float64).max
+    longest = args.get('free_length') or hops + rollouts * hops * (hops - 1) // 2
     ranges = dict(
         stage=(1 if args['curriculum'] else len(args['hops']), len(args['hops'])),
         samples=(n_chains, most),
-        tokens=(n_chains, n_chains * (hops + rollouts * hops * (hops - 1) // 2)),
+        tokens=(n_chains, n_chains * longest),
         samples_95=(0, most),
-        mean=(0, 1),
-        reward=(0, 1))
+        mean=(-largest_float, largest_float),
+        reward=(-largest_float, largest_float))
     for name, (low, high) in ranges.items():
         value = state.get(name)
         number = float if name in ('mean', 'reward') else int
@@ -536,33 +649,36 @@ def check_progress(state):
                 f'the checkpoint has {name}={str(value)[:60]}, which cannot be')
 
 
-def count_samples(progress, hops, args):
-    """Add the chains and tokens that a step samples for questions of these hops (B,).
+def count_samples(progress, hops, n_tokens, args):
+    """Add the chains that a step samples for questions of these hops (B,), and their n_tokens.
 
     --baseline prefix samples `rollouts` more chains, of k - i tokens, from each prefix i = 1 to
     k - 1.
     """
     rollouts = args.rollouts if args.baseline == 'prefix' else 0
     samples = 1 + rollouts * (hops - 1)
-    tokens = hops + rollouts * hops * (hops - 1) // 2
+    tokens = rollouts * hops * (hops - 1) // 2
     progress['samples'] += args.group_size * int(samples.sum())
-    progress['tokens'] += args.group_size * int(tokens.sum())
+    progress['tokens'] += args.group_size * int(tokens.sum()) + n_tokens
 
 
-def sum_over_processes(run, reward, is_hardest, entropy, loss):
+def sum_over_processes(run, rewards, is_right, is_hardest, entropy, loss):
     """{name: sum} over the questions, chains and tokens of a step, in all processes.
 
-    reward (P, G). is_hardest (P,) bool: has this question the most hops? entropy (N,).
+    rewards (P, G). is_right (P, G) bool. is_hardest (P,) bool: has this question the most hops?
+    entropy (N,).
     """
-    G = reward.size(1)
-    n_right = reward.sum(dim=1)                                             # (P,)
+    G = rewards.size(1)
+    n_right = is_right.sum(dim=1)                                           # (P,)
     return run.total(
+        reward=rewards.sum(),
         right=n_right.sum(),
         hardest=is_hardest.sum() * G,
         hardest_right=n_right[is_hardest].sum(),
         same=(n_right % G == 0).sum(),      # groups whose chains are all right or all wrong
         solved=(n_right > 0).sum(),         # groups with a right chain
         entropy=entropy.sum(),
+        tokens=len(entropy),
         loss=loss)
 
 
@@ -584,7 +700,7 @@ def evaluate_and_log(model, task, args, run, progress, measures):
     """Test the policy, greedily. Print and log how far it is."""
     _, test_split = common.splits(args)
     results, examples = evaluate(model, task, run, args.seed, max(1, args.n_test // 4),
-                                 split=test_split)
+                                 split=test_split, free_length=args.free_length)
     if progress['samples_95'] is None and results[task.hops[-1]]['acc'] >= 0.95:
         progress['samples_95'] = progress['samples']
 
@@ -633,7 +749,8 @@ def main(argv=None):
 
         # how good is it on held-out instances, and on longer chains than it was trained on?
         _, test_split = common.splits(args)
-        results, _ = evaluate(model, task, run, args.seed, args.n_test, split=test_split)
+        results, _ = evaluate(model, task, run, args.seed, args.n_test, split=test_split,
+                              free_length=args.free_length)
         run.print(f'test: {summary(results, task)}')
         beyond = {}
         if longer_task is not None:
@@ -662,12 +779,15 @@ def final_values(results, beyond, progress, model, task, args, run):
     """What the run found, at the largest hop count, and the accuracy at each hop count."""
     k = task.hops[-1]
     by_hops = {f'acc_h{h}': measures['acc'] for h, measures in (results | beyond).items()}
+    at_most_hops = {name: value for name, value in results[k].items() if name != 'lengths'}
+    if args.free_length:
+        by_hops |= {f'length_h{h}': measures['length'] for h, measures in results.items()}
     return dict(
         task=task.name,
         hops=format_range(task.hops),
         baseline=args.baseline,
         objective=args.objective,
-        **results[k],
+        **at_most_hops,
         reward=progress['reward'],
         samples=progress['samples'],
         samples_95=progress['samples_95'],

@@ -24,6 +24,7 @@ direct="--nodes 10 --hops 1-2 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 300
 hops="--nodes 10 --hops 1-6 --batch_size 256 --lr 1e-3 --steps 6000"
 hops_heads="--nodes 10 --hops 1-6 --batch_size 256 --lr 1e-3 --steps 1500 --n_head 4"
 flat="--hops 2 --sizes 8000,16000 --people 50,100,200"
+dilute="--mode direct --nodes 40 --n_head 4 --lr 1e-3"
 faith="--nodes 10 --hops 1-3 --n_head 2 --batch_size 256"
 faith_layers="$faith --n_layer 4 --lr 1.5e-3"
 faith_loop="$faith --n_layer 1 --n_loop 4 --lr 2e-3"
@@ -76,6 +77,9 @@ train_cot/hops-direct-4 train_cot.py --mode direct $hops --n_layer 4 --n_embd 64
 train_cot/hops-loop-2 train_cot.py --mode direct $hops --n_layer 1 --n_embd 128 --n_loop 2
 train_cot/hops-loop-4 train_cot.py --mode direct $hops --n_layer 1 --n_embd 128 --n_loop 4
 train_cot/hops-direct-1-heads train_cot.py --mode direct $hops_heads --n_layer 1 --n_embd 128
+train_cot/dilute-one-hop train_cot.py $dilute --hops 1
+train_cot/dilute-mixture train_cot.py $dilute --hops 1-5
+train_cot/dilute-longer train_cot.py $dilute --hops 1-5 --steps 10000
 train_cot/faith-chain-layers train_cot.py --mode cot $faith_layers --steps 1000 --eval_interval 20
 train_cot/faith-mix-layers train_cot.py --mode mix $faith_layers --steps 6000 --eval_interval 200
 train_cot/faith-chain-loop train_cot.py --mode cot $faith_loop --steps 1000 --eval_interval 20

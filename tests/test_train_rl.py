@@ -5,9 +5,11 @@ import contextlib
 import itertools
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
+import types
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,7 @@ from model import GPT, GPTConfig
 
 
 RUN = SimpleNamespace(device=torch.device('cpu'), autocast=contextlib.nullcontext())
+SOURCE = (ROOT / 'train_rl.py').read_text(encoding='utf-8')
 TINY = '--nodes 6 --hops 1-2 --n_embd 8 --batch_size 4 --group_size 2 --n_test 10'.split()
 
 
@@ -95,6 +98,7 @@ CHAINS = list(itertools.product(range(V), repeat=2))
 # reward[first token, second token]
 ANSWER = torch.tensor([[0, 0, 1]] * V)  # the second token is right
 BOTH = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 1, 0]])  # the first token matters, too
+GRADED = torch.tensor([[0.25, -1, 3], [0.25, 0.5, 3], [0.25, 0.25, 0]])  # any numbers, some equal
 
 
 def toy_policy():
@@ -107,10 +111,14 @@ def toy_policy():
 
 
 def true_gradient(table, k=1):
-    """The gradient of pass@k; for k = 1 that is the expected reward."""
+    """The gradient of the expected best reward of k chains. For k = 1 that is the expected reward,
+    for rewards of 0 and 1 it is pass@k."""
     first, second, logits = toy_policy()
-    p = sum((first[a] + second[a, b]).exp() * table[a, b] for a, b in CHAINS)
-    return torch.autograd.grad(1 - (1 - p) ** k, logits)
+    expected = 0
+    for chains in itertools.product(CHAINS, repeat=k):
+        p = sum(first[a] + second[a, b] for a, b in chains).exp()
+        expected = expected + p * max(table[a, b] for a, b in chains)
+    return torch.autograd.grad(expected, logits)
 
 
 def toy_values(chain, fresh, reward, rollouts):
@@ -165,7 +173,7 @@ def are_close(a, b):
 
 
 @pytest.mark.parametrize('G', [2, 3])
-@pytest.mark.parametrize('table', [ANSWER, BOTH])
+@pytest.mark.parametrize('table', [ANSWER, BOTH, GRADED])
 def test_every_baseline_leaves_the_policy_gradient_exact(table, G):
     for baseline, options in (('none', {}), ('ema', {'mean': 0.37}), ('ema', {'mean': -2.0}),
                               ('loo', {})):
@@ -173,18 +181,18 @@ def test_every_baseline_leaves_the_policy_gradient_exact(table, G):
         assert are_close(estimate, true_gradient(table)), baseline
 
 
-@pytest.mark.parametrize('table', [ANSWER, BOTH])
+@pytest.mark.parametrize('table', [ANSWER, BOTH, GRADED])
 @pytest.mark.parametrize('G, rollouts', [(2, 1), (3, 1), (2, 2)])
 def test_step_advantages_from_fresh_rollouts_leave_the_policy_gradient_exact(
         table, G, rollouts, monkeypatch):
-    if table is BOTH:
-        monkeypatch.setattr(train_rl, 'verify',
-                            lambda batch, chain: table[chain[:, 0], chain[:, 1]].bool())
+    if table is not ANSWER:
+        monkeypatch.setattr(train_rl, 'reward',
+                            lambda batch, chain: table[chain[:, 0], chain[:, 1]].float())
     assert are_close(mean_estimate(table, G, 'prefix', rollouts), true_gradient(table))
 
 
 @pytest.mark.parametrize('G', [2, 3])
-@pytest.mark.parametrize('table', [ANSWER, BOTH])
+@pytest.mark.parametrize('table', [ANSWER, BOTH, GRADED])
 def test_passk_ascends_pass_at_k_with_and_without_its_baseline(table, G):
     """At k = G with loo, POPPY's weights, it is the same gradient as plain PKPO."""
     for k in range(1, G + 1):
@@ -196,7 +204,7 @@ def test_passk_ascends_pass_at_k_with_and_without_its_baseline(table, G):
 
 def test_at_k_equal_to_the_group_only_the_best_chain_gets_its_lead_over_the_second():
     """POPPY: the best chain gets k times its lead, all others nothing."""
-    for rewards in itertools.product((0.0, 1.0), repeat=4):
+    for rewards in itertools.product((0.0, 1.0, -2.5), repeat=4):
         second, best = sorted(rewards)[-2:]
         expected = [4 * (best - second) * (r == best) for r in rewards]
         advantages = train_rl.advantage(torch.tensor([rewards]), 'loo', 'passk', 4)
@@ -233,14 +241,15 @@ def sample(task, model, P=5, G=3, temperature=1.0, seed=0):
 
 
 @pytest.mark.parametrize('objective, k, truth', [
-    ('mean', None, 0), ('mean', None, 1), ('passk', 4, 0), ('passk', 4, 1), ('passk', 2, 1)])
+    ('mean', None, 0.0), ('mean', None, 1.0), ('mean', None, 0.1), ('passk', 4, 0.0),
+    ('passk', 4, 1.0), ('passk', 2, 1.0), ('passk', 2, 0.1)])
 def test_equal_rewards_give_no_gradient_at_all(objective, k, truth):
     """With a leave-one-out baseline. Exactly zero: AdamW would turn any rounding into a step."""
     model = policy(MIXED)
     G = 4
     batch, tokens, _ = sample(MIXED, model, G=G)
     log_p, _ = train_rl.log_probs(model, tokens, batch.loss_mask, shared=(batch.prompt_len, G))
-    equal_rewards = torch.full((5, G), float(truth))
+    equal_rewards = torch.full((5, G), truth)
     mixed_rewards = torch.tensor([[1.0, 0, 0, 0]] * 5)
     for reward, is_zero in ((equal_rewards, True), (mixed_rewards, False)):
         advantages = train_rl.advantage(reward, 'loo', objective, k)
@@ -253,7 +262,7 @@ def test_equal_rewards_give_no_gradient_at_all(objective, k, truth):
 
 @pytest.mark.parametrize('argv', ['', '--objective passk --k 2'])
 def test_a_run_whose_rewards_are_all_equal_never_moves(argv, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_rl, 'verify',
+    monkeypatch.setattr(train_rl, 'correct',
                         lambda batch, chain: torch.ones(len(chain), dtype=torch.bool))
     run(*TINY, '--steps', 4, '--log_interval', 2, '--entropy', 0, '--weight_decay', 0,
         *argv.split(), '--out_dir', tmp_path)
@@ -327,7 +336,7 @@ VERIFIED = [
 
 
 @pytest.mark.parametrize('task', VERIFIED)
-def test_verify_looks_at_the_answer_and_at_nothing_else(task):
+def test_correct_looks_at_the_answer_and_at_nothing_else(task):
     batch = sample_batch(task, 80, 0, 0)
     P = batch.prompt_len
     row = torch.arange(80)
@@ -335,16 +344,16 @@ def test_verify_looks_at_the_answer_and_at_nothing_else(task):
     place = torch.tensor([len(chain) - 1 for chain in chains])
     answer = torch.tensor([chain[-1] for chain in chains])
     assert set((place + 1).tolist()) == set(task.hops)
-    assert train_rl.verify(batch, batch.tokens[:, P:]).all()
+    assert train_rl.correct(batch, batch.tokens[:, P:]).all()
 
     for token in range(len(task.vocab)):
         generator = torch.Generator().manual_seed(token)
         noise = torch.randint(len(task.vocab), batch.tokens[:, P:].shape, generator=generator)
         noise[row, place] = token
-        assert torch.equal(train_rl.verify(batch, noise), answer == token), token
+        assert torch.equal(train_rl.correct(batch, noise), answer == token), token
         chain = batch.tokens[:, P:].clone()
         chain[row, place] = token
-        assert torch.equal(train_rl.verify(batch, chain), answer == token), token
+        assert torch.equal(train_rl.correct(batch, chain), answer == token), token
 
 
 @pytest.mark.parametrize('task', VERIFIED)
@@ -366,7 +375,7 @@ def test_values_of_a_greedy_policy_are_the_rewards_of_its_continuations():
     model = policy(task)
     batch, tokens, _ = sample(task, model, P=30, G=4)
     P = batch.prompt_len
-    reward = train_rl.verify(batch, tokens[:, P:]).float()
+    reward = train_rl.correct(batch, tokens[:, P:]).float()
     value = train_rl.prefix_values(model, batch, tokens, reward, 2, temperature=1e-4)
 
     expected = torch.empty(len(tokens), 4)
@@ -411,6 +420,122 @@ def test_the_value_of_a_prefix_is_the_chance_that_it_ends_well():
 
 
 # -----------------------------------------------------------------------------
+# chains of free length
+
+def test_a_chain_ends_at_its_stop_token_and_its_answer_stands_before():
+    task = Cycle(nodes=6, hops=(1, 2))
+    batch = sample_batch(task, 6, 0, 0, hops=2)
+    P = batch.prompt_len
+    a = batch.tokens[:, P + 1].tolist()  # the true answers
+    stop = task.pad
+    other = [(x + 1) % 6 for x in a]
+    chain = torch.tensor([
+        [other[0], a[0], stop, stop],       # right
+        [a[1], stop, other[1], stop],       # right, in one step
+        [a[2], other[2], stop, a[2]],       # wrong: the answer is the token before the stop
+        [a[3], a[3], a[3], a[3]],           # never stops
+        [stop, a[4], stop, a[4]],           # no answer
+        [other[5], other[5], a[5], stop],   # right, at the last moment
+    ])
+    before = batch.tokens.clone()
+    ended = train_rl.end_at_stop(batch, chain, stop)
+    assert train_rl.correct(ended, chain).tolist() == [True, True, False, False, False, True]
+    assert train_rl.reward(ended, chain).tolist() == [1, 1, 0, 0, 0, 1]
+    assert ended.loss_mask.shape == (6, P + 4) and not ended.loss_mask[:, :P].any()
+    assert ended.loss_mask[:, P:].int().tolist() == [
+        [1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1]]
+    assert torch.equal(ended.tokens[:, :P], before[:, :P])
+    assert torch.equal(batch.tokens, before)  # the questions themselves are as they were
+
+
+def test_a_step_with_free_length_is_reinforce_written_out(tmp_path, monkeypatch):
+    """Every chain up to its stop token, with the cost of its length."""
+    spy = Spy(monkeypatch)
+    argv = ('--nodes 4 --hops 1-2 --n_embd 8 --n_test 10 --entropy 0.1 --steps 2 --log_interval 1 '
+            '--batch_size 32 --group_size 4 --free_length 5 --length_cost 0.05')
+    run(*argv.split(), '--out_dir', tmp_path)
+    torch.manual_seed(1337)
+    model = GPT(GPTConfig(7, 4 + 2 + 5, n_embd=8))
+    stop = 6
+    questions = sample_batch(Cycle(4, (1, 2)), 32, 1337, 0)
+    tokens = spy.chains[0].view(32, 4, -1).tolist()
+    loss = 0.0
+    n_tokens = 0
+    are_right = []
+    all_rewards = []
+    for q in range(32):
+        k = int(questions.hops[q])
+        truth = questions.tokens[q, 6 + k - 1].item()
+        ends = []
+        rewards = []
+        for row in tokens[q]:
+            chain = row[6:]
+            end = chain.index(stop) + 1 if stop in chain else 5
+            is_right = stop in chain and end > 1 and chain[end - 2] == truth
+            ends.append(end)
+            are_right.append(is_right)
+            rewards.append(is_right - 0.05 * end)
+        all_rewards += rewards
+        n_tokens += sum(ends)
+        for row, end, r in zip(tokens[q], ends, rewards, strict=True):
+            advantage = r - (sum(rewards) - r) / 3
+            logits = model(torch.tensor([row[:-1]]))[0]
+            for t in range(end):
+                p = logits[6 + t - 1].softmax(-1)
+                entropy = -(p * p.log()).sum()
+                loss = loss - (advantage * p[row[6 + t]].log() + 0.1 * entropy) / 128
+    assert 0 < sum(are_right) < 128 and 128 * 1.5 < n_tokens < 128 * 5
+
+    record = records(tmp_path)[1]
+    assert (record['samples'], record['tokens']) == (128, n_tokens)
+    assert record['correct'] == sum(are_right) / 128
+    assert record['reward'] == pytest.approx(sum(all_rewards) / 128, abs=1e-6)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    for a, b in zip(spy.gradients[0], gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_lengths_are_counted_up_to_the_stop_token():
+    """A model that writes the true chain, but loses its way and its stop token by a script."""
+    task = Cycle(nodes=6, hops=(1, 2))
+    stop = task.pad
+
+    def generate(prompt, n):
+        rows = []
+        for i, row in enumerate(prompt.tolist()):
+            chain = task.oracle(row)
+            end = {0: [stop], 1: [chain[-1]] * n, 2: [stop, stop, 3], 3: [0, stop]}[i % 4]
+            if i % 4 == 2:
+                chain = []
+            rows.append(row + (chain + end + [0] * n)[:n])
+        return torch.tensor(rows)
+    model = SimpleNamespace(generate=generate)
+    results, examples = train_rl.evaluate(model, task, RUN, 0, 800, free_length=5)
+    for k in (1, 2):
+        lengths = [0] * 5
+        lengths[0] = lengths[k] = lengths[k + 1] = 200
+        assert results[k]['lengths'] == lengths
+        assert results[k]['stopped'] == 0.75
+        assert results[k]['length'] == pytest.approx((2 * k + 1) / 3)
+        assert 0.25 < results[k]['acc'] < 0.4  # all right without a 0 before the stop, some with it
+    assert f'length {5 / 3:.2f} stopped 0.750' in train_rl.summary(results, task)
+    assert len(examples) == 2
+
+
+def test_a_run_with_free_length_reports_its_lengths(tmp_path, figures):
+    argv = [*TINY, '--free_length', 4, '--length_cost', '0.02', '--steps', 4, '--log_interval', 2]
+    final = run(*argv, '--out_dir', tmp_path)
+    assert {'length', 'stopped', 'length_h1', 'length_h2'} < final.keys()
+    assert 'lengths' not in final and final['length'] == final['length_h2']
+    for record in records(tmp_path):
+        for measures in record['eval'].values():
+            assert len(measures['lengths']) == 4
+            assert sum(measures['lengths']) == round(measures['stopped'] * 2)
+    again = run('--eval_only', '--ckpt', tmp_path / 'ckpt.pt')
+    assert without_seconds(again) == without_seconds(final)
+
+
+# -----------------------------------------------------------------------------
 # training
 
 class Spy:
@@ -420,7 +545,7 @@ class Spy:
     def __init__(self, monkeypatch):
         self.questions = []     # a batch a step
         self.chains = []        # the sampled tokens of each step
-        self.rewards = []       # what verify returned for them
+        self.are_right = []     # what `correct` returned for them
         self.values = []        # what prefix_values returned
         self.uniform = []       # every tensor of random numbers
         self.temperatures = []
@@ -440,7 +565,7 @@ class Spy:
 
     def spy_on_chains(self, monkeypatch):
         generate = GPT.generate
-        verify = train_rl.verify
+        correct = train_rl.correct
         prefix_values = train_rl.prefix_values
 
         def spy_generate(model, idx, n, temperature=0.0, *rest, **options):
@@ -452,17 +577,17 @@ class Spy:
                     self.chains.append(tokens)
             return tokens
 
-        def spy_verify(batch, chain):
-            is_right = verify(batch, chain)
-            if len(self.rewards) < len(self.chains):
-                self.rewards.append(is_right)
+        def spy_correct(batch, chain):
+            is_right = correct(batch, chain)
+            if len(self.are_right) < len(self.chains):
+                self.are_right.append(is_right)
             return is_right
 
         def spy_values(*args):
             self.values.append(prefix_values(*args))
             return self.values[-1]
         monkeypatch.setattr(GPT, 'generate', spy_generate)
-        monkeypatch.setattr(train_rl, 'verify', spy_verify)
+        monkeypatch.setattr(train_rl, 'correct', spy_correct)
         monkeypatch.setattr(train_rl, 'prefix_values', spy_values)
 
     def spy_on_gradients(self, monkeypatch):
@@ -479,10 +604,11 @@ class Spy:
 class WrittenOut:
     """The algorithm once more, chain by chain and token by token, with plain loops."""
 
-    def __init__(self, args, task, model):
+    def __init__(self, args, task, model, bonus=0.0):
         self.args = args
         self.task = task
         self.model = model
+        self.bonus = bonus  # for a chain that begins with a node
         self.mean = 0.0     # running mean of the rewards
         self.n_steps = 0
         self.samples = 0
@@ -494,13 +620,12 @@ class WrittenOut:
         G = len(rewards)
         others = sum(rewards) - rewards[g]
         if args.objective == 'passk':
-            # the chance that one of k - 1 other chains is right
-            n_wrong = G - 1 - int(others)
-            rescue = 1 - math.comb(n_wrong, args.k - 1) / math.comb(G - 1, args.k - 1)
-            a = args.k if rewards[g] else args.k * rescue
+            # the best of this chain and k - 1 others, over all choices of them
+            choices = list(itertools.combinations(rewards[:g] + rewards[g + 1:], args.k - 1))
+            a = sum(max(rewards[g], *choice) for choice in choices) / len(choices)
             if args.baseline == 'loo':
-                a -= args.k * rescue
-            return [a] * k
+                a -= sum(map(max, choices)) / len(choices)
+            return [args.k * a] * k
         if args.baseline == 'prefix':
             v = [others / (G - 1), *values[1:k].tolist(), rewards[g]]
             return [v[t + 1] - v[t] for t in range(k)]
@@ -515,12 +640,16 @@ class WrittenOut:
         S = questions.prompt_len
         loss = 0.0
         entropies = []
-        groups = []
+        groups = []     # the rewards of each question
+        are_right = []  # and whether its chains are right
         for q in range(P):
             prompt = questions.tokens[q, :S].tolist()
             truth = self.task.oracle(prompt)
             k = len(truth)
-            rewards = [float(tokens[q * G + g, S + k - 1] == truth[-1]) for g in range(G)]
+            chains = tokens[q * G:(q + 1) * G, S:].tolist()
+            are_right.append([chain[k - 1] == truth[-1] for chain in chains])
+            rewards = [is_right + self.bonus * (chain[0] < args.nodes)
+                       for is_right, chain in zip(are_right[-1], chains, strict=True)]
             groups.append(rewards)
             for g in range(G):
                 row = tokens[q * G + g]
@@ -541,12 +670,13 @@ class WrittenOut:
         else:
             self.mean = 0.95 * self.mean + 0.05 * reward
         self.n_steps += 1
-        return loss, groups, dict(
+        return loss, are_right, dict(
             reward=reward,
             mean=self.mean,
+            correct=sum(map(sum, are_right)) / (P * G),
             entropy=sum(entropies) / len(entropies),
-            zero_variance=sum(len(set(rewards)) == 1 for rewards in groups) / P,
-            pass_at_group=sum(max(rewards) for rewards in groups) / P)
+            zero_variance=sum(len(set(group)) == 1 for group in are_right) / P,
+            pass_at_group=sum(map(any, are_right)) / P)
 
     def count(self, k):
         self.samples += 1
@@ -573,13 +703,20 @@ def take_step(model, optimizer, gradients, norm, step):
     optimizer.step()
 
 
+@pytest.mark.parametrize('bonus', [0.0, 0.2])
 @pytest.mark.parametrize('argv', [
     '--baseline none', '--baseline loo --temperature 0.7 --pos rope', '--baseline ema',
     '--objective passk --k 2', '--baseline prefix --rollouts 2 --temperature 0.7',
     '--objective passk --baseline none'])
-def test_training_is_reinforce_written_out(argv, tmp_path, monkeypatch):
-    """Three steps: the gradient, the clipped and warmed-up AdamW step, and all that is logged."""
+def test_training_is_reinforce_written_out(argv, bonus, tmp_path, monkeypatch):
+    """Three steps: the gradient, the clipped and warmed-up AdamW step, and all that is logged.
+
+    With a bonus in the reward, what counts right answers still does so.
+    """
     spy = Spy(monkeypatch)
+    if bonus:
+        monkeypatch.setattr(train_rl, 'reward', lambda batch, chain: (
+            train_rl.correct(batch, chain) + bonus * (chain[:, 0] < 4)))
     argv += (' --nodes 4 --hops 1-3 --n_embd 8 --n_test 10 --entropy 0.1 --grad_clip 0.2 '
              '--warmup_iters 2 --steps 3 --log_interval 1 --batch_size 16 --group_size 3')
     run(*argv.split(), '--out_dir', tmp_path)
@@ -588,7 +725,7 @@ def test_training_is_reinforce_written_out(argv, tmp_path, monkeypatch):
     torch.manual_seed(1337)
     model = GPT(GPTConfig(8, 9, n_embd=8, pos=args.pos))
     optimizer = make_optimizer(model)
-    written_out = WrittenOut(args, task, model)
+    written_out = WrittenOut(args, task, model, bonus)
 
     log = records(tmp_path)
     assert [record['step'] for record in log] == [0, 1, 2, 3]
@@ -599,10 +736,9 @@ def test_training_is_reinforce_written_out(argv, tmp_path, monkeypatch):
         own_questions = sample_batch(task, 16, 1337, step)
         assert torch.equal(spy.questions[step].tokens, own_questions.tokens)
         values = spy.values[step] if spy.values else None
-        loss, groups, expected = written_out.step(spy.questions[step], spy.chains[step], values)
-        assert 0 < expected['reward'] < 1
-        is_right = [[r == 1 for r in rewards] for rewards in groups]
-        assert spy.rewards[step].view(16, 3).tolist() == is_right
+        loss, are_right, expected = written_out.step(spy.questions[step], spy.chains[step], values)
+        assert 0 < expected['correct'] < 1
+        assert spy.are_right[step].view(16, 3).tolist() == are_right
 
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         for a, b in zip(spy.gradients[step], gradients, strict=True):
@@ -700,7 +836,7 @@ def test_checkpoints_hold_the_weights_of_their_step_and_decay_is_that_of_the_fla
         tmp_path, monkeypatch):
     """With rewards that are all equal and no bonus, decay alone moves the weights."""
     saved = Saved(monkeypatch)
-    monkeypatch.setattr(train_rl, 'verify',
+    monkeypatch.setattr(train_rl, 'correct',
                         lambda batch, chain: torch.ones(len(chain), dtype=torch.bool))
     run(*TINY, '--steps', 5, '--log_interval', 2, '--entropy', 0, '--weight_decay', 40, '--lr',
         0.003, '--warmup_iters', 3, '--seed', 6, '--out_dir', tmp_path)
@@ -737,12 +873,50 @@ def test_a_run_leaves_config_log_checkpoint_and_plot(tmp_path, figures):
     assert without_seconds(again) == without_seconds(final)
 
 
+def test_the_recipe_of_the_page_changes_the_reward_and_what_is_counted_stays_true(
+        tmp_path, monkeypatch):
+    """docs/train_rl.md, "change the reward": its diff fits, and a fork with it trains."""
+    page = (ROOT / 'docs' / 'train_rl.md').read_text(encoding='utf-8')
+    (diff,) = re.findall(r'```diff\n(.*?)```', page, re.DOTALL)
+    old, new = '', ''
+    for line in diff.splitlines(keepends=True):
+        if line[0] in ' -':
+            old += line[1:]
+        if line[0] in ' +':
+            new += line[1:]
+    docstring = re.search(r'    """The reward of each chain.*?"""\n', SOURCE, re.DOTALL)[0]
+    source = SOURCE.replace(docstring, '')
+    assert source.count(old) == 1
+    fork = types.ModuleType('fork')
+    monkeypatch.setitem(sys.modules, 'fork', fork)
+    exec(source.replace(old, new), fork.__dict__)
+
+    code, _, err = call(fork, *TINY, '--hops', '1-2', '--steps', 30, '--log_interval', 1,
+                        '--batch_size', 16, '--out_dir', tmp_path)
+    assert code == 0, err
+    n_above = 0
+    for record in records(tmp_path)[1:]:
+        right = record['correct'] * 32
+        assert right == round(right)
+        assert record['correct'] <= record['reward'] + 1e-6 <= record['correct'] + 0.2 + 2e-6
+        n_above += record['reward'] > record['correct'] + 0.01
+        # groups of two: they are all right, all wrong, or one of two is right
+        mixed = 1 - record['zero_variance']
+        assert record['pass_at_group'] == pytest.approx(record['correct'] + mixed / 2)
+    assert n_above > 20
+
+
 # -----------------------------------------------------------------------------
 # curriculum
 
-def test_a_hop_is_added_after_each_step_that_earns_it_and_none_is_taken_back(tmp_path, monkeypatch):
-    """Rewards by script. What counts is whether more than nine in ten are right among the questions
-    with the most hops, whatever becomes of the others."""
+@pytest.mark.parametrize('rewards', [None, 5.0, -0.5])
+def test_a_hop_is_added_after_each_step_that_earns_it_and_none_is_taken_back(
+        rewards, tmp_path, monkeypatch):
+    """Right answers by script. What counts is whether more than nine in ten are right among the
+    questions with the most hops, whatever becomes of the others, and whatever the rewards are."""
+    if rewards is not None:
+        monkeypatch.setattr(train_rl, 'reward',
+                            lambda batch, chain: torch.full((len(chain),), rewards))
     script = ['easy', 'nine', 'most', 'none', 'easy', 'hard', 'all', 'all', 'none']
     hops_drawn = []
 
@@ -752,7 +926,7 @@ def test_a_hop_is_added_after_each_step_that_earns_it_and_none_is_taken_back(tmp
             hops_drawn.append(batch.hops)
         return batch
 
-    def verify(batch, chain):
+    def by_script(batch, chain):
         scene = script[len(hops_drawn) - 1] if hops_drawn else 'none'
         hardest = batch.hops == batch.hops.max()
         place = (hardest.cumsum(0) - 1) / hardest.sum()  # among the hardest: 0 first, nearly 1 last
@@ -765,7 +939,7 @@ def test_a_hop_is_added_after_each_step_that_earns_it_and_none_is_taken_back(tmp
             'none': torch.zeros_like(hardest),
         }[scene]
     monkeypatch.setattr(train_rl, 'sample_batch', draw)
-    monkeypatch.setattr(train_rl, 'verify', verify)
+    monkeypatch.setattr(train_rl, 'correct', by_script)
     run('--nodes', 6, '--hops', '1-4', '--n_embd', 8, '--n_test', 4, '--batch_size', 20,
         '--group_size', 2, '--curriculum', '--steps', 9, '--log_interval', 1, '--out_dir', tmp_path)
     stages = [record['stage'] for record in records(tmp_path)]
@@ -778,7 +952,7 @@ def test_a_hop_is_added_after_each_step_that_earns_it_and_none_is_taken_back(tmp
     ('--curriculum', [1, 2, 3, 3, 3, 3]),
     ('--entropy=0.01', [3, 3, 3, 3, 3, 3])])  # no curriculum: all hops at once
 def test_a_perfect_policy_meets_a_new_hop_at_every_step(flag, stages, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_rl, 'verify',
+    monkeypatch.setattr(train_rl, 'correct',
                         lambda batch, chain: torch.ones(len(chain), dtype=torch.bool))
     run('--nodes', 6, '--hops', '2-4', '--n_embd', 8, '--n_test', 4, '--batch_size', 16,
         '--group_size', 2, flag, '--steps', 5, '--log_interval', 1, '--out_dir', tmp_path)
@@ -854,7 +1028,8 @@ def test_init_from_refuses_another_format_of_the_same_vocabulary(tmp_path):
 @pytest.mark.parametrize('argv', [
     '--k 2', '--objective passk --baseline ema', '--objective passk --baseline prefix',
     '--objective passk --k 9', '--group_size 1', '--baseline prefix --group_size 1',
-    '--task star', '--init_from nowhere.pt'])
+    '--task star', '--init_from nowhere.pt', '--free_length 4', '--length_cost 0.1',
+    '--free_length 8 --baseline prefix', '--free_length 8 --test_hops 5'])
 def test_what_makes_no_sense_together_is_refused(argv, tmp_path):
     result = call(train_rl, *argv.split(), '--out_dir', tmp_path / 'new')
     assert is_refused(result, tmp_path / 'new')
@@ -867,10 +1042,10 @@ class Cut(Exception):
     pass
 
 
-def one_hop_is_learned(verify):
+def one_hop_is_learned(correct):
     """A verifier to which all one-hop questions are right. So a curriculum goes on at once, and
     rewards still vary."""
-    return lambda batch, chain: verify(batch, chain) | (batch.hops == 1)
+    return lambda batch, chain: correct(batch, chain) | (batch.hops == 1)
 
 
 def cut_after(n_steps):
@@ -897,11 +1072,12 @@ def interrupt_at(interrupted_step):
 
 @pytest.mark.parametrize('extra, n_steps', [
     ('--baseline ema --curriculum', 8), ('--baseline prefix --rollouts 2', 8),
-    ('--objective passk', 8), ('--baseline ema --curriculum', 3)])  # 3: without any checkpoint
+    ('--objective passk', 8), ('--free_length 4 --length_cost 0.01', 8),
+    ('--baseline ema --curriculum', 3)])  # 3: without any checkpoint
 def test_resume_after_any_stop_is_the_uninterrupted_run(extra, n_steps, tmp_path, monkeypatch):
     """Cut off between checkpoints, then stopped by a signal: weights, optimizer and log come out
     the same to the bit."""
-    monkeypatch.setattr(train_rl, 'verify', one_hop_is_learned(train_rl.verify))
+    monkeypatch.setattr(train_rl, 'correct', one_hop_is_learned(train_rl.correct))
     argv = (*TINY, '--steps', 30, '--log_interval', 5, *extra.split(), '--out_dir')
     final = run(*argv, tmp_path / 'whole')
 
@@ -932,8 +1108,8 @@ def test_resume_after_any_stop_is_the_uninterrupted_run(extra, n_steps, tmp_path
 KILLED_IN_THE_THIRD_CHECKPOINT = """
 import errors, os, signal, common, train_rl
 
-verify = train_rl.verify
-train_rl.verify = lambda batch, chain: verify(batch, chain) | (batch.hops == 1)
+correct = train_rl.correct
+train_rl.correct = lambda batch, chain: correct(batch, chain) | (batch.hops == 1)
 write_atomic = common.write_atomic
 saved = []
 
@@ -964,7 +1140,7 @@ def test_a_kill_in_the_middle_of_a_checkpoint_loses_nothing(tmp_path, monkeypatc
     assert [record['step'] for record in records(killed)] == [0, 5, 10, 15]
     assert checkpoint(killed)['step'] == 10
 
-    monkeypatch.setattr(train_rl, 'verify', one_hop_is_learned(train_rl.verify))
+    monkeypatch.setattr(train_rl, 'correct', one_hop_is_learned(train_rl.correct))
     run(*argv, killed, '--resume')
     run(*argv, tmp_path / 'whole')
     assert equal(weights(tmp_path / 'whole'), weights(killed))
@@ -982,10 +1158,11 @@ def test_a_finished_run_resumed_has_one_final_record(tmp_path):
 # -----------------------------------------------------------------------------
 # two processes
 
-def test_two_processes_do_what_one_does_with_twice_the_batch(two_processes, tmp_path):
+@pytest.mark.parametrize('extra', ['--baseline prefix --rollouts 2', '--free_length 5'])
+def test_two_processes_do_what_one_does_with_twice_the_batch(extra, two_processes, tmp_path):
     """The same questions, chains and rollouts, so the same rewards. Gradients up to rounding."""
-    argv = [*TINY, '--hops', '1-3', '--steps', '20', '--log_interval', '1', '--baseline', 'prefix',
-            '--rollouts', '2', '--device', 'cpu']
+    argv = [*TINY, '--hops', '1-3', '--steps', '20', '--log_interval', '1', *extra.split(),
+            '--device', 'cpu']
     done = two_processes('train_rl.py', *argv, '--out_dir', tmp_path / 'two')
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('final ') == 1  # rank 0 alone speaks
@@ -1051,7 +1228,7 @@ def test_the_last_line_has_the_largest_hop_count_and_the_first_record_at_95_perc
         tmp_path, monkeypatch):
     curve = iter([0.1, 0.94, 0.95, 0.2, 0.3, 0.97, 0.6])  # at step 0, 2, 4, 6, 8, 10, and the end
 
-    def scripted(model, task, run, seed, n_test, hop_token=None, split='test'):
+    def scripted(model, task, run, seed, n_test, hop_token=None, split='test', free_length=None):
         acc = 0.5 if hop_token is not None else next(curve)
         results = {}
         for k in task.hops:
@@ -1126,8 +1303,9 @@ PROGRESS_ARGS = dict(hops=[1, 2, 3], baseline='loo', rollouts=4, batch_size=4, g
 @pytest.mark.parametrize('name, value', [
     ('stage', 0), ('stage', 4), ('stage', None), ('stage', True), ('samples', 239),
     ('samples', 241), ('samples', 10**12), ('tokens', 239), ('tokens', 721), ('tokens', None),
-    ('samples_95', -1), ('samples_95', 241), ('samples_95', 'x'), ('mean', 2.0), ('mean', None),
-    ('mean', float('nan')), ('reward', -0.5), ('reward', 1), ('processes', '2'), ('processes', 0)])
+    ('samples_95', -1), ('samples_95', 241), ('samples_95', 'x'), ('mean', math.inf),
+    ('mean', None), ('mean', math.nan), ('reward', -math.inf), ('reward', 1), ('processes', '2'),
+    ('processes', 0)])
 def test_progress_that_cannot_be_is_refused(name, value):
     """10 steps of 4 questions in 2 processes, 3 chains each, of 1 to 3 tokens: 240 chains, 240 to
     720 tokens."""
