@@ -329,6 +329,7 @@ def main(argv=None):
     args.device = common.find_device(args.device)
     model, task, state = common.load_trained(args.ckpt, args.device)
     common.require_tokens(args.ckpt, state)
+    require(not state['args'].get('free_length'), f'{args.ckpt} has chains of free length')
     mode = state['mode']
     generator = torch.Generator().manual_seed(args.seed)
     print(f'{task.name}, {model.num_params():,} parameters, trained by '

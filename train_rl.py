@@ -32,8 +32,7 @@ Departures: no KL term, no division, and no clipping, since with one step a batc
 
     python train_rl.py                       # 10 nodes, 1 to 4 hops, under two minutes on a laptop
     python train_rl.py --hops 4              # the control that must fail: no easy questions
-    python train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000
-    python train_rl.py --free_length 8 --n_head 2
+    python train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000 --device cuda
     torchrun --standalone --nproc_per_node=2 train_rl.py
 
 The last line:  final task=cycle hops=1-4 baseline=loo ... acc=1.000 valid=1.000 reward=0.9xx ...
@@ -87,9 +86,10 @@ SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # flags that --init_fr
 # what is right, and what is rewarded: a new reward goes here
 
 def correct(batch, chain):
-    """Is the k-th token of chain (B, L) the answer of the k-hop question? (B,) bool
+    """Is the answer in chain (B, L) right? (B,) bool
 
-    All other tokens are ignored. Everything that counts right answers uses this.
+    It is the k-th token of a k-hop question's chain, or with --free_length the token before the
+    stop. All other tokens are ignored. Everything that counts right answers uses this.
     """
     written = chain.gather(1, batch.answer - batch.prompt_len)              # (B, 1)
     return (written == batch.tokens.gather(1, batch.answer)).all(dim=1)
@@ -98,7 +98,8 @@ def correct(batch, chain):
 def reward(batch, chain):
     """The reward of each chain (B, L), any number. (B,) float
 
-    Everything that learns uses this. The log has its mean.
+    Only the tokens in batch.loss_mask count: those up to the answer, or with --free_length up to
+    the stop token. Everything that learns uses this. The log has its mean.
     """
     return correct(batch, chain).float()
 
@@ -148,8 +149,8 @@ def make_parser():
         help='bonus for each nat of entropy of each token')
     add('--free_length', type=at_least(2, most=1000),
         help='the model ends its chain, with `_`, after N tokens at most')
-    add('--length_cost', type=at_least(0, float), default=0.0,
-        help='taken from the reward for each token of such a chain')
+    add('--length_cost', type=at_least(0, float),
+        help='taken from the reward for each token of such a chain (default: 0)')
     add('--curriculum', action='store_true',
         help='fewest hops first; one more when 0.9 of the hardest chains are right')
 
@@ -190,7 +191,9 @@ def fill_in(args):
     task = common.task_of_args(args, TASKS, **TASK_DEFAULTS)
     vars(args).update(task.settings())
     longer_task = None
-    block_size = task.block_size + longest_chain(args, task) - max(task.hops)
+    block_size = task.block_size
+    if args.free_length:
+        block_size += args.free_length - task.longest_chain
     if args.test_hops:
         require('hops' in task.flags, f'--test_hops means nothing to {task.name}')
         require(args.test_hops[0] > largest_trained(args, task),
@@ -249,6 +252,8 @@ def memory_phases(args, task, config):
     step = memory.step_parts(config, P, S + G * L, G * L, n_copies=7, attention=attention)
     of_questions = 8 * 4 * P * G * (T + task.nodes)
     step['chains'] = of_questions
+    if args.objective == 'passk':  # the others of each chain, sorted
+        step['chains'] += 40 * P * G * G
 
     # before it: sample the chains, and with --baseline prefix more of them from each prefix
     rows = P * G * max(1, n_rollouts)
@@ -292,7 +297,7 @@ def load_start(args, config):
             f'{path} was trained on instances that --tune leaves out: train it with --tune, too')
     require(config.block_size <= model.config.block_size,
             f'{path} does not fit: it was made for sequences of {model.config.block_size} tokens, '
-            f'--test_hops needs {config.block_size}: give it when training')
+            f'this one needs {config.block_size}: train it with --test_hops or --free_length')
     return model, state
 
 
@@ -353,6 +358,9 @@ def advantage(rewards, baseline, objective='mean', k=None, mean=0.0, value=None)
         return best_of_k_advantage(rewards, k, baseline == 'loo')
     rewards = rewards[..., None]                                            # (P, G, 1)
     mean_of_others = (rewards.sum(dim=1, keepdim=True) - rewards) / max(1, G - 1)
+    if G > 1:  # exact for equal rewards: AdamW makes a step even of a rounding
+        differ = (rewards != rewards[:, :1]).any(dim=1, keepdim=True)
+        mean_of_others = torch.where(differ, mean_of_others, rewards)
 
     # the value of the question itself is the mean of the group's other chains
     if baseline == 'prefix':
@@ -360,9 +368,7 @@ def advantage(rewards, baseline, objective='mean', k=None, mean=0.0, value=None)
         return value.diff(dim=-1)
 
     if baseline == 'loo':
-        # exactly 0 for equal rewards: AdamW makes a step even of a rounding
-        differ = (rewards != rewards[:, :1]).any(dim=1, keepdim=True)
-        return (rewards - mean_of_others) * differ
+        return rewards - mean_of_others
     if baseline == 'ema':
         return rewards - mean
     return rewards
@@ -516,7 +522,7 @@ def train(model, task, args, run):
         mean=0.0,           # running mean of the rewards, for --baseline ema
         reward=None,        # mean reward of the last step
         samples=0,          # chains sampled so far, rollouts from prefixes included
-        tokens=0,           # and their tokens up to the answer
+        tokens=0,           # and their tokens up to the answer, or the stop token
         samples_95=None)    # chains until 95% greedy accuracy at the largest hop count
     state = run.resume('ckpt.pt', model, optimizer, 'rl')
     if 'args' in state:  # there is a checkpoint
@@ -562,7 +568,9 @@ def train(model, task, args, run):
         if args.free_length:
             batch = end_at_stop(batch, chain, task.pad)
         n_tokens = batch.loss_mask.sum(dim=1)                                   # (P * G,)
-        rewards = reward(batch, chain) - args.length_cost * n_tokens            # (P * G,)
+        rewards = reward(batch, chain).float()                                  # (P * G,)
+        if args.length_cost:
+            rewards = rewards - args.length_cost * n_tokens
         is_right = correct(batch, chain).view(P, G)
 
         # 4. Advantage. How much better than expected is a chain, or (prefix) each of its tokens?

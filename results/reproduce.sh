@@ -33,6 +33,7 @@ latent_longer="--feed token,soft,hidden --test_hops 5-9"
 latent_20="--feed token,soft,hidden,pause --nodes 20 --hops 1-6 --steps 1500"
 latent_layers="--feed soft,hidden --steps 800 --lr 2e-3 --eval_interval 40"
 latent_fixed="--feed pause,direct --steps 6000 --lr 2e-3 --eval_interval 200 --batch_size 128"
+rl_free="--free_length 6 --n_head 2 --steps 1000"
 rl_pairs="--format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8"
 rl_32="--nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20"
 probe_2="--nodes 14 --hops 1-2 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000"
@@ -106,6 +107,11 @@ train_rl/mix-3 train_rl.py --hops 1-3 --steps 1000 --log_interval 20
 train_rl/pairs-learned train_rl.py $rl_pairs
 train_rl/pairs-rope train_rl.py $rl_pairs --pos rope
 train_rl/pairs-none train_rl.py $rl_pairs --pos none
+
+train_rl/free-mixed train_rl.py $rl_free
+train_rl/free-stages train_rl.py $rl_free --curriculum --length_cost 0.02 --entropy 0.03
+train_rl/free-base train_rl.py --n_head 2 --test_hops 5-6
+train_rl/free-warm train_rl.py $rl_free --init_from out/logs/train_rl/free-base/seed1337/ckpt.pt
 
 train_latent/default train_latent.py
 train_latent/direct train_latent.py --feed direct

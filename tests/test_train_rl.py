@@ -533,6 +533,8 @@ def test_a_run_with_free_length_reports_its_lengths(tmp_path, figures):
             assert sum(measures['lengths']) == round(measures['stopped'] * 2)
     again = run('--eval_only', '--ckpt', tmp_path / 'ckpt.pt')
     assert without_seconds(again) == without_seconds(final)
+    one_hop = run('--eval_only', '--ckpt', tmp_path / 'ckpt.pt', '--hops', 1)
+    assert one_hop['length'] == final['length_h1'] and one_hop['acc'] == final['acc_h1']
 
 
 # -----------------------------------------------------------------------------
