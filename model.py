@@ -2,10 +2,10 @@
 
 It is nanoGPT's model with four differences:
 
-1. `forward(idx, loss_mask)` computes only what the loss needs. In the last block every position
-   still makes a key and a value. But queries, attention output, MLP and head are computed at the
-   loss positions alone. Most tasks here have a long prompt and a short chain, so most of a small
-   model's work is skipped. The gradients are the same, up to rounding.
+1. `forward(idx, loss_mask)` computes only what the loss needs. In the last block queries, attention
+   output, MLP and head are computed at the loss positions alone. If these are few, not even keys
+   and values are made (`attend_to_inputs`). Most tasks here have a long prompt and a short chain,
+   so most of a small model's work is skipped. The gradients are the same, up to rounding.
 2. `n_loop` applies the same stack of blocks several times, with shared weights (Universal
    Transformer, Dehghani et al. 2018, without its halting). FactorExe asks whether a deep model can
    be replaced by a small one, repeated.
@@ -13,8 +13,8 @@ It is nanoGPT's model with four differences:
 4. There are no biases. The head is tied to the token embedding. Positions are learned, rotary or
    absent.
 
-Read `Block.forward`, then `GPT.forward`. The rest is setup, decoding, and two ways to save work:
-`LossPositions` and `pack_shared_prompts`.
+Read `Block.forward`, then `GPT.forward`. The rest is setup, decoding, and three ways to save work:
+`attend_to_inputs`, `LossPositions` and `pack_shared_prompts`.
 
 Shapes in comments:
     B  batch                    T  tokens in a sequence      C  channels, config.n_embd
@@ -88,6 +88,33 @@ def attend(q, k, v, attn_mask, causal, dropout):
         q, k, v, attn_mask=attn_mask, is_causal=causal, dropout_p=dropout)
 
 
+def attend_to_inputs(q, h, key_weight, value_weight, attn_mask):
+    """What `attend` returns, (B, H, M, D), without a key and a value for every position.
+
+    The weights of keys and values move to the other side of the sums over positions t:
+
+        q . (W_k h_t) = (W_k^T q) . h_t            sum_t p_t (W_v h_t) = W_v (sum_t p_t h_t)
+
+    So W_k and W_v are applied to M queries instead of T positions. But each head now sums over C
+    channels instead of D. So this pays for few queries and few heads: T C^2 multiply-adds for
+    W_k, and as many for W_v, become M C^2. But each of the two sums takes H M T C instead of M T C.
+    The default training step is 1.4 to 1.5 times as fast (docs/speed.md).
+
+    q (B, H, M, D). h (B, T, C): the inputs of keys and values. key_weight and value_weight (C, C).
+    attn_mask as in `attend`.
+    """
+    B, H, M, D = q.shape
+    T, C = h.shape[1:]
+    q = torch.einsum('bhmd,hdc->bhmc', q, key_weight.view(H, D, C))
+    attn_scores = q.flatten(1, 2) @ h.transpose(1, 2) / math.sqrt(D)     # (B, H * M, T)
+    attn_scores = attn_scores.view(B, H, M, T)
+    if attn_mask is not None:
+        attn_scores = attn_scores.masked_fill(~attn_mask, -math.inf)
+    attn_weights = attn_scores.softmax(dim=-1)                            # (B, H, M, T)
+    mixed = attn_weights.flatten(1, 2) @ h                                # (B, H * M, C)
+    return torch.einsum('bhmc,hdc->bhmd', mixed.view(B, H, M, C), value_weight.view(H, D, C))
+
+
 def add_to_cache(cache, k, v, start):
     """Add keys and values (B, H, T, D) of the positions from `start` on. Returns those of all
     positions up to them, (B, H, start + T, D).
@@ -114,6 +141,8 @@ class Block(nn.Module):
     queries at fewer positions.
     """
 
+    channels_a_query = 2  # with so many or more, attend_to_inputs is faster than attend
+
     def __init__(self, config):
         super().__init__()
         C = config.n_embd
@@ -134,6 +163,13 @@ class Block(nn.Module):
         """(B, T, C) -> (B, H, T, D)"""
         return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
 
+    def has_few_queries(self, loss_positions):
+        """Whether attend_to_inputs, which takes no dropout, is faster than attend: see there."""
+        if loss_positions is None or self.dropout > 0:
+            return False
+        n_queries = self.n_head * loss_positions.position.size(1)  # of a row, in all heads
+        return n_queries * self.channels_a_query <= self.q.in_features
+
     def forward(self, x, angles=None, cache=None, start=0, loss_positions=None, attn_mask=None):
         """x (B, T, C) -> (B, T, C), or (N, C) if loss_positions is given (the last block).
 
@@ -143,12 +179,15 @@ class Block(nn.Module):
         loss_positions: compute the output at these positions only, in reading order.
         attn_mask:  bool, which keys a query may look at. It replaces the causal mask.
         """
-        # keys and values, at every position
-        h = self.ln_1(x)
-        k = self.split_heads(self.k(h))                                   # (B, H, T, D)
-        v = self.split_heads(self.v(h))                                   # (B, H, T, D)
-        if angles is not None:
-            k = rotate(k, *angles)
+        # Keys and values, at every position. A few queries read their inputs instead.
+        h = self.ln_1(x)                                                  # (B, T, C)
+        inputs = h
+        absorb = cache is None and angles is None and self.has_few_queries(loss_positions)
+        if not absorb:
+            k = self.split_heads(self.k(inputs))                          # (B, H, T, D)
+            v = self.split_heads(self.v(inputs))                          # (B, H, T, D)
+            if angles is not None:
+                k = rotate(k, *angles)
 
         # queries, in the last block at the loss positions alone
         if loss_positions is not None:
@@ -166,9 +205,12 @@ class Block(nn.Module):
             k, v = add_to_cache(cache, k, v, start)
 
         # A query sees the keys up to its own position. A single decoded token sees all of them.
-        causal = self.causal and loss_positions is None and attn_mask is None and q.size(2) > 1
-        dropout = self.dropout if self.training else 0.0
-        y = attend(q, k, v, attn_mask, causal, dropout)                   # (B, H, M or T, D)
+        if absorb:
+            y = attend_to_inputs(q, inputs, self.k.weight, self.v.weight, attn_mask)
+        else:
+            causal = self.causal and loss_positions is None and attn_mask is None and q.size(2) > 1
+            dropout = self.dropout if self.training else 0.0
+            y = attend(q, k, v, attn_mask, causal, dropout)               # (B, H, M or T, D)
         y = y.transpose(1, 2).flatten(2)                                  # (B, M or T, C)
         x = x + self.drop(self.proj(y))
 
@@ -464,7 +506,8 @@ class GPT(nn.Module):
         """Floating-point operations of the matrix products of one forward pass.
 
         A multiply-add counts as two. In the last block queries, MLP and head are computed for
-        n_logits of the n_tokens tokens only.
+        n_logits of the n_tokens tokens only. Keys and values count at every token, as decoding
+        needs them, also where attend_to_inputs does without.
         n_keys: how many keys each query attends to. 0 leaves the attention products out.
         """
         C = self.config.n_embd

@@ -30,6 +30,7 @@ import countdown
 from countdown import (
     Countdown,
     all_puzzles,
+    can_reach,
     count_solutions,
     first_of_each,
     legal_moves,
@@ -140,6 +141,8 @@ def test_the_solver_finds_what_some_expression_makes_and_nothing_else(integers):
             states = states.double()
         solvable = count_solutions(states, torch.tensor(targets)) > 0
         assert solvable.tolist() == [t in reachable for t in targets], (state, targets)
+        if integers:
+            assert torch.equal(can_reach(states, torch.tensor(targets)), solvable)
         verdicts.update(solvable.tolist())
     assert verdicts[True] > 200 and verdicts[False] > 200
 
@@ -287,6 +290,19 @@ def test_a_file_of_any_kind_is_one_short_line(name, text, tmp_path):
     assert len(str(error.value)) < 300
 
 
+@pytest.mark.parametrize('m, largest, share', [
+    (1, 220, 0.002), (2, 14, 0.01), (2, 200, 0.005), (3, 14, 0.05), (3, 200, 0.01), (4, 25, 0.2)])
+def test_can_reach_is_whether_there_is_a_solution(m, largest, share):
+    """Also with zeros and with targets above 199, which no legal move makes."""
+    generator = torch.Generator().manual_seed(m)
+    states = torch.randint(largest, (2000, m), generator=generator).sort(dim=1).values
+    target = torch.randint(220, (2000,), generator=generator)
+    reached = can_reach(states, target)
+    assert torch.equal(reached, count_solutions(states, target) > 0)
+    assert reached.float().mean() > share
+    assert m == 1 or not reached[target > 199].any()
+
+
 def test_many_states_are_solved_in_parts(monkeypatch):
     """With the same counts as all at once."""
     states = torch.randint(1, 14, (50, 4), generator=torch.Generator().manual_seed(0))
@@ -295,6 +311,7 @@ def test_many_states_are_solved_in_parts(monkeypatch):
     at_once = count_solutions(states, target)
     monkeypatch.setattr(countdown, 'SOLVED_AT_ONCE', 45)
     assert torch.equal(count_solutions(states, target), at_once)
+    assert torch.equal(can_reach(states, target), at_once > 0)
 
 
 # -----------------------------------------------------------------------------

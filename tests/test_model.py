@@ -151,6 +151,73 @@ def test_a_loss_mask_gives_the_gradients_of_the_full_forward_in_float32():
     assert_same_gradients(full, masked, model, atol=1e-5)
 
 
+# loss masks with few queries a row, so that no keys and values are made
+FEW_QUERIES = {
+    'the last position': lambda: torch.arange(T).expand(4, T) == T - 1,
+    'two positions': lambda: (torch.arange(T) % 7 == 3).expand(4, T),
+    'one or two': lambda: (torch.arange(T) % 7 == 3) & (
+        torch.arange(4)[:, None] + torch.arange(T) != 4),  # row 1 has no loss at 3
+}
+
+
+@pytest.mark.parametrize('mask', FEW_QUERIES.values(), ids=FEW_QUERIES)
+@pytest.mark.parametrize('n_layer, n_loop', [(1, 1), (2, 1), (1, 3)])
+@pytest.mark.parametrize('n_head', [1, 2, 4])
+@pytest.mark.parametrize('causal', [True, False])
+def test_few_queries_read_the_inputs_of_keys_and_values(causal, n_head, n_layer, n_loop, mask):
+    model = make_model(causal=causal, n_head=n_head, n_layer=n_layer, n_loop=n_loop)
+    idx = random_tokens(4)
+    mask = mask()
+    target = random_tokens(4, seed=3)[mask]
+    full = model(idx)[mask]
+    keys_made = []
+    model.blocks[-1].k.register_forward_hook(lambda *_: keys_made.append(True))
+    few = model(idx, mask)
+
+    assert len(keys_made) == n_loop - 1  # none in the last application of the last block
+    assert torch.allclose(full, few, atol=1e-10)
+    assert_same_gradients(
+        F.cross_entropy(full, target), F.cross_entropy(few, target), model, atol=1e-10)
+
+    # the same without that path
+    model.blocks[-1].channels_a_query = math.inf
+    assert torch.allclose(model(idx, mask), few, atol=1e-10)
+    assert len(keys_made) == 2 * n_loop - 1
+
+
+def test_few_queries_give_the_gradients_of_the_full_forward_in_float32():
+    model = make_model(dtype=torch.float32)
+    idx = random_tokens(4)
+    mask = FEW_QUERIES['two positions']()
+    full = model(idx)[mask].square().mean()
+    few = model(idx, mask).square().mean()
+    largest = max(gradient.abs().max() for gradient in gradients(model(idx).square().mean(), model))
+    assert_same_gradients(full, few, model, atol=1e-6 * largest)
+
+
+@pytest.mark.parametrize('options, n_queries', [
+    (dict(pos='rope'), 1),      # keys are turned by their own angles
+    (dict(dropout=0.1), 1),
+    (dict(n_head=4), 3),        # 12 queries for 16 channels: keys and values are cheaper
+])
+def test_keys_are_made_where_they_pay_or_must_be(options, n_queries):
+    model = make_model(n_layer=1, **options)
+    keys_made = []
+    model.blocks[0].k.register_forward_hook(lambda *_: keys_made.append(True))
+    model(random_tokens(4), (torch.arange(T) >= T - n_queries).expand(4, T))
+    assert keys_made == [True]
+
+
+def test_a_cache_gets_its_keys_and_values_however_few_the_queries():
+    model = make_model(n_layer=1)
+    idx = random_tokens(4)
+    cache = model.new_growing_cache()
+    logits = model(idx, FEW_QUERIES['the last position'](), cache)
+    k, v = cache[0]
+    assert k.shape == v.shape == (4, 2, T, 8)
+    assert torch.allclose(logits, model(idx)[:, -1], atol=1e-10)
+
+
 def test_an_empty_loss_mask_gives_no_logits():
     nowhere = torch.zeros(4, T, dtype=torch.bool)
     assert make_model(dtype=torch.float32)(random_tokens(4), nowhere).shape == (0, V)
@@ -580,7 +647,7 @@ def test_jacobi_decoding_refuses_what_does_not_fit():
 @pytest.mark.parametrize('n_layer, n_loop', [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize('n_logits', [1, 3, T])
 def test_flops_are_the_matrix_products_of_a_forward_pass(n_layer, n_loop, n_logits, monkeypatch):
-    """Counted at every linear layer, at the two products of the attention, and at the head."""
+    """Of one that fills a cache. Counted at every linear layer, at the two products of the attention, and at the head."""
     model = make_model(n_layer=n_layer, n_loop=n_loop)
     of_linear_layers = []
     of_attention = []
@@ -597,7 +664,8 @@ def test_flops_are_the_matrix_products_of_a_forward_pass(n_layer, n_loop, n_logi
         if isinstance(layer, torch.nn.Linear):
             layer.register_forward_hook(count_linear)
     monkeypatch.setattr(model_py, 'attend', count_attention)
-    logits = model(random_tokens(1), (torch.arange(T) >= T - n_logits)[None])
+    mask = (torch.arange(T) >= T - n_logits)[None]
+    logits = model(random_tokens(1), mask, model.new_growing_cache())  # as when decoding
 
     of_head = 2 * 16 * logits.numel()
     expected = sum(of_linear_layers) + of_head

@@ -442,8 +442,8 @@ def test_bench_compares_like_with_like(monkeypatch):
     code, out, _ = call(bench, ['--repeats', '1', '--device', 'cpu'])
     final = final_values(out)
     assert code == 0 and float(final['gradient_gap']) < 1e-5
-    assert {'tokens_per_s', 'peak_share', 'skip_1', 'skip_2', 'cache_1', 'cache_2', 'sampling_1',
-            'shared_1', 'data_share'} < final.keys()
+    assert {'tokens_per_s', 'peak_share', 'skip_1', 'keys_1', 'skip_2', 'cache_1', 'cache_2',
+            'sampling_1', 'shared_1', 'data_share'} < final.keys()
     assert 0 < float(final['peak_share']) < 1.2
 
 

@@ -425,6 +425,8 @@ class FlopsCounter:
         for layer in model.modules():
             if isinstance(layer, torch.nn.Linear):
                 layer.register_forward_hook(self.count_linear)
+        for block in model.blocks:
+            block.channels_a_query = math.inf  # make the keys and values that flops() counts
         model.register_forward_hook(self.count_head)
         return model
 

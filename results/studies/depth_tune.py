@@ -33,15 +33,15 @@ RATES = ('1e-3', '2e-3')
 
 # group: flags of all its models, the numbers of heads to try, and each model's own flags
 GROUPS = {
-    'hops': ('--nodes 10 --hops 1-6 --batch_size 128 --steps 6000', (2, 4), {
-        'chain': '--mode cot --n_layer 1 --n_embd 128',
-        'layers-1': '--mode direct --n_layer 1 --n_embd 128',
-        'loops-2': '--mode direct --n_layer 1 --n_embd 128 --n_loop 2',
-        'loops-4': '--mode direct --n_layer 1 --n_embd 128 --n_loop 4',
-        'loops-8': '--mode direct --n_layer 1 --n_embd 128 --n_loop 8',
-        'layers-2': '--mode direct --n_layer 2 --n_embd 92',
-        'layers-4-narrow': '--mode direct --n_layer 4 --n_embd 64',
-        'layers-4-wide': '--mode direct --n_layer 4 --n_embd 128',
+    'hops': ('--nodes 10 --hops 1-4 --batch_size 64 --steps 4000', (2, 4), {
+        'chain': '--mode cot --n_layer 1 --n_embd 64',
+        'layers-1': '--mode direct --n_layer 1 --n_embd 64',
+        'loops-2': '--mode direct --n_layer 1 --n_embd 64 --n_loop 2',
+        'loops-4': '--mode direct --n_layer 1 --n_embd 64 --n_loop 4',
+        'loops-8': '--mode direct --n_layer 1 --n_embd 64 --n_loop 8',
+        'layers-2': '--mode direct --n_layer 2 --n_embd 44',
+        'layers-4-narrow': '--mode direct --n_layer 4 --n_embd 32',
+        'layers-4-wide': '--mode direct --n_layer 4 --n_embd 64',
     }),
     'deep': ('--mode direct --n_layer 6 --batch_size 128 --steps 4000', (2,), {
         'deep-alone': '--hops 4',
