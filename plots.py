@@ -21,9 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, NullLocator
 
 from data import Parser, format_range, require
 from files import read_config, read_json, read_log, write_atomic
@@ -202,9 +199,18 @@ def save(figure, path):
     write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=120, format='png'))
 
 
+# matplotlib takes half a second to import. It is imported where something is drawn, so that a
+# script's --help and its first step do not wait for it.
+
+def empty_figure(width, height):
+    """A figure without axes. Sizes are in inches."""
+    from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), layout='constrained')
+
+
 def new_figure(width, height, rows=1, columns=1, **options):
     """A figure and its axes."""
-    figure = Figure(figsize=(width, height), layout='constrained')
+    figure = empty_figure(width, height)
     return figure, figure.subplots(rows, columns, **options)
 
 
@@ -217,11 +223,13 @@ def legend_below(axis, columns=3, **options):
 
 def sample_of(label, style='-', **options):
     """A line or mark for a legend that stands for no single curve."""
+    from matplotlib.lines import Line2D
     return Line2D([], [], **({'linestyle': style} | options), label=label)
 
 
 def short_ticks(axis, ticks=None):
     """20k and 3M in place of 20000 and 3e6, on an x or y axis. Ticks: where, if not anywhere."""
+    from matplotlib.ticker import EngFormatter, NullLocator
     if ticks:
         axis.set_ticks(ticks)
         axis.set_minor_locator(NullLocator())
@@ -546,7 +554,7 @@ def draw_train_maze(runs, reference):
         draw_maze_measures(axis, run)
         return figure
 
-    figure = Figure(figsize=(10, 4.2), layout='constrained')
+    figure = empty_figure(10, 4.2)
     left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
     draw_maze_measures(left.subplots(), run)
     draw_maze_examples(right, examples)
@@ -691,7 +699,7 @@ def draw_search(runs, reference):
     if 'target' not in runs[0].final:
         return draw_best_of_k(runs)
 
-    figure = Figure(figsize=(12, 5.8), layout='constrained')
+    figure = empty_figure(12, 5.8)
     top, bottom = figure.subfigures(2, 1, height_ratios=(6, 1))
     by_flops, by_nodes, by_code = top.subplots(1, 3, sharey=True)
     labelled = {}
@@ -1158,7 +1166,7 @@ def draw_probed_cells(run):
     shown = sorted({round(i) for i in np.linspace(0, len(hops) - 1, min(5, len(hops)))})
     width = min(9, max(4, 0.9 + 0.32 * len(hops[0]['positions'])))
     height = 0.35 + 0.22 * len(hops[0]['layers'])  # of one heatmap
-    figure = Figure(figsize=(width + 3.6, 1.5 + 2 * len(shown) * height), layout='constrained')
+    figure = empty_figure(width + 3.6, 1.5 + 2 * len(shown) * height)
     grid = figure.add_gridspec(2 * len(shown) + 1, 2, width_ratios=(width, 3.6),
                                height_ratios=[height] * 2 * len(shown) + [0.8])
     cell_axes = []

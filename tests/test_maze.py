@@ -236,11 +236,12 @@ def counts_of_mazes(task, n):
     return np.unique(key, axis=0, return_counts=True)[1]
 
 
-def test_wilson_draws_every_spanning_tree_about_equally_often():
+@pytest.mark.parametrize('grid', [(3,), (3, 4)])  # alone, and in the corner of a larger one
+def test_wilson_draws_every_spanning_tree_about_equally_often(grid):
     n_trees = len(spanning_trees(3))
     assert len(spanning_trees(2)) == 4 and n_trees == 192
     n_draws = 200 * n_trees
-    counts = counts_of_mazes(Maze((3,), 'wilson'), n_draws)
+    counts = counts_of_mazes(Maze(grid, 'wilson'), n_draws)
     assert len(counts) == n_trees
     chi_squared = ((counts - 200) ** 2 / 200).sum()  # with 191 degrees of freedom
     assert chi_squared < 191 + 4 * (2 * 191) ** 0.5

@@ -647,7 +647,8 @@ def test_jacobi_decoding_refuses_what_does_not_fit():
 @pytest.mark.parametrize('n_layer, n_loop', [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize('n_logits', [1, 3, T])
 def test_flops_are_the_matrix_products_of_a_forward_pass(n_layer, n_loop, n_logits, monkeypatch):
-    """Of one that fills a cache. Counted at every linear layer, at the two products of the attention, and at the head."""
+    """Of one that fills a cache. Counted at every linear layer, at the two products of the
+    attention, and at the head."""
     model = make_model(n_layer=n_layer, n_loop=n_loop)
     of_linear_layers = []
     of_attention = []
