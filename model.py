@@ -78,12 +78,14 @@ def attend(q, k, v, attn_mask, causal, dropout):
 
     q (B, H, M, D). k and v (B, H, T, D). attn_mask: bool, broadcasts to (B, H, M, T), or None.
     """
-    # A few queries under a mask are faster by hand than in the fused kernel: it makes the default
-    # training step 12% faster on two CPU cores.
-    if attn_mask is not None and q.size(2) < 16 and dropout == 0:
+    # One query, as in decoding, and a few under a mask are faster by hand than in the fused kernel.
+    # Decoding gets 5% to 20% faster, a default training step with all keys and values 12%.
+    M = q.size(2)
+    if dropout == 0 and (M == 1 or (M < 16 and attn_mask is not None)):
         attn_scores = q @ k.transpose(-1, -2) / math.sqrt(q.size(-1))     # (B, H, M, T)
-        attn_weights = attn_scores.masked_fill(~attn_mask, -math.inf).softmax(dim=-1)
-        return attn_weights @ v
+        if attn_mask is not None:
+            attn_scores = attn_scores.masked_fill(~attn_mask, -math.inf)
+        return attn_scores.softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=attn_mask, is_causal=causal, dropout_p=dropout)
 
