@@ -22,6 +22,8 @@ models=out/logs/train_cot
 deep="--n_layer 6 --batch_size 128 --steps 10000"
 direct="--nodes 10 --hops 1-2 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000"
 hops="--nodes 10 --hops 1-4 --batch_size 64 --steps 10000 --eval_interval 500"
+hops_loops="--mode direct $hops --n_layer 1 --n_embd 64"
+hops_layers="--mode direct $hops"
 flat="--hops 2 --sizes 8000,16000 --people 50,100,200"
 dilute="--mode direct --nodes 40 --n_head 4 --lr 1e-3"
 faith="--nodes 10 --hops 1-3 --n_head 2 --batch_size 256"
@@ -70,14 +72,14 @@ train_cot/multiply-4 train_cot.py --task multiply --digits 4
 train_cot/star train_cot.py --task star --star 2,3
 train_cot/star-reverse train_cot.py --task star --star 2,3 --reverse
 train_cot/direct-1-2 train_cot.py --mode direct $direct
-train_cot/hops-chain train_cot.py --mode cot $hops --n_layer 1 --n_embd 64 CH
-train_cot/hops-layers-1 train_cot.py --mode direct $hops --n_layer 1 --n_embd 64 --n_head 4 --lr 2e-3
-train_cot/hops-loops-2 train_cot.py --mode direct $hops --n_layer 1 --n_loop 2 --n_embd 64 --n_head 2 --lr 1e-3
-train_cot/hops-loops-4 train_cot.py --mode direct $hops --n_layer 1 --n_loop 4 --n_embd 64 --n_head 2 --lr 2e-3
-train_cot/hops-loops-8 train_cot.py --mode direct $hops --n_layer 1 --n_loop 8 --n_embd 64 --n_head 4 --lr 1e-3
-train_cot/hops-layers-2 train_cot.py --mode direct $hops --n_layer 2 --n_embd 44 --n_head 4 --lr 2e-3
-train_cot/hops-layers-4-narrow train_cot.py --mode direct $hops --n_layer 4 --n_embd 32 XX
-train_cot/hops-layers-4-wide train_cot.py --mode direct $hops --n_layer 4 --n_embd 64 XX
+train_cot/hops-chain train_cot.py --mode cot $hops --n_layer 1 --n_embd 64 --n_head 4 --lr 2e-3
+train_cot/hops-layers-1 train_cot.py $hops_loops --n_head 4 --lr 2e-3
+train_cot/hops-loops-2 train_cot.py $hops_loops --n_loop 2 --n_head 2 --lr 1e-3
+train_cot/hops-loops-4 train_cot.py $hops_loops --n_loop 4 --n_head 2 --lr 2e-3
+train_cot/hops-loops-8 train_cot.py $hops_loops --n_loop 8 --n_head 4 --lr 1e-3
+train_cot/hops-layers-2 train_cot.py $hops_layers --n_layer 2 --n_embd 44 --n_head 4 --lr 2e-3
+train_cot/hops-layers-4-narrow train_cot.py $hops_layers --n_layer 4 --n_embd 32 XX
+train_cot/hops-layers-4-wide train_cot.py $hops_layers --n_layer 4 --n_embd 64 XX
 train_cot/dilute-one-hop train_cot.py $dilute --hops 1
 train_cot/dilute-mixture train_cot.py $dilute --hops 1-5
 train_cot/dilute-longer train_cot.py $dilute --hops 1-5 --steps 10000
