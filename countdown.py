@@ -180,6 +180,31 @@ def is_one_move(a, b, target, largest=199):
     return made & (target <= largest)
 
 
+OPERATIONS = '+-*/'
+
+
+def step_as_text(step):
+    """A step (a, op, b, c) of legal_moves: '8 - 3 = 5'."""
+    a, op, b, c = step.tolist()
+    return f'{a} {OPERATIONS[op]} {b} = {c}'
+
+
+def find_solution(numbers, target):
+    """Steps that make the target of a list of integers, as text. [] if there are none."""
+    states = torch.tensor([sorted(numbers)])                     # (1, m)
+    steps = []
+    while states.size(1) > 1:
+        child, legal, step = legal_moves(states)                 # (1, M, m - 1)
+        child = child[0]
+        good = legal[0] & can_reach(child, torch.full((len(child),), target))
+        if not good.any():
+            return []
+        first = good.int().argmax()
+        steps.append(step_as_text(step[0, first]))
+        states = child[first][None]
+    return steps
+
+
 def reaches(x, target):
     return (x - target).abs() < 1e-6  # a tolerance, for fractions
 
@@ -223,7 +248,7 @@ class Countdown(Task):
 
         self.n_symbols = self.largest + 1
         numbers_as_words = [str(i) for i in range(self.n_symbols)]
-        self.vocab = numbers_as_words + ['+', '-', '*', '/', '=', 'yes', 'no', '_']
+        self.vocab = numbers_as_words + [*OPERATIONS, '=', 'yes', 'no', '_']
         self.plus = self.vocab.index('+')
         self.equals = self.vocab.index('=')
         self.yes = self.vocab.index('yes')

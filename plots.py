@@ -691,6 +691,7 @@ def draw_search(runs, reference):
     with the range from the least to the largest."""
     for run in [*runs, *reference.runs]:
         require(run.final, f'{run.folder} is not finished: its figure needs the last record')
+        require(run.final.get('method') != 'show', f'the figure of {run.folder} is tree.png')
     tasks = {run.task for run in runs}
     require(len(tasks) == 1, f'searches of {" and ".join(sorted(tasks))} do not fit into one '
                              'figure')

@@ -29,6 +29,7 @@ fractions and count as failed.
 
     python search.py                                    # everything, on all Game-of-24 puzzles
     python search.py --puzzles results/tot-100.txt      # the hundred on which GPT-4 was measured
+    python search.py --show "4 9 10 13"                 # the tree of one puzzle, as text and figure
     python search.py --ckpt out/train_cot-hops_4/ckpt.pt --k 64   # best-of-k on another task
     torchrun --standalone --nproc_per_node=2 search.py --device cuda
 
@@ -38,7 +39,9 @@ Results: docs/search.md
 
 from errors import one_line_errors  # first: see errors.py
 
+import csv
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,10 +52,12 @@ import torch
 import common
 import memory
 import plots
+import tree
 from countdown import (
     Countdown,
     all_puzzles,
     count_solutions,
+    find_solution,
     first_of_each,
     legal_moves,
     read_puzzles,
@@ -68,6 +73,7 @@ from data import (
     require,
     sample_batch,
 )
+from files import write_atomic
 from model import GPT, last_position
 from profiles import Profiles
 
@@ -100,6 +106,7 @@ def parse_args(argv):
     add('--puzzles', metavar='FILE',
         help='four integers from 1 to 13 a line (default: all solvable ones)')
     add('--target', type=at_least(0), default=24, help='one that the model was not trained on')
+    add('--show', metavar='NUMBERS', help='show how a beam goes through one puzzle: "4 9 10 13"')
 
     add = parser.add_argument_group('search (countdown)').add_argument
     add('--b', type=at_least(1), default=5, help='beam width')
@@ -128,6 +135,10 @@ def fill_in(args, task, mode):
     Raises ValueError for what makes no sense with this checkpoint.
     """
     is_countdown = isinstance(task, Countdown)
+    require(is_countdown or args.show is None,
+            f'--show takes a checkpoint of countdown, and {args.ckpt} is of {task.name}')
+    require(args.show is None or (args.method, args.puzzles) == (None, None),
+            '--show is of one puzzle: leave --method and --puzzles out')
     if args.method is None:
         args.method = 'all' if is_countdown else 'best_of_k'
 
@@ -187,7 +198,13 @@ def memory_phases(args, task, config, n_puzzles):
 
 
 def load_puzzles(args, task):
-    """The puzzles of --puzzles, or all that can be solved: (P, n)."""
+    """The puzzles of --puzzles or --show, or all that can be solved: (P, n)."""
+    if args.show is not None:
+        words = args.show.split()
+        are_numbers = all(re.fullmatch('[1-9]|1[0-3]', word) for word in words)
+        require(are_numbers and len(words) == task.numbers,
+                f'--show takes {task.numbers} integers from 1 to 13, got {args.show[:40]!r}')
+        return torch.tensor([sorted(map(int, words))])
     if not args.puzzles:
         return all_puzzles(task.numbers, args.target)
     try:
@@ -878,6 +895,8 @@ class Table:
     n_questions: over all processes.
     subsets: {suffix: slice of the questions} to measure the share solved on. '' is all of them.
     rows: {(series, setting): {measure: mean over questions}}.
+    per_question: {(series, setting): (share of the runs that solved it, nodes), both (P,)}, of the
+        rows that are printed.
     """
 
     def __init__(self, run, n_questions, subsets, columns):
@@ -886,6 +905,7 @@ class Table:
         self.subsets = subsets
         self.columns = columns
         self.rows = {}
+        self.per_question = {}
 
     def print_head(self, title, methods):
         """The title, the legend and the heading. methods: keys of METHOD_LEGEND."""
@@ -922,6 +942,8 @@ class Table:
         self.rows[series, setting] = measures
         if printed:
             self.print_row(series, setting, measures)
+            nodes = cost[..., COSTS.index('expansions')].mean(dim=1)
+            self.per_question[series, setting] = (solved[..., 0].mean(dim=1), nodes)
         self.run.log(arm='row', series=series, setting=setting, arithmetic=arithmetic, **measures)
         return solved[..., 0], cost
 
@@ -968,6 +990,7 @@ def search_puzzles(solver, puzzles, args):
         f'{n_puzzles:,} puzzles, target {args.target}, integers solve {solvable:,}',
         METHOD_LEGEND if args.method == 'all' else [args.method])
     solved, cost = run_methods(solver, table, puzzles, args)
+    write_solutions(run, table, puzzles, args.target)
 
     # the last line: the method's best row, and with --method all the others at equal cost
     series = main_series(args)
@@ -1003,6 +1026,29 @@ def run_methods(solver, table, puzzles, args):
         bar.update()
     bar.close()
     return solved, cost
+
+
+def write_solutions(run, table, puzzles, target):
+    """Write solutions.csv: a line for each puzzle, with its number of solutions and one of them,
+    and for each printed row of the table whether it was solved and with how many nodes."""
+    if not run.master:
+        return
+    counts = count_solutions(puzzles, torch.full((len(puzzles),), target)).tolist()
+    head = ['puzzle', 'solutions', 'solution']
+    for series, setting in table.per_question:
+        head += [f'{series}, {setting}: solved', f'{series}, {setting}: nodes']
+
+    lines = [head]
+    for i, puzzle in enumerate(puzzles.tolist()):
+        line = [' '.join(map(str, puzzle)), counts[i], '; '.join(find_solution(puzzle, target))]
+        for solved, nodes in table.per_question.values():
+            line += [f'{solved[i].item():g}', f'{nodes[i].item():g}']
+        lines.append(line)
+
+    def write(path):
+        with open(path, 'w', newline='', encoding='utf-8') as f:
+            csv.writer(f).writerows(lines)
+    run.write(lambda: write_atomic(run.out_dir / 'solutions.csv', write))
 
 
 def main_series(args):
@@ -1089,6 +1135,31 @@ def best_of_k(solver, mode, args):
     costs = dict(table.last_of('best-of-k, oracle'))
     del costs['solved']  # the oracle looks at the answer, so it solves nothing
     return final | costs | table.scores_at(args.k)
+
+
+def show_tree(solver, puzzle, args):
+    """Print and draw how a beam goes through one puzzle. Returns what the last line says."""
+    run = solver.run
+
+    def log_odds_on_cpu(states):
+        return log_odds(solver, states.to(run.device)).cpu()
+
+    root = tree.grow_tree(puzzle, args.target, args.b, log_odds_on_cpu)
+    run.print(f'A beam of {args.b} on {root.label()}, target {args.target}. A move, the numbers '
+              "left, the model's verdict (probability of yes), the truth:")
+    for line in tree.tree_lines(root):
+        run.print(line)
+
+    nodes = [node for level in tree.levels(root) for node in level]
+    solved = any(node.numbers == (args.target,) for node in nodes)
+    solution = ', '.join(find_solution(puzzle, args.target)) or 'none'
+    run.print(f'The beam {"solves" if solved else "does not solve"} it. A solution: {solution}.')
+    if run.master:
+        figure = tree.draw_tree(root, args.target, args.b)
+        plots.save(figure, run.out_dir / 'tree.png')
+        run.print(f'wrote {run.out_dir / "tree.png"}')
+    return dict(method='show', b=args.b, target=args.target, n_test=1, states=len(nodes),
+                any_of_b=int(solved), solvable=int(root.is_solvable))
 
 
 # -----------------------------------------------------------------------------
@@ -1197,6 +1268,8 @@ def main(argv=None):
                         args.target, args.samples)
         if puzzles is None:
             final = best_of_k(solver, state['mode'], args)
+        elif args.show is not None:
+            final = show_tree(solver, puzzles[0].tolist(), args)
         else:
             final = search_puzzles(solver, puzzles, args)
         run.leave_group()
@@ -1211,7 +1284,8 @@ def main(argv=None):
             if name in final:
                 final[name] = round(final[name])
         run.print(common.final_line(**final))
-        plots.draw_run(run.out_dir)
+        if args.show is None:
+            plots.draw_run(run.out_dir)
         return final
 
 

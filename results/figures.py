@@ -101,43 +101,51 @@ def mean_and_range(curves):
 # the figures
 
 def hops():
-    """Depth, loops or a chain: accuracy against hops."""
-    rows = {
-        'hops-loop-4': ('1 layer applied 4 times', 'tab:orange', '-', 's'),
-        'hops-direct-4': ('4 layers', 'tab:red', '-', 'o'),
-        'hops-direct-2': ('2 layers', 'tab:purple', '-', '^'),
-        'hops-loop-2': ('1 layer applied twice', 'tab:green', '-', 'd'),
-        'hops-direct-1': ('1 layer', 'tab:gray', '-', 'v'),
+    """Loops, layers or a chain: accuracy against hops. Lines are means over seeds, areas reach
+    from the least to the most."""
+    panels = {
+        'One layer, applied again and again': {
+            'hops-layers-1': ('once', 'tab:gray', 'v'),
+            'hops-loops-2': ('2 times', 'tab:green', 'd'),
+            'hops-loops-4': ('4 times', 'tab:orange', 's'),
+            'hops-loops-8': ('8 times', 'tab:red', 'o'),
+        },
+        'Layers with weights of their own': {
+            'hops-layers-1': ('1 layer', 'tab:gray', 'v'),
+            'hops-layers-2': ('2 layers', 'tab:green', 'd'),
+            'hops-layers-4-narrow': ('4 layers, narrow', 'tab:olive', '^'),
+            'hops-layers-4-wide': ('4 layers, wide', 'tab:orange', 's'),
+        },
     }
-    figure, axis = new_figure(8, 3.8)
-    hops, mean, params = hops_curve('hops-chain')
-    axis.plot(hops, mean, color='tab:blue', lw=9, alpha=0.3)
-    ends = [(mean[-1] + 0.01, 'chain of thought, 1 layer', 'tab:blue')]
-    sizes = [params]
-    for row, (label, colour, line, marker) in rows.items():
-        hops, mean, params = hops_curve(row)
-        axis.plot(hops, mean, line, color=colour, marker=marker, ms=5)
-        ends.append((mean[-1], f'no chain, {label}', colour))
-        sizes.append(params)
+    figure, axes = new_figure(11, 3.8, 1, 2, sharey=True)
+    for axis, (title, rows) in zip(axes, panels.items(), strict=True):
+        hops, accuracy, _ = hops_curves('hops-chain')
+        axis.plot(hops, accuracy.mean(axis=0), color='tab:blue', lw=9, alpha=0.3)
+        ends = [(1.0, 'chain of thought, 1 layer', 'tab:blue')]
+        for row, (label, colour, marker) in rows.items():
+            hops, accuracy, params = hops_curves(row)
+            mean, least, most = mean_and_range(accuracy)
+            axis.fill_between(hops, least, most, color=colour, alpha=0.15, lw=0)
+            axis.plot(hops, mean, color=colour, marker=marker, ms=5)
+            ends.append((mean[-1], f'{label}, {params / 1000:.0f}k', colour))
 
-    chance = read_row('train_cot/hops-chain')[0].final['chance']
-    axis.axhline(chance, color='black', linestyle=':', lw=1)
-    ends.append((chance, 'chance', 'black'))
-    axis.set(xlabel='hops', ylabel='accuracy of the answer, held-out', ylim=(0, 1.1), xticks=hops,
-             title=f'10 nodes: six models of {min(sizes) / 1000:.0f}k to {max(sizes) / 1000:.0f}k '
-                   'parameters, one seed each')
-    label_ends(axis, ends)
+        chance = read_row('train_cot/hops-chain')[0].final['chance']
+        axis.axhline(chance, color='black', linestyle=':', lw=1)
+        ends.append((chance - 0.02, 'chance', 'black'))
+        axis.set(xlabel='hops', xticks=hops, ylim=(0, 1.1), title=title)
+        label_ends(axis, ends)
+    axes[0].set_ylabel('accuracy of the answer, held out')
     return figure
 
 
-def hops_curve(row):
-    """Hops, accuracy after training (the mean over seeds) and parameters of a row of train_cot."""
+def hops_curves(row):
+    """Hops, accuracy after training (a line for each seed) and parameters of a row of train_cot."""
     runs = read_row(f'train_cot/{row}')
     curves = []
     for run in runs:
         (by_hops,) = run.final['by_hops'].values()
         curves.append([measures['acc'] for measures in by_hops.values()])
-    return [int(h) for h in by_hops], np.mean(curves, axis=0), runs[0].final['params']
+    return [int(h) for h in by_hops], np.array(curves), runs[0].final['params']
 
 
 def faithfulness():

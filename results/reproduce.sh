@@ -78,7 +78,7 @@ train_cot/hops-loops-2 train_cot.py $hops_loops --n_loop 2 --n_head 2 --lr 1e-3
 train_cot/hops-loops-4 train_cot.py $hops_loops --n_loop 4 --n_head 2 --lr 2e-3
 train_cot/hops-loops-8 train_cot.py $hops_loops --n_loop 8 --n_head 4 --lr 1e-3
 train_cot/hops-layers-2 train_cot.py $hops_layers --n_layer 2 --n_embd 44 --n_head 4 --lr 2e-3
-train_cot/hops-layers-4-narrow train_cot.py $hops_layers --n_layer 4 --n_embd 32 XX
+train_cot/hops-layers-4-narrow train_cot.py $hops_layers --n_layer 4 --n_embd 32 --n_head 2 --lr 2e-3
 train_cot/hops-layers-4-wide train_cot.py $hops_layers --n_layer 4 --n_embd 64 XX
 train_cot/dilute-one-hop train_cot.py $dilute --hops 1
 train_cot/dilute-mixture train_cot.py $dilute --hops 1-5

@@ -2,6 +2,7 @@
 costs, and what the last line says."""
 
 import contextlib
+import csv
 import functools
 import json
 import math
@@ -1106,13 +1107,39 @@ def test_rows_say_who_does_the_arithmetic_and_whether_a_model_works(everything):
         assert row.get('top1', 0) <= row['solved'] <= 0.6
 
 
-def test_a_run_leaves_a_config_a_log_and_a_figure(everything):
+def test_a_run_leaves_a_config_a_log_a_list_of_puzzles_and_a_figure(everything):
     names = {path.name for path in everything.folder.iterdir()}
-    assert names == {'config.json', 'log.jsonl', 'plot.png'}
+    assert names == {'config.json', 'log.jsonl', 'plot.png', 'solutions.csv'}
     assert (everything.folder / 'plot.png').read_bytes()[:4] == b'\x89PNG'
     config = json.loads((everything.folder / 'config.json').read_text())
     assert config['args']['script'] == 'search' and config['args']['method'] == 'all'
     assert config['params'] == everything.model.num_params()
+
+
+def test_the_list_of_puzzles_says_how_each_was_solved(everything):
+    with open(everything.folder / 'solutions.csv', newline='') as f:
+        lines = list(csv.DictReader(f))
+    assert [line['puzzle'] for line in lines] == [' '.join(map(str, puzzle)) for puzzle in THREES]
+
+    for line, puzzle in zip(lines, THREES, strict=True):
+        solutions = [path for path in paths(puzzle) if path[-1] == (24,)]
+        assert int(line['solutions']) == len(solutions)
+        state = list(puzzle)
+        for step in filter(None, line['solution'].split('; ')):
+            a, op, b, _, c = step.split()
+            state.remove(int(a))
+            state.remove(int(b))
+            state.append(int(c))
+            assert eval(f'{a} {op} {b}') == int(c)
+        assert state == ([24] if solutions else list(puzzle))
+
+    # the means over the puzzles are those of the table
+    columns = list(lines[0])[3:]
+    assert len(columns) == 2 * len(everything.log)
+    for (series, setting), row in everything.log.items():
+        for what, measure in (('solved', 'solved'), ('nodes', 'expansions')):
+            of_puzzles = [float(line[f'{series}, {setting}: {what}']) for line in lines]
+            assert sum(of_puzzles) / 5 == pytest.approx(row[measure], rel=1e-4, abs=1e-4)
 
 
 @torch.no_grad()

@@ -1,0 +1,130 @@
+"""tree.py, against the searches of search.py and trees written out by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import call, with_figures
+from test_search import checkpoints, score, solvable, some_puzzles  # noqa: F401 (a fixture)
+
+import search
+import tree
+from countdown import find_solution
+
+
+def scores(states):
+    """A verdict that nobody can guess, always the same."""
+    return torch.tensor([score(state) for state in states.tolist()])
+
+
+def nodes_of(root):
+    return [node for level in tree.levels(root) for node in level]
+
+
+@pytest.mark.parametrize('n, width, how_many', [(4, 1, 40), (4, 5, 40), (3, 2, 40), (2, 3, 200)])
+def test_a_tree_is_what_beam_search_goes_through(n, width, how_many, monkeypatch):
+    valued = []
+
+    def recording_value(solver, states, owner, cost):
+        valued.append({tuple(state) for state in states.tolist()})
+        return scores(states)
+
+    solver = SimpleNamespace(target=24)
+    n_solved = 0
+    for puzzle in some_puzzles(n, how_many):
+        valued.clear()
+        solved, cost = search.beam_search(solver, torch.tensor([puzzle]), width, recording_value)
+        root = tree.grow_tree(list(reversed(puzzle)), 24, width, scores)
+        levels = list(tree.levels(root))
+
+        # the same states at every depth, each once, and the same ones expanded
+        of_tree = [[node.numbers for node in level] for level in levels[1:n - 1]]
+        assert [set(level) for level in of_tree] == valued
+        assert all(len(set(level)) == len(level) for level in of_tree)
+        expanded = [node for node in nodes_of(root) if node.is_kept and len(node.numbers) > 1]
+        assert len(expanded) == cost[0, 0]
+
+        # the same states of two numbers make the target
+        last = [node for node in levels[n - 2] if node.is_kept]
+        assert [bool(node.children) for node in last] == solved[0, :len(last)].tolist()
+        n_solved += solved.any().item()
+    assert n_solved >= 2
+
+
+def test_a_tree_knows_the_truth_and_where_each_state_comes_from():
+    for puzzle in some_puzzles(4, 10, seed=1):
+        root = tree.grow_tree(list(puzzle), 24, 3, scores)
+        assert root.parent is None
+        for node in nodes_of(root):
+            assert node.is_solvable == solvable(node.numbers)
+            if len(node.numbers) > 1:
+                assert node.probability == pytest.approx(
+                    torch.tensor(score(node.numbers)).sigmoid().item(), abs=1e-6)
+            for child in node.children:
+                a, op, b, equals, c = child.step.split()
+                assert eval(f'{a} {op} {b}') == int(c) and equals == '='
+                left = list(node.numbers)
+                left.remove(int(a))
+                left.remove(int(b))
+                assert tuple(sorted((*left, int(c)))) == child.numbers and child.parent is node
+
+
+def test_a_tree_as_text():
+    """A verdict that likes small sums. 2 3 4 have nine children, three of which make 24."""
+    root = tree.grow_tree([4, 3, 2], 24, 2, lambda states: -states.sum(dim=1).float())
+    lines = [' '.join(line.split()) for line in tree.tree_lines(root)]
+    assert lines == [
+        '[2 3 4] verdict 0.000 solvable',
+        '4 - 3 = 1 [1 2] verdict 0.047 not solvable',
+        '3 - 2 = 1 [1 4] verdict 0.007 not solvable',
+        '... 7 dropped, 3 solvable, verdicts 0.007 and below',
+    ]
+    assert tree.tree_lines(tree.grow_tree([4, 6], 24, 1, scores))[1].split() == [
+        '6', '*', '4', '=', '24', 'the', 'target']
+
+
+def test_the_figure_has_a_disc_for_each_state_and_a_name_for_each_that_was_kept():
+    root = tree.grow_tree([4, 9, 10, 13], 24, 5, scores)
+    axis = tree.draw_tree(root, 24, 5).axes[0]
+    (discs,) = axis.collections
+    nodes = nodes_of(root)
+    assert len(discs.get_offsets()) == len(nodes)
+    assert discs.get_array().tolist() == pytest.approx([node.probability for node in nodes])
+    assert [edge[3] > 0 for edge in discs.get_edgecolors()] == [node.is_solvable for node in nodes]
+    assert [text.get_text() for text in axis.texts] == [
+        node.label() for node in nodes if node.is_kept]
+    assert len(axis.lines) == len(nodes) - 1
+
+
+# -----------------------------------------------------------------------------
+# search.py --show
+
+def test_show_prints_and_draws_a_tree(checkpoints, tmp_path):  # noqa: F811
+    argv = ['--device', 'cpu', '--ckpt', checkpoints['three'], '--show', '6 2 3', '--b', '2',
+            '--out_dir', tmp_path]
+    with with_figures():
+        code, out, err = call(search, list(map(str, argv)))
+    assert code == 0, err
+    assert '[2 3 6]' in out and 'solvable' in out
+    solution = ', '.join(find_solution([2, 3, 6], 24))
+    assert solution and f'A solution: {solution}.' in out
+    assert 'final method=show b=2 target=24 n_test=1' in out
+    assert (tmp_path / 'tree.png').read_bytes()[:4] == b'\x89PNG'
+    assert not (tmp_path / 'plot.png').exists()
+
+
+@pytest.mark.parametrize('name, argv, message', [
+    ('three', ['--show', '1 2 3 4'], '3 integers from 1 to 13'),
+    ('three', ['--show', '1 2 14'], '3 integers'),
+    ('three', ['--show', '1 2 x'], '3 integers'),
+    ('three', ['--show', ' '], '3 integers'),
+    ('three', ['--show', '1 2 3', '--method', 'beam'], '--method'),
+    ('three', ['--show', '1 2 3', '--puzzles', 'x.txt'], '--puzzles'),
+    ('three', ['--show', '1 2 3', '--target', '36'], 'trained on target 36'),
+    ('cycle', ['--show', '1 2 3'], 'countdown'),
+])
+def test_show_refuses_what_is_no_puzzle(name, argv, message, checkpoints, tmp_path):  # noqa: F811
+    code, out, err = call(search, ['--device', 'cpu', '--ckpt', str(checkpoints[name]), *argv,
+                                   '--out_dir', str(tmp_path / 'run')])
+    assert code == 2 and err.count('\n') == 1 and message in err
+    assert not (tmp_path / 'run').exists()
