@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+import tree
 from data import Parser, format_range, require
 from files import read_config, read_json, read_log, write_atomic
 
@@ -691,7 +692,9 @@ def draw_search(runs, reference):
     with the range from the least to the largest."""
     for run in [*runs, *reference.runs]:
         require(run.final, f'{run.folder} is not finished: its figure needs the last record')
-        require(run.final.get('method') != 'show', f'the figure of {run.folder} is tree.png')
+    if any(run.final['method'] == 'show' for run in [*runs, *reference.runs]):
+        require(len(runs) == 1 and not reference.runs, 'the tree of a puzzle is drawn by itself')
+        return draw_search_tree(runs[0])
     tasks = {run.task for run in runs}
     require(len(tasks) == 1, f'searches of {" and ".join(sorted(tasks))} do not fit into one '
                              'figure')
@@ -759,6 +762,48 @@ def draw_best_of_k(runs):
     axis.set_xticks(k, [f'{n:.0f}' for n in k])
     axis.minorticks_off()
     legend_below(axis, columns=2)
+    return figure
+
+
+def draw_search_tree(run):
+    """The tree of one puzzle: numbers left from left to right, at each depth the best verdict at
+    the top."""
+    root = tree.from_record(next(record['tree'] for record in run.log if record['arm'] == 'tree'))
+    depths = list(tree.levels(root))
+    most = max(len(level) for level in depths)
+    figure, axis = new_figure(10, min(14, 2 + 0.11 * most))
+    place = {}
+    for depth, level in enumerate(depths):
+        for rank, node in enumerate(level):
+            place[id(node)] = (depth, -rank)
+
+    # lines to the parents, those of states that were kept on top
+    for level in depths[1:]:
+        for node in level:
+            (x0, y0), (x1, y1) = place[id(node.parent)], place[id(node)]
+            colour = '0.3' if node.is_kept else '0.88'
+            axis.plot((x0, x1), (y0, y1), color=colour, lw=0.8, zorder=int(node.is_kept))
+
+    # a disc for each state: its colour is the verdict, a black rim says that it is solvable
+    nodes = [node for level in depths for node in level]
+    x, y = zip(*(place[id(node)] for node in nodes), strict=True)
+    discs = axis.scatter(
+        x, y, c=[node.probability for node in nodes], cmap='RdYlBu', vmin=0, vmax=1, zorder=2, s=30,
+        edgecolors=['black' if node.is_solvable else '0.7' for node in nodes],
+        linewidths=[1.5 if node.is_solvable else 0.5 for node in nodes])
+    for node in nodes:
+        if node.is_kept:
+            axis.annotate(
+                node.label(), place[id(node)], xytext=(7, 0), textcoords='offset points',
+                fontsize=8, va='center', zorder=3,
+                bbox=dict(boxstyle='square,pad=0.1', facecolor='white', alpha=0.8, linewidth=0))
+
+    figure.colorbar(discs, ax=axis, label="the model's verdict: probability of yes", pad=0.02)
+    n_left = [str(len(level[0].numbers)) for level in depths]
+    axis.set_xticks(range(len(depths)), n_left)
+    axis.set(xlabel='numbers left', yticks=[], xlim=(-0.2, len(depths) - 0.5),
+             title=f'{root.label()}, target {run.final["target"]}. Black rim: solvable in truth. '
+                   f'Named: kept on the beam of {run.final["b"]}')
     return figure
 
 

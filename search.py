@@ -1154,10 +1154,7 @@ def show_tree(solver, puzzle, args):
     solved = any(node.numbers == (args.target,) for node in nodes)
     solution = ', '.join(find_solution(puzzle, args.target)) or 'none'
     run.print(f'The beam {"solves" if solved else "does not solve"} it. A solution: {solution}.')
-    if run.master:
-        figure = tree.draw_tree(root, args.target, args.b)
-        plots.save(figure, run.out_dir / 'tree.png')
-        run.print(f'wrote {run.out_dir / "tree.png"}')
+    run.log(arm='tree', tree=tree.to_record(root))
     return dict(method='show', b=args.b, target=args.target, n_test=1, states=len(nodes),
                 any_of_b=int(solved), solvable=int(root.is_solvable))
 
@@ -1284,8 +1281,7 @@ def main(argv=None):
             if name in final:
                 final[name] = round(final[name])
         run.print(common.final_line(**final))
-        if args.show is None:
-            plots.draw_run(run.out_dir)
+        plots.draw_run(run.out_dir)
         return final
 
 

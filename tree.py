@@ -1,7 +1,7 @@
 """The search tree of one puzzle of `countdown`: what a beam looks at, and what it keeps.
 
-search.py --show prints it and draws it. Beside the model's verdict on each state stands the truth,
-which the exact solver knows.
+search.py --show prints it, and plots.py draws it. Beside the model's verdict on each state stands
+the truth, which the exact solver knows.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +9,6 @@ from typing import Optional
 
 import torch
 
-import plots
 from countdown import can_reach, first_of_each, legal_moves, step_as_text
 
 
@@ -121,42 +120,22 @@ def tree_lines(node, depth=0):
 
 
 # -----------------------------------------------------------------------------
-# as a figure
+# as a record of the log, from which plots.py draws it
 
-def draw_tree(root, target, width):
-    """A figure: numbers left from left to right, at each depth the best verdict at the top."""
-    depths = list(levels(root))
-    most = max(len(level) for level in depths)
-    figure, axis = plots.new_figure(10, min(14, 2 + 0.11 * most))
-    place = {}
-    for depth, level in enumerate(depths):
-        for rank, node in enumerate(level):
-            place[id(node)] = (depth, -rank)
+def to_record(node):
+    """A node and what is below it, as a dict that fits into JSON."""
+    return dict(
+        numbers=node.numbers,
+        step=node.step,
+        probability=round(node.probability, 4),
+        is_solvable=node.is_solvable,
+        is_kept=node.is_kept,
+        children=[to_record(child) for child in node.children])
 
-    # lines to the parents, those of states that were kept on top
-    for level in depths[1:]:
-        for node in level:
-            (x0, y0), (x1, y1) = place[id(node.parent)], place[id(node)]
-            colour = '0.3' if node.is_kept else '0.88'
-            axis.plot((x0, x1), (y0, y1), color=colour, lw=0.8, zorder=int(node.is_kept))
 
-    # a disc for each state: its colour is the verdict, a black rim says that it is solvable
-    nodes = [node for level in depths for node in level]
-    x, y = zip(*(place[id(node)] for node in nodes), strict=True)
-    discs = axis.scatter(
-        x, y, c=[node.probability for node in nodes], cmap='RdYlBu', vmin=0, vmax=1, zorder=2, s=30,
-        edgecolors=['black' if node.is_solvable else 'none' for node in nodes], linewidths=1.2)
-    for node in nodes:
-        if node.is_kept:
-            axis.annotate(
-                node.label(), place[id(node)], xytext=(7, 0), textcoords='offset points',
-                fontsize=8, va='center', zorder=3,
-                bbox=dict(boxstyle='square,pad=0.1', facecolor='white', alpha=0.8, linewidth=0))
-
-    figure.colorbar(discs, ax=axis, label="the model's verdict: probability of yes", pad=0.02)
-    n_left = [str(len(level[0].numbers)) for level in depths]
-    axis.set_xticks(range(len(depths)), n_left)
-    axis.set(xlabel='numbers left', yticks=[], xlim=(-0.2, len(depths) - 0.5),
-             title=f'{root.label()}, target {target}. Black rim: solvable in truth. Named: kept on '
-                   f'the beam of {width}')
-    return figure
+def from_record(record, parent=None):
+    """The Node that to_record has written."""
+    facts = dict(record, numbers=tuple(record['numbers']), children=[])
+    node = Node(**facts, parent=parent)
+    node.children = [from_record(child, node) for child in record['children']]
+    return node

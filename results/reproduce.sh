@@ -79,7 +79,7 @@ train_cot/hops-loops-4 train_cot.py $hops_loops --n_loop 4 --n_head 2 --lr 2e-3
 train_cot/hops-loops-8 train_cot.py $hops_loops --n_loop 8 --n_head 4 --lr 1e-3
 train_cot/hops-layers-2 train_cot.py $hops_layers --n_layer 2 --n_embd 44 --n_head 4 --lr 2e-3
 train_cot/hops-layers-4-narrow train_cot.py $hops_layers --n_layer 4 --n_embd 32 --n_head 2 --lr 2e-3
-train_cot/hops-layers-4-wide train_cot.py $hops_layers --n_layer 4 --n_embd 64 XX
+train_cot/hops-layers-4-wide train_cot.py $hops_layers --n_layer 4 --n_embd 64 --n_head 2 --lr 1e-3
 train_cot/dilute-one-hop train_cot.py $dilute --hops 1
 train_cot/dilute-mixture train_cot.py $dilute --hops 1-5
 train_cot/dilute-longer train_cot.py $dilute --hops 1-5 --steps 10000
@@ -133,6 +133,7 @@ train_latent/layers-4-fixed train_latent.py $latent_fixed --n_layer 4
 train_cot/countdown train_cot.py --task countdown
 search/all search.py --ckpt $models/countdown/seedSEED/ckpt.pt
 search/tot search.py --ckpt $models/countdown/seedSEED/ckpt.pt --puzzles results/tot-100.txt
+search/tree search.py --ckpt $models/countdown/seedSEED/ckpt.pt --show "4 9 10 13"
 train_cot/search-cycle-model train_cot.py --mode cot --hops 4 --steps 130
 search/cycle search.py --ckpt $models/search-cycle-model/seedSEED/ckpt.pt --k 64
 train_cot/search-multiply-model train_cot.py --mode cot --task multiply --steps 280

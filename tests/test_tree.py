@@ -1,5 +1,6 @@
 """tree.py, against the searches of search.py and trees written out by hand."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from conftest import call, with_figures
 from test_search import checkpoints, score, solvable, some_puzzles  # noqa: F401 (a fixture)
 
+import plots
 import search
 import tree
 from countdown import find_solution
@@ -83,17 +85,15 @@ def test_a_tree_as_text():
         '6', '*', '4', '=', '24', 'the', 'target']
 
 
-def test_the_figure_has_a_disc_for_each_state_and_a_name_for_each_that_was_kept():
+def test_a_tree_comes_back_from_its_record():
     root = tree.grow_tree([4, 9, 10, 13], 24, 5, scores)
-    axis = tree.draw_tree(root, 24, 5).axes[0]
-    (discs,) = axis.collections
-    nodes = nodes_of(root)
-    assert len(discs.get_offsets()) == len(nodes)
-    assert discs.get_array().tolist() == pytest.approx([node.probability for node in nodes])
-    assert [edge[3] > 0 for edge in discs.get_edgecolors()] == [node.is_solvable for node in nodes]
-    assert [text.get_text() for text in axis.texts] == [
-        node.label() for node in nodes if node.is_kept]
-    assert len(axis.lines) == len(nodes) - 1
+    again = tree.from_record(json.loads(json.dumps(tree.to_record(root))))
+    assert tree.tree_lines(again) == tree.tree_lines(root)
+    pairs = list(zip(nodes_of(root), nodes_of(again), strict=True))
+    assert len(pairs) > 40
+    for node, other in pairs:
+        assert (other.numbers, other.step, other.is_kept) == (node.numbers, node.step, node.is_kept)
+        assert other.parent is None or other in other.parent.children
 
 
 # -----------------------------------------------------------------------------
@@ -109,8 +109,20 @@ def test_show_prints_and_draws_a_tree(checkpoints, tmp_path):  # noqa: F811
     solution = ', '.join(find_solution([2, 3, 6], 24))
     assert solution and f'A solution: {solution}.' in out
     assert 'final method=show b=2 target=24 n_test=1' in out
-    assert (tmp_path / 'tree.png').read_bytes()[:4] == b'\x89PNG'
-    assert not (tmp_path / 'plot.png').exists()
+    assert (tmp_path / 'plot.png').read_bytes()[:4] == b'\x89PNG'
+
+    # a disc for each state, and a name for each that was kept
+    run = plots.read_run(tmp_path)
+    axis = plots.draw([run]).axes[0]
+    (discs,) = axis.collections
+    nodes = nodes_of(tree.from_record(run.log[0]['tree']))
+    assert f'states={len(nodes)} ' in out and len(discs.get_offsets()) == len(nodes)
+    assert discs.get_array().tolist() == [node.probability for node in nodes]
+    is_black = [edge[0] == 0 for edge in discs.get_edgecolors()]
+    assert is_black == [node.is_solvable for node in nodes]
+    assert [text.get_text() for text in axis.texts] == [
+        node.label() for node in nodes if node.is_kept]
+    assert len(axis.lines) == len(nodes) - 1
 
 
 @pytest.mark.parametrize('name, argv, message', [
