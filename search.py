@@ -139,7 +139,9 @@ def fill_in(args, task, mode):
             f'--show takes a checkpoint of countdown, and {args.ckpt} is of {task.name}')
     require(args.show is None or (args.method, args.puzzles) == (None, None),
             '--show is of one puzzle: leave --method and --puzzles out')
-    if args.method is None:
+    if args.show is not None:
+        args.method = 'beam'
+    elif args.method is None:
         args.method = 'all' if is_countdown else 'best_of_k'
 
     if not is_countdown:

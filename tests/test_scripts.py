@@ -4,6 +4,7 @@ that are what the logs say, and the rules of the house."""
 import ast
 import json
 import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -487,7 +488,7 @@ def documented_commands(text):
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
 def test_documented_commands_are_ones_that_the_scripts_take(path):
     for name, arguments in documented_commands(path.read_text(encoding='utf-8')):
-        argv = arguments.split()
+        argv = shlex.split(arguments)
         assert name in SCRIPTS, name
         if '--help' in argv or not argv or not hasattr(SCRIPTS[name], 'parse_args'):
             continue
@@ -514,7 +515,7 @@ def run_folders(text):
     """{folder that a command of this text writes to: the command}"""
     folders = {}
     for name, arguments in documented_commands(text):
-        argv = arguments.split()
+        argv = shlex.split(arguments)
         if name not in RUNS or '--eval_only' in argv or '--help' in argv:
             continue
         folder = default_folder(name.removesuffix('.py'), argv)
