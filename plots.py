@@ -692,6 +692,9 @@ def draw_search(runs, reference):
     with the range from the least to the largest."""
     for run in [*runs, *reference.runs]:
         require(run.final, f'{run.folder} is not finished: its figure needs the last record')
+    if any(run.final['method'] == 'calibration' for run in [*runs, *reference.runs]):
+        require(not reference.runs, 'calibrations are drawn without a reference')
+        return draw_calibration(runs)
     if any(run.final['method'] == 'show' for run in [*runs, *reference.runs]):
         require(len(runs) == 1 and not reference.runs, 'the tree of a puzzle is drawn by itself')
         return draw_search_tree(runs[0])
@@ -762,6 +765,46 @@ def draw_best_of_k(runs):
     axis.set_xticks(k, [f'{n:.0f}' for n in k])
     axis.minorticks_off()
     legend_below(axis, columns=2)
+    return figure
+
+
+LEAST_IN_BIN = 20  # states: the share of fewer says little
+
+
+def draw_calibration(runs):
+    """Reliability: the share of states that are solvable against the verdict, a panel for each
+    number of numbers left. A line for each run, and the expected calibration errors."""
+    require(all(run.final['method'] == 'calibration' for run in runs),
+            'calibrations are drawn by themselves')
+    target = runs[0].final['target']
+    by_numbers = {}
+    for run in runs:
+        for record in run.log:
+            if record['arm'] == 'calibration':
+                by_numbers.setdefault(record['numbers'], []).append(record)
+
+    figure, axes = new_figure(1 + 4.2 * len(by_numbers), 4.2, 1, len(by_numbers), sharey=True,
+                              squeeze=False)
+    curves = (
+        ('trained', 'raw', 'trained targets', '0.55', '--'),
+        (target, 'raw', f'{target}, as it is', 'tab:red', '-'),
+        (target, 'calibrated', f'{target}, calibrated on trained targets', 'tab:blue', '-'),
+    )
+    for axis, (numbers, records) in zip(axes[0], by_numbers.items(), strict=True):
+        axis.plot((0, 1), (0, 1), color='black', lw=0.8, ls=':', label='perfect')
+        for name, fit, label, colour, style in curves:
+            of_curve = [record for record in records if record['target'] == name]
+            errors = [record[f'ece_{fit}'] for record in of_curve]
+            for i, record in enumerate(of_curve):
+                bins = [each for each in record[f'bins_{fit}'] if each[2] >= LEAST_IN_BIN]
+                axis.plot(
+                    [each[0] for each in bins], [each[1] for each in bins], style, color=colour,
+                    marker='o', ms=3, lw=1,
+                    label=None if i else f'{label}: error {statistics.mean(errors):.3f}')
+        axis.set(xlabel='verdict: probability that it is solvable', xlim=(-0.02, 1.02),
+                 ylim=(-0.02, 1.02), title=f'{numbers} numbers left')
+        legend_below(axis, columns=1)
+    axes[0, 0].set_ylabel('share of states that are')
     return figure
 
 

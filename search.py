@@ -30,6 +30,7 @@ fractions and count as failed.
     python search.py                                    # everything, on all Game-of-24 puzzles
     python search.py --puzzles results/tot-100.txt      # the hundred on which GPT-4 was measured
     python search.py --show "4 9 10 13"                 # the tree of one puzzle, as text and figure
+    python search.py --method calibration               # is a verdict of 0.9 right 9 times in 10?
     python search.py --ckpt out/train_cot-hops_4/ckpt.pt --k 64   # best-of-k on another task
     torchrun --standalone --nproc_per_node=2 search.py --device cuda
 
@@ -43,12 +44,13 @@ import csv
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import calibration
 import common
 import memory
 import plots
@@ -56,6 +58,7 @@ import tree
 from countdown import (
     Countdown,
     all_puzzles,
+    can_reach,
     count_solutions,
     find_solution,
     first_of_each,
@@ -99,7 +102,8 @@ def parse_args(argv):
     parser = Parser(__doc__)
     parser.add_argument('--ckpt', default=DEFAULT_CKPT,
         help='checkpoint of train_cot.py or train_rl.py')
-    parser.add_argument('--method', choices=('all', 'best_of_k', 'beam', 'dfs', 'baselines'),
+    parser.add_argument('--method', choices=('all', 'best_of_k', 'beam', 'dfs', 'baselines',
+                                             'calibration'),
         help='(default: all; other tasks than countdown: best_of_k)')
 
     add = parser.add_argument_group('puzzles (countdown)').add_argument
@@ -139,6 +143,10 @@ def fill_in(args, task, mode):
             f'--show takes a checkpoint of countdown, and {args.ckpt} is of {task.name}')
     require(args.show is None or (args.method, args.puzzles) == (None, None),
             '--show is of one puzzle: leave --method and --puzzles out')
+    if args.method == 'calibration':
+        require(args.puzzles is None, '--method calibration takes all puzzles: leave --puzzles out')
+        require(is_countdown and task.numbers > 2, '--method calibration needs a checkpoint of '
+                'countdown with at least 3 numbers')
     if args.show is not None:
         args.method = 'beam'
     elif args.method is None:
@@ -188,7 +196,7 @@ def memory_phases(args, task, config, n_puzzles):
     states = n_questions * runs * longest_beam
     beams = {'model': model, 'beams': 8 * 4 * moves * states + 2 * n_questions * runs * args.b}
     phases = {'best_of_k': [chains], 'beam': [beams], 'dfs': [], 'baselines': [chains, beams],
-              'all': [chains, beams]}[args.method]
+              'calibration': [], 'all': [chains, beams]}[args.method]
 
     # moves that the model samples: they are compared with each other, in each state
     by_model = args.propose == 'model' and args.method in ('beam', 'dfs')
@@ -1162,6 +1170,95 @@ def show_tree(solver, puzzle, args):
 
 
 # -----------------------------------------------------------------------------
+# are the verdicts calibrated? See calibration.py
+
+MOST_STATES = 3000  # of each trained target, for each number of numbers left
+CALIBRATION_COLUMNS = ('numbers left', 'target', 'states', 'solvable', 'right', 'error',
+                       'calibrated', 'shuffled', 'log loss', 'calibrated', 'shuffled')
+
+
+def judged_states(solver, target, most=None):
+    """The states below all solvable puzzles of a target: {m: (log_odds (N,), truth (N,))} by the
+    numbers left, on the CPU. At most `most` random ones of each m."""
+    judge = replace(solver, target=target)
+    generator = torch.Generator().manual_seed(target)
+    result = {}
+    puzzles = calibration.solvable_puzzles(solver.task.numbers, target)
+    for m, states in calibration.states_below(puzzles).items():
+        if most is not None:
+            states = states[torch.randperm(len(states), generator=generator)[:most]]
+        truth = can_reach(states, torch.full((len(states),), target))
+        result[m] = (log_odds(judge, states.to(solver.run.device)).cpu(), truth)
+    return result
+
+
+def measure_calibration(solver, args):
+    """How far the verdicts are from probabilities, on trained targets and on --target, before and
+    after a calibration that is fitted on trained targets alone. Returns what the last line says."""
+    run = solver.run
+    task = solver.task
+    trained = sorted(set(task.targets) - set(task.holdout_targets))[5::10]
+    of_trained = [judged_states(solver, target, MOST_STATES) for target in trained]
+    of_target = judged_states(solver, args.target)
+    require(2 in of_target, f'no {task.numbers} numbers from 1 to 13 make {args.target}')
+
+    run.print(f'Verdicts on the states below all puzzles of target {args.target}, and of the '
+              f'trained targets {", ".join(map(str, trained))}.')
+    run.print('    error: expected calibration error of the verdict; calibrated: with a slope and a '
+              'bias fitted on the trained targets; shuffled: fitted to shuffled truth, a control')
+    run.print('    log loss: bits a state, for the same three')
+    run.print(' '.join(f'{head:>12}' for head in CALIBRATION_COLUMNS))
+
+    pooled = {'raw': [], 'calibrated': [], 'truth': []}
+    for m in range(task.numbers - 1, 1, -1):
+        log_odds_trained = torch.cat([judged[m][0] for judged in of_trained])
+        truth_trained = torch.cat([judged[m][1] for judged in of_trained])
+        shuffled = torch.randperm(len(truth_trained), generator=torch.Generator().manual_seed(m))
+        fits = {
+            'raw': (1.0, 0.0),
+            'calibrated': calibration.fit_calibration(log_odds_trained, truth_trained),
+            'shuffled': calibration.fit_calibration(log_odds_trained, truth_trained[shuffled]),
+        }
+        for name, (l, truth) in (('trained', (log_odds_trained, truth_trained)),
+                                 (args.target, of_target[m])):
+            log_calibration(run, m, name, l, truth, fits)
+        l, truth = of_target[m]
+        pooled['truth'].append(truth)
+        for name in ('raw', 'calibrated'):
+            pooled[name].append(calibration.calibrated(l, *fits[name]))
+
+    # all states of the target together
+    truth = torch.cat(pooled['truth'])
+    final = dict(method='calibration', target=args.target, n_test=len(truth))
+    for name, suffix in (('raw', '_raw'), ('calibrated', '')):
+        probability = torch.cat(pooled[name])
+        low, high = calibration.error_interval(probability, truth)
+        final[f'ece_{args.target}{suffix}'] = calibration.calibration_error(probability, truth)
+        final[f'ece_{args.target}{suffix}_low'] = low
+        final[f'ece_{args.target}{suffix}_high'] = high
+    return final
+
+
+def log_calibration(run, m, name, log_odds, truth, fits):
+    """Log and print a row: states of m numbers, of the target `name` or of all trained ones."""
+    record = dict(numbers=m, target=name, n=len(truth), solvable=truth.double().mean().item(),
+                  right=((log_odds > 0) == truth).double().mean().item(),
+                  slope=fits['calibrated'][0], bias=fits['calibrated'][1])
+    for fit, (slope, bias) in fits.items():
+        probability = calibration.calibrated(log_odds, slope, bias)
+        record[f'ece_{fit}'] = calibration.calibration_error(probability, truth)
+        record[f'loss_{fit}'] = calibration.log_loss(probability, truth)
+        record[f'bins_{fit}'] = calibration.bins_of(probability, truth)
+    run.log(arm='calibration', **record)
+
+    cells = [m, name, record['n']]
+    for measure in ('solvable', 'right', 'ece_raw', 'ece_calibrated', 'ece_shuffled', 'loss_raw',
+                    'loss_calibrated', 'loss_shuffled'):
+        cells.append(f'{record[measure]:.3f}')
+    run.print(' '.join(f'{cell:>12}' for cell in cells))
+
+
+# -----------------------------------------------------------------------------
 # what was found, in words
 
 def finding(table, final, args):
@@ -1269,6 +1366,8 @@ def main(argv=None):
             final = best_of_k(solver, state['mode'], args)
         elif args.show is not None:
             final = show_tree(solver, puzzles[0].tolist(), args)
+        elif args.method == 'calibration':
+            final = measure_calibration(solver, args)
         else:
             final = search_puzzles(solver, puzzles, args)
         run.leave_group()

@@ -72,7 +72,7 @@ train_cot/multiply-4 train_cot.py --task multiply --digits 4
 train_cot/star train_cot.py --task star --star 2,3
 train_cot/star-reverse train_cot.py --task star --star 2,3 --reverse
 train_cot/direct-1-2 train_cot.py --mode direct $direct
-train_cot/hops-chain train_cot.py --mode cot $hops --n_layer 1 --n_embd 64 --n_head 4 --lr 2e-3
+train_cot/hops-chain train_cot.py --mode cot $hops --n_layer 1 --n_embd 64 --n_head 4 --lr 2e-3 --steps 2000
 train_cot/hops-layers-1 train_cot.py $hops_loops --n_head 4 --lr 2e-3
 train_cot/hops-loops-2 train_cot.py $hops_loops --n_loop 2 --n_head 2 --lr 1e-3
 train_cot/hops-loops-4 train_cot.py $hops_loops --n_loop 4 --n_head 2 --lr 2e-3
@@ -133,6 +133,7 @@ train_latent/layers-4-fixed train_latent.py $latent_fixed --n_layer 4
 train_cot/countdown train_cot.py --task countdown
 search/all search.py --ckpt $models/countdown/seedSEED/ckpt.pt
 search/tot search.py --ckpt $models/countdown/seedSEED/ckpt.pt --puzzles results/tot-100.txt
+search/calibration search.py --ckpt $models/countdown/seedSEED/ckpt.pt --method calibration
 search/tree search.py --ckpt $models/countdown/seedSEED/ckpt.pt --show "4 9 10 13"
 train_cot/search-cycle-model train_cot.py --mode cot --hops 4 --steps 130
 search/cycle search.py --ckpt $models/search-cycle-model/seedSEED/ckpt.pt --k 64
