@@ -1204,8 +1204,9 @@ def measure_calibration(solver, args):
 
     run.print(f'Verdicts on the states below all puzzles of target {args.target}, and of the '
               f'trained targets {", ".join(map(str, trained))}.')
-    run.print('    error: expected calibration error of the verdict; calibrated: with a slope and a '
-              'bias fitted on the trained targets; shuffled: fitted to shuffled truth, a control')
+    run.print('    error: expected calibration error of the verdict')
+    run.print('    calibrated: with a slope and a bias, fitted on the trained targets')
+    run.print('    shuffled: fitted to shuffled truth, a control')
     run.print('    log loss: bits a state, for the same three')
     run.print(' '.join(f'{head:>12}' for head in CALIBRATION_COLUMNS))
 
