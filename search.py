@@ -14,11 +14,13 @@ target can still be made from some numbers. Its *policy* writes a step.
    any-of-b: one of the last b states makes the target (ToT's measure). top-1: the best one does.
 3. dfs, ToT's depth-first search: best child first, and back where a branch ends, until the puzzle
    is solved or --budget nodes are expanded. Pruned: drop states whose verdict is below --prune.
-4. Moves: --propose all lists every legal move, and the code does the arithmetic. --propose model
+4. best-first: of all open states, wherever they stand in the tree, expand the best one next.
+5. Moves: --propose all lists every legal move, and the code does the arithmetic. --propose model
    samples moves from the model, results included, and the code drops those that are wrong.
-5. Controls without a model, on the same puzzles: random rollouts, beam on random values, dfs in
-   random order (without a budget it is exhaustive search), and beam and dfs on the 'mult' heuristic
-   of Stream of Search (Gandhi et al. 2024, 2404.03683). All but the rollouts are means of ten runs.
+6. Controls without a model, on the same puzzles: random rollouts, beam on random values, dfs in
+   random order (without a budget it is exhaustive search), and beam, dfs and best-first on the
+   'mult' heuristic of Stream of Search (Gandhi et al. 2024, 2404.03683). All but the rollouts are
+   means of ten runs.
 
 Uninformed search alone beats GPT-4's 4%. So what counts is the margin over search without a model
 at equal cost: random order, with the budget at which it expands as many nodes (or looks at as many
@@ -84,6 +86,7 @@ from profiles import Profiles
 TASKS = (Cycle, CVPR, Multiply, Star, Countdown, Profiles)
 DEFAULT_CKPT = 'out/train_cot-task_countdown/ckpt.pt'
 MOVES = {'all': 'all legal moves', 'model': "the model's moves"}
+SEARCHES = ('beam', 'dfs', 'best_first')  # the values of --method that --propose changes
 
 # What a search costs: the columns of every tensor of costs (P, 5), a row for each puzzle. The table
 # of results shows the means over puzzles.
@@ -102,8 +105,8 @@ def parse_args(argv):
     parser = Parser(__doc__)
     parser.add_argument('--ckpt', default=DEFAULT_CKPT,
         help='checkpoint of train_cot.py or train_rl.py')
-    parser.add_argument('--method', choices=('all', 'best_of_k', 'beam', 'dfs', 'baselines',
-                                             'calibration'),
+    parser.add_argument('--method', choices=('all', 'best_of_k', 'beam', 'dfs', 'best_first',
+                                             'baselines', 'calibration'),
         help='(default: all; other tasks than countdown: best_of_k)')
 
     add = parser.add_argument_group('puzzles (countdown)').add_argument
@@ -115,12 +118,12 @@ def parse_args(argv):
     add = parser.add_argument_group('search (countdown)').add_argument
     add('--b', type=at_least(1), default=5, help='beam width')
     add('--propose', choices=('all', 'model'), default='all',
-        help='moves of beam and dfs: all legal ones, or sampled from the model')
+        help='moves of a search: all legal ones, or sampled from the model')
     add('--samples', type=at_least(1), default=16,
         help='moves sampled in a state with --propose model')
     add('--prune', type=at_least(0, float), default=0.01,
         help='dfs drops states with a smaller probability of yes')
-    add('--budget', type=at_least(1), default=100, help='dfs: nodes expanded at most')
+    add('--budget', type=at_least(1), default=100, help='dfs and best-first: nodes expanded at most')
 
     add = parser.add_argument_group('sampling (any task)').add_argument
     add('--k', type=at_least(1), default=100, help='best-of-k: chains sampled')
@@ -192,16 +195,16 @@ def memory_phases(args, task, config, n_puzzles):
     moves = 2 * n * (n - 1)
     chains['chains'] = 8 * 20 * moves * n_questions * args.k
     longest_beam = min(args.b, moves * 2 * (n - 1) * max(1, n - 2))
-    runs = 1 if args.method in ('beam', 'dfs') else 10  # controls are repeated
+    runs = 1 if args.method in SEARCHES else 10  # controls are repeated
     states = n_questions * runs * longest_beam
     beams = {'model': model, 'beams': 8 * 4 * moves * states + 2 * n_questions * runs * args.b}
-    phases = {'best_of_k': [chains], 'beam': [beams], 'dfs': [], 'baselines': [chains, beams],
+    phases = {'best_of_k': [chains], 'beam': [beams], 'dfs': [], 'best_first': [], 'baselines': [chains, beams],
               'calibration': [], 'all': [chains, beams]}[args.method]
 
     # moves that the model samples: they are compared with each other, in each state
-    by_model = args.propose == 'model' and args.method in ('beam', 'dfs')
+    by_model = args.propose == 'model' and args.method in SEARCHES
     if by_model or args.method == 'all':
-        states = n_questions * (1 if args.method == 'dfs' else longest_beam)
+        states = n_questions * (longest_beam if args.method in ('beam', 'all') else 1)
         of_a_state = args.samples * (8 * 20 * moves + 4 * args.samples)
         phases.append({'model': model, 'sampled moves': states * of_a_state})
     return phases or [{'model': model}]
@@ -470,6 +473,73 @@ def value_children(solver, child, legal, owner, value, prune, cost):
     return values.masked_fill(values < prune, -math.inf)
 
 
+@dataclass
+class Frontier:
+    """The open states of m numbers of all puzzles, and room for more."""
+    states: torch.Tensor    # (P, S, m)
+    values: torch.Tensor    # (P, S), -inf for those that are closed, and where there is none
+    used: torch.Tensor      # (P,) how many of the S places each puzzle has filled
+
+    def append(self, owner, states, values):
+        """Add M states (N, M, m) with values (N, M), to the puzzles owner (N,)."""
+        M = states.size(1)
+        missing = int(self.used[owner].max()) + M - self.states.size(1)
+        if missing > 0:
+            P, _, m = self.states.shape
+            self.states = torch.cat((self.states, self.states.new_zeros(P, missing, m)), dim=1)
+            closed = self.values.new_full((P, missing), -math.inf)
+            self.values = torch.cat((self.values, closed), dim=1)
+        place = self.used[owner][:, None] + torch.arange(M, device=owner.device)    # (N, M)
+        self.states[owner[:, None], place] = states
+        self.values[owner[:, None], place] = values
+        self.used[owner] += M
+
+
+def best_first_search(solver, puzzles, budget, value, moves='all'):
+    """Best-first search, on all puzzles (P, n) at once.
+
+    Each puzzle goes on from its open state with the best value, wherever that stands in the tree.
+    It stops as depth_first_search does. Returns solved (P, 1) bool and cost (P, 5).
+    """
+    P, n = puzzles.shape
+    device = puzzles.device
+    cost = puzzles.new_zeros(P, len(COSTS))
+    solved = torch.zeros(P, dtype=torch.bool, device=device)
+    zero = torch.zeros(P, dtype=torch.long, device=device)
+    frontiers = {}
+    for m in range(2, n + 1):
+        frontiers[m] = Frontier(
+            puzzles.new_zeros(P, 0, m), torch.zeros(P, 0, device=device), zero.clone())
+    everyone = torch.arange(P, device=device)
+    if P > 0:
+        frontiers[n].append(everyone, puzzles[:, None], torch.zeros(P, 1, device=device))
+
+    while True:
+        # where each puzzle has its best open state: how many numbers it has left
+        best = []
+        for frontier in frontiers.values():
+            none = frontier.values.new_full((P, 1), -math.inf)
+            best.append(torch.cat((frontier.values, none), dim=1).amax(dim=1))
+        best_value, index = torch.stack(best).max(dim=0)         # (P,), (P,)
+        done = solved | (cost[:, COSTS.index('expansions')] >= budget)
+        n_left = (index + 2).masked_fill(done | (best_value == -math.inf), 0)
+        if not n_left.any():
+            return solved[:, None], cost
+
+        for m in n_left[n_left > 0].unique().tolist():
+            # expand it, and close it
+            owner = (n_left == m).nonzero()[:, 0]
+            place = frontiers[m].values[owner].argmax(dim=1)
+            frontiers[m].values[owner, place] = -math.inf
+            child, legal = expand(solver, frontiers[m].states[owner, place], owner, moves, cost)
+            add_cost(cost, owner, states=legal.sum(dim=1))
+            if m == 2:
+                solved[owner] = makes_target(solver, child, legal)
+            else:
+                values = value_children(solver, child, legal, owner, value, -math.inf, cost)
+                frontiers[m - 1].append(owner, child, values)
+
+
 # -----------------------------------------------------------------------------
 # best-of-k: sample k chains, then choose one
 
@@ -689,8 +759,8 @@ class Method:
     """One method on countdown. run_method says with which widths, budgets and k it runs."""
     group: str               # the --method that runs it
     series: str              # its name in the table and the log
-    search: str              # 'beam', 'dfs', 'pruned dfs' or 'chains'
-    value: Callable | None   # orders the states of beam and dfs; None: random order
+    search: str              # 'beam', 'dfs', 'pruned dfs', 'best-first' or 'chains'
+    value: Callable | None   # orders the states of a search; None: random order
     moves: str               # 'all' legal moves, or those that the 'model' samples
     runs: int                # of each puzzle: several where ties or orders are random
 
@@ -714,6 +784,10 @@ METHODS = (
     Method('baselines', "beam, 'mult' heuristic",         'beam',       mult_value,   'all',   10),
     Method('baselines', "dfs, 'mult' heuristic",          'dfs',        mult_value,   'all',   10),
     Method('baselines', 'dfs, random order',              'dfs',        None,         'all',   10),
+    # at the end, so that the random numbers of the others are those of older logs
+    Method('best_first', 'best-first, all legal moves',   'best-first', verdict,      'all',   1),
+    Method('best_first', "best-first, the model's moves", 'best-first', verdict,      'model', 1),
+    Method('baselines', "best-first, 'mult' heuristic",   'best-first', mult_value,   'all',   10),
 )
 
 
@@ -722,7 +796,7 @@ def wanted_methods(args):
     wanted = []
     for method in METHODS:
         in_group = args.method in ('all', method.group)
-        if args.method in ('beam', 'dfs'):
+        if args.method in SEARCHES:
             in_group = in_group and method.moves == args.propose
         if method.search == 'pruned dfs' and args.prune == 0:
             in_group = False
@@ -754,6 +828,11 @@ def run_method(solver, method, puzzles, args):
         for budget in budgets:
             solved, cost = depth_first_search(
                 solver, puzzles, budget, method.value, method.moves, prune)
+            yield method.series, f'{budget} expansions', solved, cost
+
+    elif method.search == 'best-first':
+        for budget in (1 + (puzzles.size(1) - 2) * args.b, args.budget):
+            solved, cost = best_first_search(solver, puzzles, budget, method.value, method.moves)
             yield method.series, f'{budget} expansions', solved, cost
 
     elif method.moves == 'model':
@@ -788,7 +867,7 @@ SIDE_SERIES = (  # not among the few rows that are printed with --method all
 
 def is_main_row(series, setting, args):
     """Is this one of the few rows that matter? All others are printed with --verbose only."""
-    if args.verbose or args.method in ('beam', 'dfs'):
+    if args.verbose or args.method in SEARCHES:
         return True
     if args.method == 'all' and series in SIDE_SERIES:
         return False
@@ -893,6 +972,7 @@ CHAIN_COLUMNS = (
 METHOD_LEGEND = {  # --method: what the names of its rows mean
     'beam': 'beam: of all states one move away keep the b with the best verdict, at each depth',
     'dfs': 'dfs: go on from the best state, and back where a branch ends; pruned: drop bad states',
+    'best_first': 'best-first: go on from the best of all open states',
     'best_of_k': 'best-of-k: choose one of k chains by the rule named (oracle: any right one; one '
                  'at a time: stop)',
     'baselines': "random, 'mult' (prefers factors of the target): controls without a model",
@@ -986,7 +1066,7 @@ def search_puzzles(solver, puzzles, args):
     n_puzzles = len(puzzles)
     targets = torch.full((n_puzzles,), args.target)
     solvable = int((count_solutions(puzzles, targets) > 0).sum())
-    if args.method in ('all', 'beam', 'dfs'):
+    if args.method in ('all', *SEARCHES):
         check_verdicts(solver, puzzles.to(run.device))
 
     columns = COLUMNS
@@ -1014,7 +1094,7 @@ def search_puzzles(solver, puzzles, args):
     else:
         final = dict(method=args.method) | puzzle_set | row
     if args.method == 'all':
-        # solved and cost are those of the last row: random order without a limit
+        # solved and cost are those of random order without a limit
         final |= equal_costs(table, row, solved, cost, args)
     if args.method in ('all', 'best_of_k'):
         final |= table.scores_at(args.k)
@@ -1023,19 +1103,22 @@ def search_puzzles(solver, puzzles, args):
 
 
 def run_methods(solver, table, puzzles, args):
-    """Fill the table. Returns what Table.add does, of the last row."""
+    """Fill the table. Returns what Table.add does, of the last row of random order."""
     run = solver.run
     my_puzzles = puzzles[run.rank::run.world].to(run.device)
     methods = wanted_methods(args)
+    exhaustive = (None, None)
     bar = run.progress_bar('methods', 0, len(methods))
     for method in methods:
         for series, setting, my_solved, my_cost in run_method(solver, method, my_puzzles, args):
-            solved, cost = table.add(
+            added = table.add(
                 series, setting, method.arithmetic, method.runs, my_solved, my_cost,
                 printed=is_main_row(series, setting, args))
+            if series == 'dfs, random order':
+                exhaustive = added
         bar.update()
     bar.close()
-    return solved, cost
+    return exhaustive
 
 
 def write_solutions(run, table, puzzles, target):
@@ -1068,6 +1151,8 @@ def main_series(args):
         return 'best-of-k, oracle'
     if args.method == 'dfs':
         return f'dfs, {moves}, pruned' if args.prune > 0 else f'dfs, {moves}'
+    if args.method == 'best_first':
+        return f'best-first, {moves}'
     if args.method == 'baselines':
         return 'dfs, random order'
     return f'beam, {moves}'
@@ -1272,6 +1357,8 @@ def finding(table, final, args):
 
     solved = table.last_of(main_series(args))['solved']
     search = f'A beam of {args.b}'
+    if args.method == 'best_first':
+        search = f'Best-first search of at most {args.budget} nodes'
     if args.method == 'dfs':
         search = f'Depth-first search of at most {args.budget} nodes'
     text = f'{search} with the model solves {solved:.3f} of {n:,} puzzles'
