@@ -123,7 +123,8 @@ def parse_args(argv):
         help='moves sampled in a state with --propose model')
     add('--prune', type=at_least(0, float), default=0.01,
         help='dfs drops states with a smaller probability of yes')
-    add('--budget', type=at_least(1), default=100, help='dfs and best-first: nodes expanded at most')
+    add('--budget', type=at_least(1), default=100,
+        help='dfs and best-first: nodes expanded at most')
 
     add = parser.add_argument_group('sampling (any task)').add_argument
     add('--k', type=at_least(1), default=100, help='best-of-k: chains sampled')
@@ -198,8 +199,15 @@ def memory_phases(args, task, config, n_puzzles):
     runs = 1 if args.method in SEARCHES else 10  # controls are repeated
     states = n_questions * runs * longest_beam
     beams = {'model': model, 'beams': 8 * 4 * moves * states + 2 * n_questions * runs * args.b}
-    phases = {'best_of_k': [chains], 'beam': [beams], 'dfs': [], 'best_first': [], 'baselines': [chains, beams],
-              'calibration': [], 'all': [chains, beams]}[args.method]
+    phases = {
+        'best_of_k': [chains],
+        'beam': [beams],
+        'dfs': [],
+        'best_first': [],
+        'baselines': [chains, beams],
+        'calibration': [],
+        'all': [chains, beams],
+    }[args.method]
 
     # moves that the model samples: they are compared with each other, in each state
     by_model = args.propose == 'model' and args.method in SEARCHES

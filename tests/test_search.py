@@ -296,6 +296,72 @@ def test_depth_first_search_is_the_recursive_one(numbers, budget, prune):
         assert expansions <= budget and (numbers > 2) <= calls <= expansions
 
 
+def plain_best_first(puzzle, budget, value=score):
+    """(solved, expansions, states, states that were valued), with a list that is sorted again and
+    again."""
+    frontier = [puzzle]
+    expansions = states = valued = 0
+    while frontier and expansions < budget:
+        frontier.sort(key=lambda state: math.inf if state == puzzle else value(state))
+        state = frontier.pop()
+        expansions += 1
+        states += len(children(state))
+        if len(state) > 2:
+            valued += len(children(state))
+            frontier += children(state)
+        elif (24,) in children(state):
+            return True, expansions, states, valued
+    return False, expansions, states, valued
+
+
+@pytest.mark.parametrize('numbers, budget', [
+    (2, 1), (3, 2), (3, math.inf), (4, 1), (4, 3), (4, 20), (4, math.inf), (5, 40)])
+def test_best_first_search_is_the_one_that_sorts_a_list(numbers, budget):
+    puzzles = some_puzzles(numbers, 16 if numbers < 5 else 4, seed=3)
+    if numbers == 2:
+        puzzles += [(3, 8), (1, 24), (12, 12)]
+    solved, cost = search.best_first_search(
+        make_solver(numbers), torch.tensor(puzzles), budget, search.verdict)
+
+    assert solved.shape == (len(puzzles), 1)
+    assert solved.any() or budget <= 3
+    for puzzle, got, paid in zip(puzzles, solved[:, 0].tolist(), cost.tolist(), strict=True):
+        want, expansions, states, valued = plain_best_first(puzzle, budget)
+        calls = paid[2]
+        assert got == want, puzzle
+        assert paid == [expansions, states, calls, *verdict_cost(1 + numbers, valued)], puzzle
+        assert expansions <= budget and (numbers > 2) <= calls <= expansions
+
+
+def test_best_first_search_leaves_a_branch_that_depth_first_search_would_finish():
+    """A verdict that likes one bad child most, but none of that child's children."""
+    puzzle = (1, 5, 7, 10)
+    bad = max(child for child in children(puzzle) if not solvable(child))
+
+    def value(solver, states, owner, cost):
+        values = []
+        for state in map(tuple, states.tolist()):
+            is_below_bad = len(state) == 2 and state in children(bad)
+            values.append(2.0 if state == bad else -1.0 if is_below_bad else solvable(state) * 1.0)
+        return torch.tensor(values)
+
+    nodes = {}
+    for name in ('depth_first_search', 'best_first_search'):
+        solver = make_solver(4)
+        solved, cost = getattr(search, name)(solver, torch.tensor([puzzle]), 100, value)
+        assert solved.all()
+        nodes[name] = int(cost[0, 0])
+    assert nodes['best_first_search'] == 4  # the puzzle, the bad child, a good one, its good child
+    assert nodes['depth_first_search'] == 4 + len(children(bad))
+
+
+@pytest.mark.parametrize('moves', ['all', 'model'])
+def test_best_first_search_of_no_puzzles(moves):
+    no_puzzles = torch.zeros(0, 4, dtype=torch.long)
+    solved, cost = search.best_first_search(make_solver(4), no_puzzles, 10, search.verdict, moves)
+    assert solved.shape == (0, 1) and cost.shape == (0, 5)
+
+
 @pytest.mark.parametrize('puzzle', [(2, 3, 6), (1, 2, 12), (3, 8, 9)])
 def test_random_order_takes_as_long_as_drawing_without_putting_back(puzzle):
     """If s of n children lead to the target, the first of them is met after (n + 1) / (s + 1) draws
@@ -1038,6 +1104,8 @@ def test_every_method_has_its_rows(everything):
         want += [(f'beam, {values}', b) for b in WIDTHS]
     want += [("dfs, 'mult' heuristic", n) for n in BUDGETS]
     want += [('dfs, random order', n) for n in (*BUDGETS, 'inf expansions')]
+    for moves in (ALL_MOVES, MODEL_MOVES, "'mult' heuristic"):
+        want += [(f'best-first, {moves}', n) for n in BUDGETS]
     assert set(everything.log) == set(want)
     titles = [line for line in everything.lines if line.startswith('5 puzzles, target 24')]
     assert titles == ['5 puzzles, target 24, integers solve 3']
@@ -1080,6 +1148,9 @@ MAIN_ROWS = [
     ("beam, 'mult' heuristic", 'b=3'),
     ("dfs, 'mult' heuristic", '7 expansions'),
     ('dfs, random order', '7 expansions'),
+    (f'best-first, {ALL_MOVES}', '7 expansions'),
+    (f'best-first, {MODEL_MOVES}', '7 expansions'),
+    ("best-first, 'mult' heuristic", '7 expansions'),
 ]
 
 
@@ -1099,7 +1170,7 @@ def test_without_verbose_the_rows_that_matter_are_printed_and_all_are_logged(
 
 def test_rows_say_who_does_the_arithmetic_and_whether_a_model_works(everything):
     for (series, _), row in everything.log.items():
-        by_model = MODEL_MOVES in series or 'best' in series
+        by_model = MODEL_MOVES in series or 'best-of-k' in series
         assert row['arithmetic'] == ('model' if by_model else 'code')
         uses_model = by_model or ALL_MOVES in series
         assert (row['flops'] > 0) == (row['tokens'] > 0) == (row['calls'] > 0) == uses_model
@@ -1279,7 +1350,8 @@ BEST_OF_K = {f'best-of-k, {rule}'
 BASELINES = {
     'random rollouts, one at a time', 'random rollouts, oracle', 'random rollouts, majority',
     'beam, random values',
-    "beam, 'mult' heuristic", "dfs, 'mult' heuristic", 'dfs, random order'}
+    "beam, 'mult' heuristic", "dfs, 'mult' heuristic", 'dfs, random order',
+    "best-first, 'mult' heuristic"}
 
 
 @pytest.mark.parametrize('method, argv, series, reported', [
@@ -1292,6 +1364,10 @@ BASELINES = {
     ('dfs', '--propose model --dtype bfloat16 --prune 1',
      {f'dfs, {MODEL_MOVES}', f'dfs, {MODEL_MOVES}, pruned'},
      (f'dfs, {MODEL_MOVES}, pruned', '9 expansions')),
+    ('best_first', '', {f'best-first, {ALL_MOVES}'},
+     (f'best-first, {ALL_MOVES}', '9 expansions')),
+    ('best_first', '--propose model', {f'best-first, {MODEL_MOVES}'},
+     (f'best-first, {MODEL_MOVES}', '9 expansions')),
     ('best_of_k', '', BEST_OF_K, ('best-of-k, oracle', 'k=3')),
     ('baselines', '', BASELINES, ('dfs, random order', 'inf expansions')),
 ])
@@ -1584,7 +1660,7 @@ def test_two_processes_find_what_one_finds(
     one = read_rows(tmp_path / 'one')
     two = read_rows(tmp_path / 'two')
     not_random = [key for key in one if ALL_MOVES in key[0]]
-    assert one.keys() == two.keys() and len(not_random) == 6
+    assert one.keys() == two.keys() and len(not_random) == 8
     for key in not_random:
         assert one[key] == two[key]
     exhaustive = 'dfs, random order', 'inf expansions'
