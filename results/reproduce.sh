@@ -133,6 +133,7 @@ train_latent/layers-4-fixed train_latent.py $latent_fixed --n_layer 4
 train_cot/countdown train_cot.py --task countdown
 search/all search.py --ckpt $models/countdown/seedSEED/ckpt.pt
 search/tot search.py --ckpt $models/countdown/seedSEED/ckpt.pt --puzzles results/tot-100.txt
+search/best-first search.py --ckpt $models/countdown/seedSEED/ckpt.pt --method best_first
 search/calibration search.py --ckpt $models/countdown/seedSEED/ckpt.pt --method calibration
 search/tree search.py --ckpt $models/countdown/seedSEED/ckpt.pt --show "4 9 10 13"
 train_cot/search-cycle-model train_cot.py --mode cot --hops 4 --steps 130
