@@ -78,7 +78,6 @@ from data import (
     require,
     sample_batch,
 )
-from files import write_atomic
 from model import GPT, last_position
 from profiles import Profiles
 
@@ -1149,7 +1148,7 @@ def write_solutions(run, table, puzzles, target):
     def write(path):
         with open(path, 'w', newline='', encoding='utf-8') as f:
             csv.writer(f).writerows(lines)
-    run.write(lambda: write_atomic(run.out_dir / 'solutions.csv', write))
+    run.write(lambda: common.write_atomic(run.out_dir / 'solutions.csv', write))
 
 
 def main_series(args):

@@ -772,6 +772,7 @@ def all_figures():
         'scaling.png': lambda: draw(read_row('scaling/quick')[:1]),
         'search_flops.png': search_flops,
         'search_nodes.png': search_nodes,
+        'search_calibration.png': lambda: draw(read_row('search/calibration')),
         'search_tree.png': lambda: draw(read_row('search/tree')),
         'search_gpt4.png': search_gpt4,
         'best_of_k.png': best_of_k,

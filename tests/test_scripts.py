@@ -626,8 +626,8 @@ def names_in_log(path):
         names |= set(record)
         for measures in record.get('eval', {}).values():
             names |= set(measures)
-    kinds = scaling.ARMS if 'scaling' in path.parts else train_latent.FEEDS
-    for kind in kinds:  # acc_hidden is explained as acc_soft
+    kinds = {'scaling': scaling.ARMS, 'train_latent': train_latent.FEEDS}
+    for kind in kinds.get(path.parts[-4], ()):  # acc_hidden is explained as acc_soft
         names = {name.replace(f'_{kind}', '_soft') for name in names}
     return {re.sub(r'[0-9]+$', '', name) for name in names}
 
@@ -761,7 +761,8 @@ def test_the_search_tables_are_what_the_logs_say(head, keys):
 
 TASK_FILES = {'data', 'countdown', 'profiles', 'maze'}
 # what experiments may import
-GROUND = TASK_FILES | {'errors', 'model', 'memory', 'common', 'plots', 'linear_probe'}
+GROUND = TASK_FILES | {'errors', 'model', 'memory', 'common', 'plots', 'linear_probe', 'tree',
+                       'calibration'}
 ALLOWED = {
     'errors': set(),
     'model': set(),
@@ -771,10 +772,12 @@ ALLOWED = {
     'memory': {'data'},
     'checkpoint': {'data', 'model'},
     'countdown': {'errors', 'data'},
+    'tree': {'countdown'},
+    'calibration': {'countdown'},
     'profiles': {'errors', 'data', 'memory'},
     'maze': {'errors', 'data'},
     'common': TASK_FILES | {'errors', 'model', 'files', 'checkpoint'},
-    'plots': TASK_FILES | {'errors', 'model', 'files', 'common'},
+    'plots': TASK_FILES | {'errors', 'model', 'files', 'common', 'tree'},
 }
 
 
