@@ -104,13 +104,13 @@ def hops():
     """Loops, layers or a chain: accuracy against hops. Lines are means over seeds, areas reach
     from the least to the most."""
     panels = {
-        'One layer, applied again and again': {
+        'No chain: one layer, applied again and again': {
             'hops-layers-1': ('once', 'tab:gray', 'v'),
             'hops-loops-2': ('2 times', 'tab:green', 'd'),
             'hops-loops-4': ('4 times', 'tab:orange', 's'),
             'hops-loops-8': ('8 times', 'tab:red', 'o'),
         },
-        'Layers with weights of their own': {
+        'No chain: layers with weights of their own': {
             'hops-layers-1': ('1 layer', 'tab:gray', 'v'),
             'hops-layers-2': ('2 layers', 'tab:green', 'd'),
             'hops-layers-4-narrow': ('4 layers, narrow', 'tab:olive', '^'),
