@@ -119,3 +119,14 @@ def log_loss(probability, truth):
     """Bits that the truth costs under these probabilities, on average over the states."""
     probability = probability.double().clamp(1e-12, 1 - 1e-12)
     return F.binary_cross_entropy(probability, truth.double()).item() / math.log(2)
+
+
+def area_under_curve(values, truth):
+    """The area under the ROC curve: in how many pairs of a true and a false state the true one has
+    the higher value. Ties count half. NaN without a pair. values (N,), truth (N,) bool."""
+    unique, rank = values.unique(return_inverse=True)           # ranks of equal values are equal
+    n_true = torch.bincount(rank[truth], minlength=len(unique)).double()
+    n_false = torch.bincount(rank[~truth], minlength=len(unique)).double()
+    n_false_below = n_false.cumsum(0) - n_false
+    pairs = n_true.sum() * n_false.sum()
+    return ((n_true * (n_false_below + n_false / 2)).sum() / pairs).item()

@@ -144,8 +144,9 @@ def fill_in(args, task, mode):
     is_countdown = isinstance(task, Countdown)
     require(is_countdown or args.show is None,
             f'--show takes a checkpoint of countdown, and {args.ckpt} is of {task.name}')
-    require(args.show is None or (args.method, args.puzzles) == (None, None),
-            '--show is of one puzzle: leave --method and --puzzles out')
+    require(args.show is None or (args.method, args.puzzles, args.propose) == (None, None, 'all'),
+            '--show is of one puzzle and all legal moves: leave --method, --puzzles and --propose '
+            'out')
     if args.method == 'calibration':
         require(args.puzzles is None, '--method calibration takes all puzzles: leave --puzzles out')
         require(is_countdown and task.numbers > 2, '--method calibration needs a checkpoint of '
@@ -1129,8 +1130,8 @@ def run_methods(solver, table, puzzles, args):
 
 
 def write_solutions(run, table, puzzles, target):
-    """Write solutions.csv: a line for each puzzle, with its number of solutions and one of them,
-    and for each printed row of the table whether it was solved and with how many nodes."""
+    """Write solutions.csv: a line for each puzzle, with its number of solutions and one of them
+    (of the exact solver), and for each printed row of the table whether it was solved and with how many nodes."""
     if not run.master:
         return
     counts = count_solutions(puzzles, torch.full((len(puzzles),), target)).tolist()
@@ -1252,21 +1253,30 @@ def show_tree(solver, puzzle, args):
     for line in tree.tree_lines(root):
         run.print(line)
 
-    nodes = [node for level in tree.levels(root) for node in level]
-    solved = any(node.numbers == (args.target,) for node in nodes)
-    solution = ', '.join(find_solution(puzzle, args.target)) or 'none'
-    run.print(f'The beam {"solves" if solved else "does not solve"} it. A solution: {solution}.')
+    run.print('    (A state that two moves lead to is shown once, below the parent with the better '
+              'verdict.)')
+    steps = tree.first_solution(root)
+    if steps:
+        run.print(f'The beam solves it: {", ".join(steps)}.')
+    else:
+        steps_of_solver = ', '.join(find_solution(puzzle, args.target))
+        run.print('The beam does not solve it. ' + (
+            f'A solution, found by trying all moves: {steps_of_solver}.' if steps_of_solver
+            else 'It has no solution in integers.'))
+    if run.master:
+        run.print(f'The figure is {run.out_dir / "plot.png"}.')
     run.log(arm='tree', tree=tree.to_record(root))
-    return dict(method='show', b=args.b, target=args.target, n_test=1, states=len(nodes),
-                any_of_b=int(solved), solvable=int(root.is_solvable))
+    n_states = sum(len(level) for level in tree.levels(root))
+    return dict(method='show', b=args.b, target=args.target, n_test=1, states=n_states,
+                any_of_b=int(bool(steps)), solvable=int(root.is_solvable))
 
 
 # -----------------------------------------------------------------------------
 # are the verdicts calibrated? See calibration.py
 
 MOST_STATES = 3000  # of each trained target, for each number of numbers left
-CALIBRATION_COLUMNS = ('numbers left', 'target', 'states', 'solvable', 'right', 'error',
-                       'calibrated', 'shuffled', 'log loss', 'calibrated', 'shuffled')
+CALIBRATION_COLUMNS = ('numbers left', 'target', 'states', 'solvable', 'right', 'auc', 'error',
+                       'calibrated', 'shuffled', 'bits', 'calibrated', 'shuffled')
 
 
 def judged_states(solver, target, most=None):
@@ -1296,10 +1306,11 @@ def measure_calibration(solver, args):
 
     run.print(f'Verdicts on the states below all puzzles of target {args.target}, and of the '
               f'trained targets {", ".join(map(str, trained))}.')
-    run.print('    error: expected calibration error of the verdict')
-    run.print('    calibrated: with a slope and a bias, fitted on the trained targets')
-    run.print('    shuffled: fitted to shuffled truth, a control')
-    run.print('    log loss: bits a state, for the same three')
+    run.print('    right: the share of verdicts on the right side of 0.5 (compare: always no)')
+    run.print('    auc: how often a solvable state has a better verdict than one that is not')
+    run.print('    error: expected calibration error of the verdict; bits: its log loss, a state')
+    run.print('    calibrated: the same with a slope and a bias, fitted on the trained targets')
+    run.print('    shuffled: the same fitted to shuffled truth, a control')
     run.print(' '.join(f'{head:>12}' for head in CALIBRATION_COLUMNS))
 
     pooled = {'raw': [], 'calibrated': [], 'truth': []}
@@ -1336,6 +1347,7 @@ def log_calibration(run, m, name, log_odds, truth, fits):
     """Log and print a row: states of m numbers, of the target `name` or of all trained ones."""
     record = dict(numbers=m, target=name, n=len(truth), solvable=truth.double().mean().item(),
                   right=((log_odds > 0) == truth).double().mean().item(),
+                  auc=calibration.area_under_curve(log_odds, truth),
                   slope=fits['calibrated'][0], bias=fits['calibrated'][1])
     for fit, (slope, bias) in fits.items():
         probability = calibration.calibrated(log_odds, slope, bias)
@@ -1345,8 +1357,8 @@ def log_calibration(run, m, name, log_odds, truth, fits):
     run.log(arm='calibration', **record)
 
     cells = [m, name, record['n']]
-    for measure in ('solvable', 'right', 'ece_raw', 'ece_calibrated', 'ece_shuffled', 'loss_raw',
-                    'loss_calibrated', 'loss_shuffled'):
+    for measure in ('solvable', 'right', 'auc', 'ece_raw', 'ece_calibrated', 'ece_shuffled',
+                    'loss_raw', 'loss_calibrated', 'loss_shuffled'):
         cells.append(f'{record[measure]:.3f}')
     run.print(' '.join(f'{cell:>12}' for cell in cells))
 

@@ -34,8 +34,8 @@ def grow_tree(puzzle, target, width, log_odds):
     """The tree of a beam of this width, as search.beam_search goes through it: its root, a Node.
 
     puzzle: a list of integers. log_odds(states (N, m)) -> (N,): the model's log-odds of 'yes'. A
-    state that several states of the beam lead to hangs below the first of them. After the last
-    move only the target is a node.
+    state that several states of the beam lead to hangs below the one with the best verdict. After
+    the last move only the target is a node.
     """
     root = Node(tuple(sorted(puzzle)))
     judge([root], target, log_odds)
@@ -94,6 +94,19 @@ def levels(root):
         level.sort(key=lambda node: (-node.probability, node.numbers))
 
 
+def first_solution(root):
+    """The steps to the first node of the target, as text. [] if the beam did not find it."""
+    *_, last_level = levels(root)
+    node = last_level[0]
+    if len(node.numbers) > 1:
+        return []
+    steps = []
+    while node.parent is not None:
+        steps.append(node.step)
+        node = node.parent
+    return steps[::-1]
+
+
 # -----------------------------------------------------------------------------
 # as text
 
@@ -114,8 +127,8 @@ def tree_lines(node, depth=0):
             dropped.append(child)
     if dropped:
         n_solvable = sum(child.is_solvable for child in dropped)
-        lines.append(f'{indent}    ... {len(dropped)} dropped, {n_solvable} solvable, verdicts '
-                     f'{dropped[0].probability:.3f} and below')
+        lines.append(f'{indent}    ... {len(dropped)} dropped, {n_solvable} solvable, best verdict '
+                     f'{dropped[0].probability:.3f}')
     return lines
 
 

@@ -11,6 +11,7 @@ from test_search import checkpoints, children, solvable  # noqa: F401 (a fixture
 import plots
 import search
 from calibration import (
+    area_under_curve,
     bins_of,
     calibrated,
     calibration_error,
@@ -88,6 +89,16 @@ def test_log_loss_by_hand():
     probability = torch.tensor([0.5, 0.25])
     assert log_loss(probability, torch.tensor([True, True])) == pytest.approx(1.5)
     assert math.isfinite(log_loss(torch.tensor([0.0]), torch.tensor([True])))
+
+
+def test_the_area_under_the_curve_is_the_share_of_pairs():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(8, (60,), generator=generator).float()  # many ties
+    truth = torch.rand(60, generator=generator) < 0.3
+    pairs = [(a > b) + (a == b) / 2 for a in values[truth] for b in values[~truth]]
+    assert area_under_curve(values, truth) == pytest.approx(float(sum(pairs)) / len(pairs))
+    assert area_under_curve(-values, truth) == pytest.approx(1 - float(sum(pairs)) / len(pairs))
+    assert math.isnan(area_under_curve(values, torch.ones(60, dtype=torch.bool)))
 
 
 def test_the_interval_holds_the_error_and_narrows_with_more_states():

@@ -79,7 +79,7 @@ def test_a_tree_as_text():
         '[2 3 4] verdict 0.000 solvable',
         '4 - 3 = 1 [1 2] verdict 0.047 not solvable',
         '3 - 2 = 1 [1 4] verdict 0.007 not solvable',
-        '... 7 dropped, 3 solvable, verdicts 0.007 and below',
+        '... 7 dropped, 3 solvable, best verdict 0.007',
     ]
     assert tree.tree_lines(tree.grow_tree([4, 6], 24, 1, scores))[1].split() == [
         '6', '*', '4', '=', '24', 'the', 'target']
@@ -106,16 +106,23 @@ def test_show_prints_and_draws_a_tree(checkpoints, tmp_path):  # noqa: F811
         code, out, err = call(search, list(map(str, argv)))
     assert code == 0, err
     assert '[2 3 6]' in out and 'solvable' in out
-    solution = ', '.join(find_solution([2, 3, 6], 24))
-    assert solution and f'A solution: {solution}.' in out
+    assert f'The figure is {tmp_path / "plot.png"}.' in out
     assert 'final method=show b=2 target=24 n_test=1' in out
     assert (tmp_path / 'plot.png').read_bytes()[:4] == b'\x89PNG'
+
+    root = tree.from_record(plots.read_run(tmp_path).log[0]['tree'])
+    steps = tree.first_solution(root)
+    if steps:
+        assert f'The beam solves it: {", ".join(steps)}.' in out and 'any_of_b=1' in out
+    else:
+        solution = ', '.join(find_solution([2, 3, 6], 24))
+        assert f'found by trying all moves: {solution}.' in out and 'any_of_b=0' in out
 
     # a disc for each state, and a name for each that was kept
     run = plots.read_run(tmp_path)
     axis = plots.draw([run]).axes[0]
     (discs,) = axis.collections
-    nodes = nodes_of(tree.from_record(run.log[0]['tree']))
+    nodes = nodes_of(root)
     assert f'states={len(nodes)} ' in out and len(discs.get_offsets()) == len(nodes)
     assert discs.get_array().tolist() == [node.probability for node in nodes]
     is_black = [edge[0] == 0 for edge in discs.get_edgecolors()]
@@ -125,6 +132,21 @@ def test_show_prints_and_draws_a_tree(checkpoints, tmp_path):  # noqa: F811
     assert len(axis.lines) == len(nodes) - 1
 
 
+def test_the_solution_of_a_beam_is_a_path_to_the_target():
+    assert tree.first_solution(tree.grow_tree([1, 1, 1], 24, 5, scores)) == []
+    n_solved = 0
+    for puzzle in some_puzzles(4, 10, seed=2):
+        numbers = list(puzzle)
+        for step in tree.first_solution(tree.grow_tree(list(puzzle), 24, 20, scores)):
+            a, _, b, _, c = step.split()
+            numbers.remove(int(a))
+            numbers.remove(int(b))
+            numbers.append(int(c))
+        n_solved += numbers == [24]
+        assert numbers in ([24], list(puzzle))
+    assert n_solved >= 3
+
+
 @pytest.mark.parametrize('name, argv, message', [
     ('three', ['--show', '1 2 3 4'], '3 integers from 1 to 13'),
     ('three', ['--show', '1 2 14'], '3 integers'),
@@ -132,6 +154,7 @@ def test_show_prints_and_draws_a_tree(checkpoints, tmp_path):  # noqa: F811
     ('three', ['--show', ' '], '3 integers'),
     ('three', ['--show', '1 2 3', '--method', 'beam'], '--method'),
     ('three', ['--show', '1 2 3', '--puzzles', 'x.txt'], '--puzzles'),
+    ('three', ['--show', '1 2 3', '--propose', 'model'], '--propose'),
     ('three', ['--show', '1 2 3', '--target', '36'], 'trained on target 36'),
     ('cycle', ['--show', '1 2 3'], 'countdown'),
 ])
