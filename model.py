@@ -100,7 +100,7 @@ def attend_to_inputs(q, h, key_weight, value_weight, attn_mask):
     So W_k and W_v are applied to M queries instead of T positions. But each head now sums over C
     channels instead of D. So this pays for few queries and few heads: T C^2 multiply-adds for
     W_k, and as many for W_v, become M C^2. But each of the two sums takes H M T C instead of M T C.
-    The default training step is 1.4 to 1.5 times as fast (docs/speed.md).
+    The default training step is 1.35 to 1.5 times as fast (docs/speed.md).
 
     q (B, H, M, D). h (B, T, C): the inputs of keys and values. key_weight and value_weight (C, C).
     attn_mask as in `attend`.

@@ -779,6 +779,7 @@ def draw_calibration(runs):
     number of numbers left. A line for each run, and the expected calibration errors."""
     require(all(run.final['method'] == 'calibration' for run in runs),
             'calibrations are drawn by themselves')
+    require(len({run.final['target'] for run in runs}) == 1, 'calibrations of different targets')
     target = runs[0].final['target']
     by_numbers = {}
     for run in runs:

@@ -1131,7 +1131,8 @@ def run_methods(solver, table, puzzles, args):
 
 def write_solutions(run, table, puzzles, target):
     """Write solutions.csv: a line for each puzzle, with its number of solutions and one of them
-    (of the exact solver), and for each printed row of the table whether it was solved and with how many nodes."""
+    (of the exact solver), and for each printed row of the table whether it was solved and with how
+    many nodes."""
     if not run.master:
         return
     counts = count_solutions(puzzles, torch.full((len(puzzles),), target)).tolist()
@@ -1299,7 +1300,8 @@ def measure_calibration(solver, args):
     after a calibration that is fitted on trained targets alone. Returns what the last line says."""
     run = solver.run
     task = solver.task
-    trained = sorted(set(task.targets) - set(task.holdout_targets))[5::10]
+    trained = sorted(set(task.targets) - set(task.holdout_targets))
+    trained = trained[5::10] or trained
     of_trained = [judged_states(solver, target, MOST_STATES) for target in trained]
     of_target = judged_states(solver, args.target)
     require(2 in of_target, f'no {task.numbers} numbers from 1 to 13 make {args.target}')

@@ -73,7 +73,7 @@ def judge(nodes, target, log_odds):
     if not nodes:
         return
     states = torch.tensor([node.numbers for node in nodes])                 # (N, m)
-    probability = log_odds(states).sigmoid()
+    probability = log_odds(states).double().sigmoid()  # in float32 large ones would be equal
     is_solvable = can_reach(states, torch.full((len(nodes),), target))
     for node, p, truth in zip(nodes, probability.tolist(), is_solvable.tolist(), strict=True):
         node.probability = p
@@ -140,7 +140,7 @@ def to_record(node):
     return dict(
         numbers=node.numbers,
         step=node.step,
-        probability=round(node.probability, 4),
+        probability=node.probability,
         is_solvable=node.is_solvable,
         is_kept=node.is_kept,
         children=[to_record(child) for child in node.children])

@@ -108,6 +108,8 @@ def test_the_interval_holds_the_error_and_narrows_with_more_states():
         probability = (2 * log_odds).sigmoid()
         low, high = error_interval(probability, truth)
         assert low < calibration_error(probability, truth) < high
+        # where there is no error, noise alone gives some, and the interval must not exclude 0
+        assert error_interval(log_odds.sigmoid(), truth)[0] < 0.004
         widths.append(high - low)
     assert widths[0] > 5 * widths[1]
 
