@@ -125,7 +125,7 @@ def hops():
         for row, (label, colour, marker) in rows.items():
             hops, accuracy, params = hops_curves(row)
             mean, least, most = mean_and_range(accuracy)
-            axis.fill_between(hops, least, most, color=colour, alpha=0.15, lw=0)
+            draw_range(axis, hops, least, most, colour)
             axis.plot(hops, mean, color=colour, marker=marker, ms=5)
             ends.append((mean[-1], f'{label}, {params / 1000:.0f}k', colour))
 
