@@ -3,8 +3,9 @@
 docs/train_cot.md compares depth, loops and a chain. The comparison is only fair if every model is
 tuned, and all of them by the same rule:
 
-1. Each setting of the grid is trained once, with seed 1337, for as long as the row of the page. It
-   is measured on a validation split (--tune), so the choice sees no test question.
+1. Each setting of the grid is trained once, with seed 1337: for as long as the row of the page, but
+   in the group `hops` for 4,000 of its 10,000 steps. It is measured on a validation split (--tune),
+   so the choice sees no test question.
 2. The best setting has the highest accuracy, averaged over the hop counts at the end of training.
    Among equals the smallest training loss of the last 100 steps decides.
 
