@@ -17,7 +17,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from countdown import can_reach, first_of_each, legal_moves
+from countdown import can_reach, first_of_each, legal_moves, multisets
 
 
 N_BINS = 15  # as in Guo et al.
@@ -29,10 +29,7 @@ N_BINS = 15  # as in Guo et al.
 def solvable_puzzles(n, target):
     """Every multiset of n numbers from 1 to 13 that makes the target with integers, (P, n). For
     n > 4 of a fixed 200 multisets."""
-    puzzles = torch.combinations(torch.arange(1, 14), n, with_replacement=True)
-    if n > 4:
-        generator = torch.Generator().manual_seed(0)
-        puzzles = puzzles[torch.randperm(len(puzzles), generator=generator)[:200]]
+    puzzles = multisets(n)
     return puzzles[can_reach(puzzles, torch.full((len(puzzles),), target))]
 
 

@@ -422,6 +422,15 @@ def read_puzzles(path, n):
     return torch.tensor(puzzles)
 
 
+def multisets(n):
+    """Every multiset of n numbers from 1 to 13, (P, n). For n > 4 a fixed 200 of them."""
+    puzzles = torch.combinations(torch.arange(1, 14), n, with_replacement=True)
+    if n > 4:
+        generator = torch.Generator().manual_seed(0)
+        puzzles = puzzles[torch.randperm(len(puzzles), generator=generator)[:200]]
+    return puzzles
+
+
 def all_puzzles(n, target):
     """Every multiset of n numbers from 1 to 13 that makes the target, (P, n).
 
@@ -429,12 +438,7 @@ def all_puzzles(n, target):
     number of solutions, the hardest first. For n > 4 they are those of a fixed 200 multisets.
     Raises ValueError if there are none.
     """
-    numbers = torch.arange(1, 14)
-    puzzles = torch.combinations(numbers, n, with_replacement=True)
-    if n > 4:
-        generator = torch.Generator().manual_seed(0)
-        puzzles = puzzles[torch.randperm(len(puzzles), generator=generator)[:200]]
-
+    puzzles = multisets(n)
     targets = torch.full((len(puzzles),), target)
     with_integers = count_solutions(puzzles, targets)
     solvable = count_solutions(puzzles.double(), targets) > 0
