@@ -26,7 +26,7 @@ R relations to other people. A name is three tokens, one of N0 possible names.
 5. --smallest: the smallest model, in steps of 10%, that has 99% of its trained two-hop questions
    right. Beside it stands the smallest model for the facts alone, trained on as many questions.
 
-Recipe: 2 layers, AdamW without decay, learning rate 0.02 sqrt(16 / n_embd), then a cosine to zero.
+Recipe: 2 layers, AdamW without decay, learning rate 0.02 sqrt(16 / n_embd), a cosine to zero.
 Positions are rotary, so that a link of a chain looks like a one-hop question. The number of steps
 is fixed, and the batch follows from --exposures. All parameters count, the tied embedding once.
 
@@ -67,6 +67,7 @@ from data import (
     Parser,
     at_least,
     parse_list,
+    positive_float,
     require,
     write_batch,
 )
@@ -74,7 +75,7 @@ from model import GPT, GPTConfig
 from profiles import Profiles, check_sizes, vocab_size
 
 
-RATE = 2e-2       # learning rate of a model of 16 channels
+RATE = 2e-2       # learning rate of a model of 16 channels, where --lr is not given
 LEARNED = 0.99    # share of the trained questions that a model must have right to have learned them
 SIZE_STEP = 1.1   # --smallest: each size is so many times the one below
 FULL = 0.95       # a model with this share of a scheme's entropy has hardly more to learn under it
@@ -134,6 +135,9 @@ def parse_args(argv):
              'many questions)')
     add('--max_iters', '--steps', type=at_least(1), default=4800,
         help='optimizer steps of each model; the batch follows from --exposures')
+    add('--learning_rate', '--lr', type=positive_float,  # None: absent, as in older runs
+        help='of a model of 16 channels; one of w channels has sqrt(16 / w) times that (default: '
+             f'{RATE})')
     add('--weight_decay', type=at_least(0, float), help='AdamW, matrices only (default: 0)')
     add('--resume', action='store_true', help='go on from the checkpoints in out_dir')
     common.add_run_args(parser, trains=False)
@@ -683,8 +687,8 @@ def stored_when_rounded(model, questions, bits, run):
 # -----------------------------------------------------------------------------
 # one model
 
-def learning_rate(job):
-    return RATE * math.sqrt(16 / job['n_embd'])
+def learning_rate(job, args):
+    return (args.learning_rate or RATE) * math.sqrt(16 / job['n_embd'])
 
 
 def groups_a_step(job, questions, args):
@@ -710,7 +714,7 @@ def train(job, questions, args, run):
     config = GPTConfig(len(task.vocab), task.block_size, args.n_layer, args.n_head, job['n_embd'],
                        args.n_loop, pos='rope')
     model = GPT(config).to(run.device)
-    rate = learning_rate(job)
+    rate = learning_rate(job, args)
     optimizer = model.configure_optimizer(rate, args.weight_decay or 0.0, betas=(0.9, 0.98))
 
     # A checkpoint holds the settings of its own model: those of the run, with one number of people.
@@ -806,7 +810,7 @@ def train_and_measure(job, args, run):
     record = job | dict(
         params=model.num_params(),
         exposures=n_drawn / len(questions.units),
-        lr=learning_rate(job),
+        lr=learning_rate(job, args),
         curve=curve,
         loss=loss,
         count=count,

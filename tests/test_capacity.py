@@ -1414,10 +1414,11 @@ def test_the_exposures_of_the_last_line_are_those_of_the_last_model(
     assert results['final']['exposures'] == 7
 
 
-@pytest.mark.parametrize('extra', ['', '--hops 2 --cot'])
-def test_a_model_is_trained_as_written_out(extra, tmp_path, monkeypatch):
+@pytest.mark.parametrize('extra, rate, decay', [
+    ('', 0.02, 0), ('--hops 2 --cot', 0.02, 0), ('--lr 5e-3 --weight_decay 0.3', 0.005, 0.3)])
+def test_a_model_is_trained_as_written_out(extra, rate, decay, tmp_path, monkeypatch):
     """On the questions of each step: the losses of the curve, and the weights and moments of every
-    checkpoint. Nothing decays, and nothing is clipped."""
+    checkpoint. Nothing decays but with --weight_decay, and nothing is clipped."""
     batches = []
     real = capacity.question_losses
 
@@ -1433,12 +1434,12 @@ def test_a_model_is_trained_as_written_out(extra, tmp_path, monkeypatch):
     _, (record,) = run_capacity(tmp_path, *argv.split())
     assert modes == {(True, True), (False, False)}
 
-    task = Profiles(12, 2, 1, [1, 2] if extra else [1], facts=4)
+    task = Profiles(12, 2, 1, [1, 2] if '--hops 2' in extra else [1], facts=4)
     width = record['n_embd']
     torch.manual_seed(4)
     model = GPT(GPTConfig(len(task.vocab), task.block_size, 2, 1, width, pos='rope'))
-    optimizer = PlainAdamW(model, decay=0, betas=(0.9, 0.98))
-    peak = 0.02 * math.sqrt(16 / width)
+    optimizer = PlainAdamW(model, decay=decay, betas=(0.9, 0.98))
+    peak = rate * math.sqrt(16 / width)
     assert record['lr'] == pytest.approx(peak) and len(batches) == len(saved.all) == 8
     for step, (tokens, mask) in enumerate(batches):
         logits = model(tokens[:, :-1])[mask[:, 1:]]
