@@ -698,6 +698,9 @@ def draw_search(runs, reference):
     if any(run.final['method'] == 'calibration' for run in [*runs, *reference.runs]):
         require(not reference.runs, 'calibrations are drawn without a reference')
         return draw_calibration(runs)
+    if any(run.final['method'] == 'budgets' for run in [*runs, *reference.runs]):
+        require(not reference.runs, 'budgets are drawn without a reference')
+        return draw_budgets(runs)
     if any(run.final['method'] == 'show' for run in [*runs, *reference.runs]):
         require(len(runs) == 1 and not reference.runs, 'the tree of a puzzle is drawn by itself')
         return draw_search_tree(runs[0])
@@ -809,6 +812,50 @@ def draw_calibration(runs):
                  ylim=(-0.02, 1.02), title=f'{numbers} numbers left')
         legend_below(axis, columns=1)
     axes[0, 0].set_ylabel('share of states that are')
+    return figure
+
+
+BUDGET_STYLES = {  # rule of budgets.py: colour, line style, label
+    'fixed': ('black', '-', 'fixed budgets'),
+    'permuted': ('tab:orange', '--', 'calibrated budgets, dealt out at random'),
+    'calibrated': ('tab:blue', '-', 'by the calibrated verdict'),
+    'raw verdict': ('tab:red', '-', 'by the verdict as it is'),
+    'shuffled truth': ('tab:orange', ':', 'calibrated on shuffled truth'),
+    'oracle': ('tab:green', ':', 'fewest nodes first, known beforehand'),
+    'random order': ('0.6', '--', 'random order, fixed budgets'),
+}
+
+
+def draw_budgets(runs):
+    """Share solved against mean nodes, a line for each rule of budgets.py: all puzzles above, the
+    hundred hardest below. A column for each run."""
+    require(all(run.final['method'] == 'budgets' for run in runs),
+            'budgets are drawn by themselves')
+    figure = empty_figure(1.5 + 3.6 * len(runs), 7)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(7, 1))
+    axes = top.subplots(2, len(runs), sharex=True, sharey=True, squeeze=False)
+    for column, run in enumerate(runs):
+        for row, measure in enumerate(('solved', 'solved_hard')):
+            axis = axes[row, column]
+            for rule, (colour, line, _) in BUDGET_STYLES.items():
+                points = []
+                for record in run.log:
+                    if record.get('series') == rule:
+                        points.append((record['expansions'], record[measure]))
+                x, y = zip(*sorted(points), strict=True)
+                axis.plot(x, y, line, color=colour, marker='.', ms=4, lw=1)
+            axis.set(xscale='log', xlim=(2, 40), ylim=(0, 1.03))
+            axis.set_xticks([2, 3, 5, 10, 20, 40], ['2', '3', '5', '10', '20', '40'])
+            axis.minorticks_off()
+        title = f'model of seed {run.final["model_seed"]}'
+        axes[0, column].set_title(title)
+        axes[1, column].set_xlabel('nodes expanded a puzzle, mean')
+    axes[0, 0].set_ylabel(f'solved, of {runs[0].final["n_test"]:,}')
+    axes[1, 0].set_ylabel('solved, hardest hundred')
+    handles = [sample_of(label, line, color=colour)
+               for colour, line, label in BUDGET_STYLES.values()]
+    bottom.legend(handles=handles, loc='center', ncols=min(4, 1 + len(runs)), fontsize=8,
+                  frameon=False)
     return figure
 
 

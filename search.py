@@ -33,6 +33,7 @@ fractions and count as failed.
     python search.py --puzzles results/tot-100.txt      # the hundred on which GPT-4 was measured
     python search.py --show "4 9 10 13"                 # the tree of one puzzle, as text and figure
     python search.py --method calibration               # is a verdict of 0.9 right 9 times in 10?
+    python search.py --method budgets                   # how many nodes does a puzzle deserve?
     python search.py --ckpt out/train_cot-hops_4/ckpt.pt --k 64   # best-of-k on another task
     torchrun --standalone --nproc_per_node=2 search.py --device cuda
 
@@ -52,6 +53,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import budgets
 import calibration
 import common
 import memory
@@ -105,7 +107,7 @@ def parse_args(argv):
     parser.add_argument('--ckpt', default=DEFAULT_CKPT,
         help='checkpoint of train_cot.py or train_rl.py')
     parser.add_argument('--method', choices=('all', 'best_of_k', 'beam', 'dfs', 'best_first',
-                                             'baselines', 'calibration'),
+                                             'baselines', 'calibration', 'budgets'),
         help='(default: all; other tasks than countdown: best_of_k)')
 
     add = parser.add_argument_group('puzzles (countdown)').add_argument
@@ -147,9 +149,10 @@ def fill_in(args, task, mode):
     require(args.show is None or (args.method, args.puzzles, args.propose) == (None, None, 'all'),
             '--show is of one puzzle and all legal moves: leave --method, --puzzles and --propose '
             'out')
-    if args.method == 'calibration':
-        require(args.puzzles is None, '--method calibration takes all puzzles: leave --puzzles out')
-        require(is_countdown and task.numbers > 2, '--method calibration needs a checkpoint of '
+    if args.method in ('calibration', 'budgets'):
+        require(args.puzzles is None,
+                f'--method {args.method} takes all puzzles: leave --puzzles out')
+        require(is_countdown and task.numbers > 2, f'--method {args.method} needs a checkpoint of '
                 'countdown with at least 3 numbers')
     if args.show is not None:
         args.method = 'beam'
@@ -206,6 +209,7 @@ def memory_phases(args, task, config, n_puzzles):
         'best_first': [],
         'baselines': [chains, beams],
         'calibration': [],
+        'budgets': [beams],
         'all': [chains, beams],
     }[args.method]
 
@@ -342,9 +346,14 @@ def expand(solver, states, owner, moves, cost):
 
 def verdict(solver, states, owner, cost):
     """The model's log-odds of 'yes'. Each state is paid for, also if another one is equal."""
+    charge_verdicts(solver, owner, cost)
+    return log_odds(solver, states)
+
+
+def charge_verdicts(solver, owner, cost):
+    """The cost of one verdict for each of the states of owner (N,)."""
     n = 1 + solver.task.numbers  # tokens of the prompt
     add_cost(cost, owner, calls=1, tokens=n, flops=solver.model.flops(n, 1, n))
-    return log_odds(solver, states)
 
 
 def mult_value(solver, states, owner, cost):
@@ -418,7 +427,8 @@ def depth_first_search(solver, puzzles, budget, value, moves='all', prune=-math.
 
     Each puzzle goes on from its deepest open state to that state's best child, and back where a
     branch ends. It stops when it is solved, has expanded `budget` states or has no open state left.
-    Children valued below `prune` are dropped. value None: children in random order.
+    Children valued below `prune` are dropped. value None: children in random order. budget is a
+    number, or one for each puzzle, (P,).
     Returns solved (P, 1) bool and cost (P, 5).
     """
     # The deepest state always goes first, so the open states of one depth are siblings. One family
@@ -1295,13 +1305,34 @@ def judged_states(solver, target, most=None):
     return result
 
 
+def some_trained_targets(task):
+    """Every tenth of the targets that the model was trained on."""
+    trained = sorted(set(task.targets) - set(task.holdout_targets))
+    return trained[5::10] or trained
+
+
+def fit_verdicts(of_trained, m):
+    """Calibrations of the verdicts on states of m numbers. of_trained: the states of each trained
+    target, as judged_states returns them.
+
+    Returns their log-odds (N,), their truths (N,), and the calibrations, {name: (slope, bias)}.
+    """
+    log_odds_trained = torch.cat([judged[m][0] for judged in of_trained])
+    truth = torch.cat([judged[m][1] for judged in of_trained])
+    shuffled = torch.randperm(len(truth), generator=torch.Generator().manual_seed(m))
+    return log_odds_trained, truth, {
+        'raw': (1.0, 0.0),
+        'calibrated': calibration.fit_calibration(log_odds_trained, truth),
+        'shuffled': calibration.fit_calibration(log_odds_trained, truth[shuffled]),
+    }
+
+
 def measure_calibration(solver, args):
     """How far the verdicts are from probabilities, on trained targets and on --target, before and
     after a calibration that is fitted on trained targets alone. Returns what the last line says."""
     run = solver.run
     task = solver.task
-    trained = sorted(set(task.targets) - set(task.holdout_targets))
-    trained = trained[5::10] or trained
+    trained = some_trained_targets(task)
     of_trained = [judged_states(solver, target, MOST_STATES) for target in trained]
     of_target = judged_states(solver, args.target)
     require(2 in of_target, f'no {task.numbers} numbers from 1 to 13 make {args.target}')
@@ -1317,14 +1348,7 @@ def measure_calibration(solver, args):
 
     pooled = {'raw': [], 'calibrated': [], 'truth': []}
     for m in range(task.numbers - 1, 1, -1):
-        log_odds_trained = torch.cat([judged[m][0] for judged in of_trained])
-        truth_trained = torch.cat([judged[m][1] for judged in of_trained])
-        shuffled = torch.randperm(len(truth_trained), generator=torch.Generator().manual_seed(m))
-        fits = {
-            'raw': (1.0, 0.0),
-            'calibrated': calibration.fit_calibration(log_odds_trained, truth_trained),
-            'shuffled': calibration.fit_calibration(log_odds_trained, truth_trained[shuffled]),
-        }
+        log_odds_trained, truth_trained, fits = fit_verdicts(of_trained, m)
         for name, (l, truth) in (('trained', (log_odds_trained, truth_trained)),
                                  (args.target, of_target[m])):
             log_calibration(run, m, name, l, truth, fits)
@@ -1363,6 +1387,130 @@ def log_calibration(run, m, name, log_odds, truth, fits):
                     'loss_raw', 'loss_calibrated', 'loss_shuffled'):
         cells.append(f'{record[measure]:.3f}')
     run.print(' '.join(f'{cell:>12}' for cell in cells))
+
+
+# -----------------------------------------------------------------------------
+# how many nodes does a puzzle deserve? See budgets.py
+
+def measure_budgets(solver, puzzles, args):
+    """Depth-first search under rules that say when to stop. Returns what the last line says."""
+    run = solver.run
+    table = Table(run, len(puzzles), {'': slice(None), '_hard': slice(100)}, COLUMNS)
+    generator = torch.Generator().manual_seed(args.seed)
+    bar = run.progress_bar('rules', 0, 7)
+    value_of = values_of_rules(solver, puzzles, args)
+    by_verdict = value_of('raw')
+    mine = puzzles[run.rank::run.world].to(run.device)
+
+    def search(rule, setting, puzzles, budget, value, runs=1):
+        solved, cost = depth_first_search(solver, puzzles, budget, value)
+        return table.add(rule, setting, 'code', runs, solved, cost, printed=False)
+
+    # fixed budgets, those of random order as means of ten runs
+    for budget in budgets.FIXED:
+        search('fixed', budget, mine, budget, by_verdict)
+    bar.update()
+    often = mine.repeat_interleave(10, dim=0)
+    for budget in budgets.FIXED:
+        search('random order', budget, often, budget, None, runs=10)
+    bar.update()
+
+    # budgets that the verdict sets
+    spent = {}  # threshold -> the nodes that `calibrated` takes, (P,)
+    for name, rule in (('calibrated', 'calibrated'), ('raw', 'raw verdict'),
+                       ('shuffled', 'shuffled truth')):
+        for threshold in budgets.THRESHOLDS:
+            _, cost = search(rule, threshold, mine, math.inf, value_of(name, threshold))
+            if name == 'calibrated':
+                spent[threshold] = cost[:, 0, COSTS.index('expansions')]
+        bar.update()
+
+    # the same nodes, dealt out at random
+    repeated = mine.repeat_interleave(budgets.N_PERMUTED, dim=0)
+    for threshold, nodes in spent.items():
+        dealt = budgets.dealt_out(nodes, generator).view(len(puzzles), -1)
+        dealt = dealt[run.rank::run.world].to(run.device).flatten()
+        search('permuted', threshold, repeated, dealt, by_verdict, runs=budgets.N_PERMUTED)
+    bar.update()
+
+    # what could be had, and what a beam costs
+    solved, cost = depth_first_search(solver, mine, math.inf, by_verdict)
+    solved, cost = table.add('without a budget', 'all', 'code', 1, solved, cost, printed=False)
+    log_oracle(run, table, solved[:, 0] > 0, cost[:, 0])
+    beam = table.add('beam', f'b={args.b}', 'code', 1,
+                     *beam_search(solver, mine, args.b, by_verdict), printed=False)[1]
+    bar.update()
+    bar.close()
+    return compare_rules(run, table, beam[..., COSTS.index('flops')].mean().item(), args)
+
+
+def values_of_rules(solver, puzzles, args):
+    """A function that makes value functions: of a calibration's name and a threshold.
+
+    States are ordered by their verdict. One whose calibrated probability is below the threshold is
+    never opened. The calibrations are fitted on trained targets. Verdicts are looked up, but
+    charged as if computed.
+    """
+    device = solver.run.device
+    known = budgets.KnownVerdicts(
+        puzzles.to(device), lambda states: log_odds(solver, states.to(device)))
+    of_trained = [judged_states(solver, target, MOST_STATES)
+                  for target in some_trained_targets(solver.task)]
+    fits = {}  # m -> {calibration: (slope, bias)}
+    for m in range(solver.task.numbers - 1, 1, -1):
+        fits[m] = fit_verdicts(of_trained, m)[2]
+
+    def value_of(name, threshold=0.0):
+        def value(solver, states, owner, cost):
+            charge_verdicts(solver, owner, cost)
+            l = known(states)
+            probability = calibration.calibrated(l, *fits[states.size(1)][name])
+            return l.masked_fill(probability < threshold, -math.inf)
+        return value
+    return value_of
+
+
+def log_oracle(run, table, solved, cost):
+    """Add the rows of the rule `oracle`. solved (P,) and cost (P, 5): without a budget."""
+    nodes = cost[:, COSTS.index('expansions')]
+    for n, share, mean_cost in budgets.cheapest_first(solved, cost, nodes):
+        row = dict(solved=share, **dict(zip(COSTS, mean_cost.tolist(), strict=True)))
+        row['solved_hard'] = (solved & (nodes <= n))[:100].double().mean().item()
+        table.rows['oracle', n] = row
+        run.log(arm='row', series='oracle', setting=n, arithmetic='code', **row)
+
+
+def compare_rules(run, table, flops_of_beam, args):
+    """Print what the rules solve at equal cost. Returns what the last line says."""
+    points = {}  # rule -> {cost: [(mean cost, share solved)]}
+    for (rule, _), row in table.rows.items():
+        of_rule = points.setdefault(rule, {'expansions': [], 'flops': []})
+        for cost in of_rule:
+            of_rule[cost].append((row[cost], row['solved']))
+
+    run.print(f'Depth-first search of {table.n_questions:,} puzzles of {args.target}. Share solved '
+              'by rules that say when to stop, at equal mean nodes:')
+    run.print(f'{"rule":18}' + ''.join(f'{nodes:8g}' for nodes in budgets.NODES))
+    rules = ('fixed', 'calibrated', 'raw verdict', 'shuffled truth', 'permuted', 'oracle',
+             'random order')
+    for rule in rules:
+        shares = [budgets.share_at(points[rule]['expansions'], n) for n in budgets.NODES]
+        cells = [f'{"-":>8}' if share is None else f'{share:8.3f}' for share in shares]
+        run.print(f'{rule:18}' + ''.join(cells))
+
+    final = dict(method='budgets', b=args.b, target=args.target, n_test=table.n_questions,
+                 flops=flops_of_beam)
+    for rule, name in (('calibrated', 'adaptive'), ('raw verdict', 'raw'), ('fixed', 'fixed'),
+                       ('permuted', 'permuted'), ('shuffled truth', 'shuffled'),
+                       ('oracle', 'oracle'), ('random order', 'random')):
+        final[name] = budgets.share_at(points[rule]['flops'], flops_of_beam)
+
+    shares = {name: 'none' if final[name] is None else f'{final[name]:.3f}'
+              for name in ('adaptive', 'fixed', 'permuted')}
+    run.print(f'For the {flops_of_beam / 1e6:.0f} MFLOP a puzzle of a beam of {args.b}, budgets '
+              f'set by the calibrated verdict solve {shares["adaptive"]}, fixed budgets '
+              f'{shares["fixed"]} and budgets dealt out at random {shares["permuted"]}.')
+    return final
 
 
 # -----------------------------------------------------------------------------
@@ -1477,6 +1625,8 @@ def main(argv=None):
             final = show_tree(solver, puzzles[0].tolist(), args)
         elif args.method == 'calibration':
             final = measure_calibration(solver, args)
+        elif args.method == 'budgets':
+            final = measure_budgets(solver, puzzles, args)
         else:
             final = search_puzzles(solver, puzzles, args)
         run.leave_group()

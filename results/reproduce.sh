@@ -19,12 +19,15 @@ cd "$(dirname "$0")/.."
 # settings that several rows share
 
 models=out/logs/train_cot
-deep="--n_layer 6 --batch_size 128 --steps 10000"
+deep="--mode direct --n_layer 6 --n_head 2 --batch_size 128 --lr 2e-3 --steps 4000"
+deep="$deep --eval_interval 1000"
 direct="--nodes 10 --hops 1-2 --n_layer 3 --batch_size 256 --lr 2e-3 --steps 3000"
 hops="--nodes 10 --hops 1-4 --batch_size 64 --steps 10000 --eval_interval 500"
 hops_loops="--mode direct $hops --n_layer 1 --n_embd 64"
 hops_layers="--mode direct $hops"
 flat="--hops 2 --sizes 8000,16000 --people 50,100,200"
+compose="--hops 2 --attributes 4 --relations 16 --exposures 150 --steps 1800"
+compose="$compose --people 14,28 --sizes 5000,15000"
 dilute="--mode direct --nodes 40 --n_head 4 --lr 1e-3"
 faith="--nodes 10 --hops 1-3 --n_head 2 --batch_size 256"
 faith_layers="$faith --n_layer 4 --lr 1.5e-3"
@@ -63,7 +66,8 @@ gpu_maze="$gpu_maze --lr 1e-3 --steps 25000"
 rows() {
   grep -v '^$' <<ROWS
 train_cot/cycle-20 train_cot.py --hops 4
-train_cot/cycle-20-deep train_cot.py --mode direct --hops 4 $deep
+train_cot/deep-alone train_cot.py --hops 4 $deep
+train_cot/deep-mixture train_cot.py --hops 1-4 $deep
 train_cot/cycle-40 train_cot.py --nodes 40 --hops 1-5
 train_cot/cvpr-100 train_cot.py --task cvpr --nodes 100 --hops 30
 train_cot/pairs-16 train_cot.py --format pairs --nodes 16 --hops 4
@@ -135,6 +139,7 @@ search/all search.py --ckpt $models/countdown/seedSEED/ckpt.pt
 search/tot search.py --ckpt $models/countdown/seedSEED/ckpt.pt --puzzles results/tot-100.txt
 search/best-first search.py --ckpt $models/countdown/seedSEED/ckpt.pt --method best_first
 search/calibration search.py --ckpt $models/countdown/seedSEED/ckpt.pt --method calibration
+search/budgets search.py --ckpt $models/countdown/seedSEED/ckpt.pt --method budgets
 search/tree search.py --ckpt $models/countdown/seedSEED/ckpt.pt --show "4 9 10 13"
 train_cot/search-cycle-model train_cot.py --mode cot --hops 4 --steps 130
 search/cycle search.py --ckpt $models/search-cycle-model/seedSEED/ckpt.pt --k 64
@@ -157,6 +162,12 @@ capacity/chain-2 capacity.py --hops 2 --cot --smallest
 capacity/chain-2-600 capacity.py --hops 2 --cot --smallest --exposures 600 --steps 9600
 capacity/flat capacity.py $flat --n_layer 1
 capacity/flat-relabel capacity.py $flat --n_layer 1 --relabel
+capacity/compose-layers-1 capacity.py $compose --n_layer 1
+capacity/compose-layers-2 capacity.py $compose --n_layer 2
+capacity/compose-layers-4 capacity.py $compose --n_layer 4
+capacity/compose-layers-4-relabel capacity.py $compose --n_layer 4 --relabel
+capacity/compose-loops-2 capacity.py $compose --n_layer 1 --n_loop 2
+capacity/compose-loops-4 capacity.py $compose --n_layer 1 --n_loop 4
 
 scaling/quick scaling.py --quick
 

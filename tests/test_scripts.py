@@ -763,7 +763,7 @@ def test_the_search_tables_are_what_the_logs_say(head, keys):
 TASK_FILES = {'data', 'countdown', 'profiles', 'maze'}
 # what experiments may import
 GROUND = TASK_FILES | {'errors', 'model', 'memory', 'common', 'plots', 'linear_probe', 'tree',
-                       'calibration'}
+                       'calibration', 'budgets'}
 ALLOWED = {
     'errors': set(),
     'model': set(),
@@ -775,6 +775,7 @@ ALLOWED = {
     'countdown': {'errors', 'data'},
     'tree': {'countdown'},
     'calibration': {'countdown'},
+    'budgets': {'calibration'},
     'profiles': {'errors', 'data', 'memory'},
     'maze': {'errors', 'data'},
     'common': TASK_FILES | {'errors', 'model', 'files', 'checkpoint'},
