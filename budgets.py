@@ -12,7 +12,7 @@ rules that say when to stop, each with several settings from thrifty to lavish:
     oracle           the puzzles that take the fewest nodes first, and none on the others
 
 Rules are compared at equal cost. `share_at` reads the share solved off the line through a rule's
-settings.
+worthwhile settings.
 """
 
 import numpy as np
@@ -84,18 +84,25 @@ def cheapest_first(solved, cost, nodes):
 # -----------------------------------------------------------------------------
 # comparison
 
-def share_at(points, amount):
-    """What a rule solves if it costs `amount` on average.
+def worthwhile(points):
+    """The settings of a rule that solve more than every cheaper one, the cheapest first.
 
-    points: its settings, a list of (mean cost, share solved). A setting that solves less than a
-    cheaper one is left out. Between two settings the share is read off the line that joins them: a
-    rule could toss a coin for each puzzle. None if even the cheapest costs more.
+    points: a list of (mean cost, share solved).
     """
     best = []
     for cost, share in sorted(points):
         if not best or share > best[-1][1]:
             best.append((cost, share))
-    costs, shares = zip(*best, strict=True)
+    return best
+
+
+def share_at(points, amount):
+    """What a rule solves if it costs `amount` on average.
+
+    points: its settings, see `worthwhile`. Between two settings the share is read off the line that
+    joins them: a rule could toss a coin for each puzzle. None if even the cheapest costs more.
+    """
+    costs, shares = zip(*worthwhile(points), strict=True)
     if amount < costs[0]:
         return None
     return float(np.interp(amount, costs, shares))

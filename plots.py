@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+import budgets
 import tree
 from data import Parser, format_range, require
 from files import read_config, read_json, read_log, write_atomic
@@ -827,8 +828,8 @@ BUDGET_STYLES = {  # rule of budgets.py: colour, line style, label
 
 
 def draw_budgets(runs):
-    """Share solved against mean nodes, a line for each rule of budgets.py: all puzzles above, the
-    hundred hardest below. A column for each run."""
+    """Share solved against mean nodes, a line through the worthwhile settings of each rule of
+    budgets.py: all puzzles above, the hundred hardest below. A column for each run."""
     require(all(run.final['method'] == 'budgets' for run in runs),
             'budgets are drawn by themselves')
     figure = empty_figure(1.5 + 3.6 * len(runs), 7)
@@ -842,10 +843,11 @@ def draw_budgets(runs):
                 for record in run.log:
                     if record.get('series') == rule:
                         points.append((record['expansions'], record[measure]))
-                x, y = zip(*sorted(points), strict=True)
-                axis.plot(x, y, line, color=colour, marker='.', ms=4, lw=1)
-            axis.set(xscale='log', xlim=(2, 40), ylim=(0, 1.03))
-            axis.set_xticks([2, 3, 5, 10, 20, 40], ['2', '3', '5', '10', '20', '40'])
+                x, y = zip(*budgets.worthwhile(points), strict=True)
+                marker = '' if rule == 'oracle' else '.'  # it has a hundred settings
+                axis.plot(x, y, line, color=colour, marker=marker, ms=5, lw=1.2)
+            axis.set(xscale='log', xlim=(2, 20), ylim=(0, 1.03))
+            axis.set_xticks([2, 3, 5, 10, 20], ['2', '3', '5', '10', '20'])
             axis.minorticks_off()
         title = f'model of seed {run.final["model_seed"]}'
         axes[0, column].set_title(title)

@@ -773,6 +773,7 @@ def all_figures():
         'search_flops.png': search_flops,
         'search_nodes.png': search_nodes,
         'search_calibration.png': lambda: draw(read_row('search/calibration')),
+        'search_budgets.png': lambda: draw(read_row('search/budgets')),
         'search_tree.png': lambda: draw(read_row('search/tree')),
         'search_gpt4.png': search_gpt4,
         'best_of_k.png': best_of_k,

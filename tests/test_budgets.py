@@ -13,7 +13,7 @@ import calibration
 import common
 import plots
 import search
-from budgets import KnownVerdicts, cheapest_first, dealt_out, key_of, share_at
+from budgets import KnownVerdicts, cheapest_first, dealt_out, key_of, share_at, worthwhile
 from countdown import Countdown, all_puzzles
 
 
@@ -66,6 +66,7 @@ def test_the_share_at_a_cost_by_hand():
     assert share_at(points, 6) == pytest.approx(0.7)
     assert share_at(points, 99) == pytest.approx(0.9)
     assert share_at(points, 1.9) is None
+    assert worthwhile(points) == [(2, 0.3), (4, 0.5), (8, 0.9)]
 
 
 @pytest.fixture(scope='module')

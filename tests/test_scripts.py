@@ -779,7 +779,8 @@ ALLOWED = {
     'profiles': {'errors', 'data', 'memory'},
     'maze': {'errors', 'data'},
     'common': TASK_FILES | {'errors', 'model', 'files', 'checkpoint'},
-    'plots': TASK_FILES | {'errors', 'model', 'files', 'common', 'tree'},
+    'plots': TASK_FILES | {'errors', 'model', 'files', 'common', 'tree',
+                           'budgets'},
 }
 
 
