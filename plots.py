@@ -691,9 +691,9 @@ SEARCH_STYLES = {  # series: colour, line style, marker
 
 
 def draw_search(runs, reference):
-    """Share solved, three panels: what does its own arithmetic against forward FLOPs, and against
-    nodes expanded; what gets its moves from code against nodes expanded. The mean of several runs,
-    with the range from the least to the largest."""
+    """Share solved, up to three panels: what does its own arithmetic against forward FLOPs, and
+    against nodes expanded; what gets its moves from code against nodes expanded. The mean of
+    several runs, with the range from the least to the largest."""
     for run in [*runs, *reference.runs]:
         require(run.final, f'{run.folder} is not finished: its figure needs the last record')
     if any(run.final['method'] == 'calibration' for run in [*runs, *reference.runs]):
@@ -713,33 +713,57 @@ def draw_search(runs, reference):
     if 'target' not in runs[0].final:
         return draw_best_of_k(runs)
 
-    figure = empty_figure(12, 5.8)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(6, 1))
-    by_flops, by_nodes, by_code = top.subplots(1, 3, sharey=True)
-    labelled = {}
-    for series, style in SEARCH_STYLES.items():
+    points_by_series = {}
+    for series in SEARCH_STYLES:
         points = search_points(runs, series)
-        if not points:
-            continue
+        if points:
+            points_by_series[series] = points
+    figure, axes, below = search_panels(points_by_series)
+
+    labelled = {}
+    for series, points in points_by_series.items():
+        style = SEARCH_STYLES[series]
         if makes_its_moves(series):
-            draw_search_series(by_flops, points, 'flops', style)
-            draw_search_series(by_nodes, points, 'expansions', style)
+            draw_search_series(axes['flops'], points, 'flops', style)
+            draw_search_series(axes['nodes'], points, 'expansions', style)
         else:
-            draw_search_series(by_code, points, 'expansions', style)
+            draw_search_series(axes['code'], points, 'expansions', style)
         colour, line, marker = style
         labelled[series] = sample_of(series, line, color=colour, marker=marker, ms=5)
-    if runs[0].final['target'] == 24:
-        draw_gpt4(by_nodes)
+    if runs[0].final['target'] == 24 and 'nodes' in axes:
+        draw_gpt4(axes['nodes'])
         labelled['GPT-4'] = sample_of('GPT-4 (Yao et al. 2023), on 100 puzzles', '', marker='*',
                                       color='tab:green', ms=9)
 
-    top.suptitle(search_title(runs))
-    by_flops.set(xscale='log', xlabel='forward FLOPs a puzzle', ylim=(0, 1.03),
-                 ylabel='share solved (beam: any of b)', title='moves by the model')
-    by_nodes.set(xscale='log', xlabel='nodes expanded a puzzle', title='moves by the model')
-    by_code.set(xscale='log', xlabel='nodes expanded a puzzle', title='moves by code')
-    bottom.legend(handles=labelled.values(), loc='center', ncols=4, fontsize=8, frameon=False)
+    figure.suptitle(search_title(runs))
+    below.legend(handles=labelled.values(), loc='center', ncols=4, fontsize=8, frameon=False)
     return figure
+
+
+SEARCH_PANELS = {  # name: what is drawn, who makes the moves
+    'flops': ('forward FLOPs a puzzle', 'moves by the model'),
+    'nodes': ('nodes expanded a puzzle', 'moves by the model'),
+    'code': ('nodes expanded a puzzle', 'moves by code'),
+}
+
+
+def search_panels(all_series):
+    """A figure, its panels {name: axis}, and a strip below them. Only panels that have something to
+    show: a lone method has moves of the model, or of code."""
+    names = []
+    if any(makes_its_moves(series) for series in all_series):
+        names += ['flops', 'nodes']
+    if not names or not all(makes_its_moves(series) for series in all_series):
+        names.append('code')
+    figure = empty_figure(12 if len(names) == 3 else 9, 5.8)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(6, 1))
+    axes = top.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    axes = dict(zip(names, axes, strict=True))
+    for name, axis in axes.items():
+        label, title = SEARCH_PANELS[name]
+        axis.set(xscale='log', xlabel=label, ylim=(0, 1.03), title=title)
+    axes[names[0]].set_ylabel('share solved (beam: any of b)')
+    return figure, axes, bottom
 
 
 def makes_its_moves(series):

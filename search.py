@@ -114,7 +114,8 @@ def parse_args(argv):
     add('--puzzles', metavar='FILE',
         help='four integers from 1 to 13 a line (default: all solvable ones)')
     add('--target', type=at_least(0), default=24, help='one that the model was not trained on')
-    add('--show', metavar='NUMBERS', help='show how a beam goes through one puzzle: "4 9 10 13"')
+    add('--show', metavar='NUMBERS', nargs='+',
+        help='show how a beam goes through one puzzle: "4 9 10 13"')
 
     add = parser.add_argument_group('search (countdown)').add_argument
     add('--b', type=at_least(1), default=5, help='beam width')
@@ -122,7 +123,7 @@ def parse_args(argv):
         help='moves of a search: all legal ones, or sampled from the model')
     add('--samples', type=at_least(1), default=16,
         help='moves sampled in a state with --propose model')
-    add('--prune', type=at_least(0, float), default=0.01,
+    add('--prune', type=at_least(0, float, most=1), default=0.01,
         help='dfs drops states with a smaller probability of yes')
     add('--budget', type=at_least(1), default=100,
         help='dfs and best-first: nodes expanded at most')
@@ -135,7 +136,10 @@ def parse_args(argv):
     parser.add_argument('--verbose', action='store_true',
         help='print the row of every setting, not only the few that matter')
     common.add_run_args(parser, trains=False)
-    return common.parse_args(parser, argv, 'search')
+    args = common.parse_args(parser, argv, 'search')
+    if args.show is not None:  # with quotes or without
+        args.show = ' '.join(args.show)
+    return args
 
 
 def fill_in(args, task, mode):
@@ -166,10 +170,10 @@ def fill_in(args, task, mode):
         return
     trained_on = set(task.targets) - set(task.holdout_targets)
     require(args.target not in trained_on,
-            f'{args.ckpt} was trained on target {args.target}, held out: {task.holdout_targets}')
+            f'{args.ckpt} was trained on target {args.target}: search one that it never saw, '
+            f'{" or ".join(map(str, task.holdout_targets))}')
     require(mode == 'cot', f'{args.ckpt} writes no steps; train with --mode cot')
-    require(args.target <= task.largest and args.prune <= 1,
-            f'--target is at most {task.largest}, --prune at most 1')
+    require(args.target <= task.largest, f'--target is at most {task.largest}')
 
 
 CURES = {

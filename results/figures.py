@@ -616,6 +616,42 @@ def capacity_schemes():
     return figure
 
 
+DEPTHS = {  # row of capacity.py: its name in the figure
+    'compose-layers-1': '1 layer',
+    'compose-loops-2': 'twice',
+    'compose-loops-4': '4 times',
+    'compose-layers-2': '2 layers',
+    'compose-layers-4': '4 layers',
+    'compose-layers-4-relabel': '4 layers,\nshuffled',
+}
+
+
+def capacity_depth():
+    """Two hops without a chain, by depth: trained and held-out questions that are right. A column
+    for each number of people, a row for each size, a mark for each model."""
+    handles = [sample_of('trained', '', marker='o', color='tab:grey', mfc='none', ms=5),
+               sample_of('held out: new combinations of known facts', '', marker='o',
+                         color='tab:blue', ms=5),
+               sample_of('chance', ':', color='black', lw=1)]
+    figure = Figure(figsize=(9, 6.4), layout='constrained')
+    top, bottom = figure.subfigures(2, 1, height_ratios=(9, 1))
+    axes = top.subplots(2, 2, sharex=True, sharey=True)
+    for x, row in enumerate(DEPTHS):
+        for record in model_records(read_row(f'capacity/{row}')):
+            axis = axes[int(record['params'] > 10000), int(record['people'] > 20)]
+            axis.plot(x - 0.12, record['acc_2_trained'], 'o', color='tab:grey', mfc='none', ms=5)
+            axis.plot(x + 0.12, record['acc_2_combination'], 'o', color='tab:blue', ms=5)
+            axis.set_title(f'{record["people"]} people, '
+                           f'{round(record["params"] / 5000) * 5},000 parameters')
+            axis.axhline(record['chance'], color='black', lw=0.5, ls=':')
+    for axis in axes[:, 0]:
+        axis.set(ylabel='share right', ylim=(-0.03, 1.05))
+    for axis in axes[1]:
+        axis.set_xticks(range(len(DEPTHS)), DEPTHS.values(), fontsize=8)
+    bottom.legend(handles=handles, loc='center', ncols=3, fontsize=9, frameon=False)
+    return figure
+
+
 def probe_layers(row, title, xlabel='layer, at the prompt\'s end'):
     """A panel for each hop: probe and flip by layer, where the hop is needed. A mark a model."""
     runs = read_row(f'probe/{row}')
@@ -780,6 +816,7 @@ def all_figures():
         'capacity_bits.png': capacity_bits,
         'capacity_smallest.png': capacity_smallest,
         'capacity_schemes.png': capacity_schemes,
+        'capacity_depth.png': capacity_depth,
         'probe-default.png': lambda: draw(read_row('probe/default')[:1]),
         'probe_chain.png': probe_chain,
         'probe_2_hops.png': lambda: probe_layers('default', '2 layers, 2 hops'),
