@@ -755,8 +755,8 @@ def search_panels(all_series):
         names += ['flops', 'nodes']
     if not names or not all(makes_its_moves(series) for series in all_series):
         names.append('code')
-    figure = empty_figure(12 if len(names) == 3 else 9, 5.8)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(6, 1))
+    figure = empty_figure(12 if len(names) == 3 else 9, 6)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(5, 1))
     axes = top.subplots(1, len(names), sharey=True, squeeze=False)[0]
     axes = dict(zip(names, axes, strict=True))
     for name, axis in axes.items():
@@ -842,18 +842,19 @@ def draw_calibration(runs):
 
 BUDGET_STYLES = {  # rule of budgets.py: colour, line style, label
     'fixed': ('black', '-', 'fixed budgets'),
-    'permuted': ('tab:orange', '--', 'calibrated budgets, dealt out at random'),
-    'calibrated': ('tab:blue', '-', 'by the calibrated verdict'),
-    'raw verdict': ('tab:red', '-', 'by the verdict as it is'),
-    'shuffled truth': ('tab:orange', ':', 'calibrated on shuffled truth'),
-    'oracle': ('tab:green', ':', 'fewest nodes first, known beforehand'),
+    'calibrated': ('tab:blue', '-', 'threshold on the calibrated verdict'),
+    'raw verdict': ('tab:red', '-', 'threshold on the verdict as it is'),
+    'same nodes': ('tab:blue', ':', 'the nodes of the former, without its threshold'),
+    'permuted': ('tab:orange', '--', 'the same nodes, dealt out at random'),
+    'other states': ('tab:brown', ':', "threshold on another state's verdict"),
+    'oracle': ('tab:green', ':', 'cheapest puzzles first, known beforehand'),
     'random order': ('0.6', '--', 'random order, fixed budgets'),
 }
 
 
 def draw_budgets(runs):
-    """Share solved against mean nodes, a line through the worthwhile settings of each rule of
-    budgets.py: all puzzles above, the hundred hardest below. A column for each run."""
+    """Share solved against mean nodes, the upper hull of each rule of budgets.py: of all puzzles
+    above, of the hundred hardest below. A column for each run."""
     require(all(run.final['method'] == 'budgets' for run in runs),
             'budgets are drawn by themselves')
     figure = empty_figure(1.5 + 3.6 * len(runs), 7)
@@ -863,26 +864,26 @@ def draw_budgets(runs):
         for row, measure in enumerate(('solved', 'solved_hard')):
             axis = axes[row, column]
             for rule, (colour, line, _) in BUDGET_STYLES.items():
-                points = []
-                for record in run.log:
-                    if record.get('series') == rule:
-                        points.append((record['expansions'], record[measure]))
-                x, y = zip(*budgets.worthwhile(points), strict=True)
-                marker = '' if rule == 'oracle' else '.'  # it has a hundred settings
-                axis.plot(x, y, line, color=colour, marker=marker, ms=5, lw=1.2)
-            axis.set(xscale='log', xlim=(2, 20), ylim=(0, 1.03))
-            axis.set_xticks([2, 3, 5, 10, 20], ['2', '3', '5', '10', '20'])
-            axis.minorticks_off()
-        title = f'model of seed {run.final["model_seed"]}'
-        axes[0, column].set_title(title)
-        axes[1, column].set_xlabel('nodes expanded a puzzle, mean')
+                hull = budgets.upper_hull(points_of_rule(run, rule, measure))
+                x, y = zip(*hull, strict=True)
+                axis.plot(x, y, line, color=colour, lw=1.2)
+            most = max(cost for cost, _ in points_of_rule(run, 'fixed', measure))
+            axis.set(xlim=(0, 1.05 * most), ylim=(0, 1.03))
+        axes[0, column].set_title(f'model of seed {run.final["model_seed"]}')
+        axes[1, column].set_xlabel('nodes expanded, mean over all puzzles')
     axes[0, 0].set_ylabel(f'solved, of {runs[0].final["n_test"]:,}')
     axes[1, 0].set_ylabel('solved, hardest hundred')
     handles = [sample_of(label, line, color=colour)
                for colour, line, label in BUDGET_STYLES.values()]
-    bottom.legend(handles=handles, loc='center', ncols=min(4, 1 + len(runs)), fontsize=8,
+    bottom.legend(handles=handles, loc='center', ncols=min(3, len(runs)), fontsize=8,
                   frameon=False)
     return figure
+
+
+def points_of_rule(run, rule, measure):
+    """(mean nodes, share solved) of each setting of a rule."""
+    return [(record['expansions'], record[measure]) for record in run.log
+            if record.get('series') == rule]
 
 
 def draw_search_tree(run):

@@ -156,6 +156,7 @@ def fill_in(args, task, mode):
     if args.method in ('calibration', 'budgets'):
         require(args.puzzles is None,
                 f'--method {args.method} takes all puzzles: leave --puzzles out')
+        require(args.propose == 'all', f'--method {args.method} takes all legal moves')
         require(is_countdown and task.numbers > 2, f'--method {args.method} needs a checkpoint of '
                 'countdown with at least 3 numbers')
     if args.show is not None:
@@ -1402,74 +1403,83 @@ def measure_budgets(solver, puzzles, args):
     table = Table(run, len(puzzles), {'': slice(None), '_hard': slice(100)}, COLUMNS)
     generator = torch.Generator().manual_seed(args.seed)
     bar = run.progress_bar('rules', 0, 7)
-    value_of = values_of_rules(solver, puzzles, args)
-    by_verdict = value_of('raw')
+    value_of = values_of_rules(solver, puzzles, generator)
+    by_verdict = value_of('fixed')
     mine = puzzles[run.rank::run.world].to(run.device)
 
-    def search(rule, setting, puzzles, budget, value, runs=1):
-        solved, cost = depth_first_search(solver, puzzles, budget, value)
+    def search(rule, setting, budget, value, runs=1):
+        """Search each puzzle `runs` times, and add the row. Returns solved (P, runs) and cost
+        (P, runs, 5) of all puzzles."""
+        repeated = mine.repeat_interleave(runs, dim=0)
+        solved, cost = depth_first_search(solver, repeated, budget, value)
         return table.add(rule, setting, 'code', runs, solved, cost, printed=False)
 
-    # fixed budgets, those of random order as means of ten runs
+    # fixed budgets, the last of which is none; those of random order as means of ten runs
     for budget in budgets.FIXED:
-        search('fixed', budget, mine, budget, by_verdict)
+        solved, cost = search('fixed', f'{budget} nodes', budget, by_verdict)
+    log_oracle(run, table, solved[:, 0] > 0, cost[:, 0])
     bar.update()
-    often = mine.repeat_interleave(10, dim=0)
     for budget in budgets.FIXED:
-        search('random order', budget, often, budget, None, runs=10)
+        search('random order', f'{budget} nodes', budget, None, runs=10)
     bar.update()
 
     # budgets that the verdict sets
     spent = {}  # threshold -> the nodes that `calibrated` takes, (P,)
-    for name, rule in (('calibrated', 'calibrated'), ('raw', 'raw verdict'),
-                       ('shuffled', 'shuffled truth')):
+    for rule in RULES_OF_VERDICTS:
         for threshold in budgets.THRESHOLDS:
-            _, cost = search(rule, threshold, mine, math.inf, value_of(name, threshold))
-            if name == 'calibrated':
-                spent[threshold] = cost[:, 0, COSTS.index('expansions')]
+            _, cost = search(rule, threshold, math.inf, value_of(rule, threshold))
+            if rule == 'calibrated':
+                spent[threshold] = cost[:, 0, COSTS.index('expansions')].long().cpu()
         bar.update()
 
-    # the same nodes, dealt out at random
-    repeated = mine.repeat_interleave(budgets.N_PERMUTED, dim=0)
+    # the same nodes, for the same puzzles and for random ones, but any state may be opened
     for threshold, nodes in spent.items():
-        dealt = budgets.dealt_out(nodes, generator).view(len(puzzles), -1)
-        dealt = dealt[run.rank::run.world].to(run.device).flatten()
-        search('permuted', threshold, repeated, dealt, by_verdict, runs=budgets.N_PERMUTED)
+        dealt = budgets.dealt_out(nodes, generator)                        # (P, runs)
+        for rule, limits in (('same nodes', nodes[:, None]), ('permuted', dealt)):
+            my_limits = limits[run.rank::run.world].to(run.device)
+            search(rule, threshold, my_limits.flatten(), by_verdict, runs=limits.size(1))
     bar.update()
 
-    # what could be had, and what a beam costs
-    solved, cost = depth_first_search(solver, mine, math.inf, by_verdict)
-    solved, cost = table.add('without a budget', 'all', 'code', 1, solved, cost, printed=False)
-    log_oracle(run, table, solved[:, 0] > 0, cost[:, 0])
-    beam = table.add('beam', f'b={args.b}', 'code', 1,
-                     *beam_search(solver, mine, args.b, by_verdict), printed=False)[1]
-    bar.update()
+    # what a beam costs
+    solved, cost = beam_search(solver, mine, args.b, by_verdict)
+    _, cost = table.add('beam', f'b={args.b}', 'code', 1, solved, cost, printed=False)
     bar.close()
-    return compare_rules(run, table, beam[..., COSTS.index('flops')].mean().item(), args)
+    return compare_rules(run, table, cost[..., COSTS.index('flops')].mean().item(), args)
 
 
-def values_of_rules(solver, puzzles, args):
-    """A function that makes value functions: of a calibration's name and a threshold.
+RULES_OF_VERDICTS = {  # rule -> the calibration that sets its threshold, see fit_verdicts
+    'calibrated': 'calibrated',
+    'raw verdict': 'raw',
+    'other states': 'calibrated',
+    'shuffled truth': 'shuffled',
+}
 
-    States are ordered by their verdict. One whose calibrated probability is below the threshold is
-    never opened. The calibrations are fitted on trained targets. Verdicts are looked up, but
-    charged as if computed.
+
+def values_of_rules(solver, puzzles, generator):
+    """A function that makes value functions, of a rule and a threshold.
+
+    States are ordered by their verdict. One whose probability is below the threshold is never
+    opened. The calibrations are fitted on trained targets. Verdicts are looked up, but charged as
+    if computed.
     """
     device = solver.run.device
-    known = budgets.KnownVerdicts(
-        puzzles.to(device), lambda states: log_odds(solver, states.to(device)))
+    known = budgets.KnownVerdicts(puzzles, lambda states: log_odds(solver, states.to(device)))
+    of_other_states = known.of_other_states(generator)
     of_trained = [judged_states(solver, target, MOST_STATES)
                   for target in some_trained_targets(solver.task)]
     fits = {}  # m -> {calibration: (slope, bias)}
     for m in range(solver.task.numbers - 1, 1, -1):
         fits[m] = fit_verdicts(of_trained, m)[2]
 
-    def value_of(name, threshold=0.0):
+    def value_of(rule, threshold=0.0):
+        deciding = of_other_states if rule == 'other states' else known
+        name = RULES_OF_VERDICTS.get(rule, 'raw')  # without a threshold it does not matter
+
         def value(solver, states, owner, cost):
             charge_verdicts(solver, owner, cost)
-            l = known(states)
-            probability = calibration.calibrated(l, *fits[states.size(1)][name])
-            return l.masked_fill(probability < threshold, -math.inf)
+            slope, bias = fits[states.size(1)][name]
+            closed = calibration.calibrated(deciding(states), slope, bias) < threshold
+            return known(states).masked_fill(closed, -math.inf).to(states.device)
         return value
     return value_of
 
@@ -1495,26 +1505,37 @@ def compare_rules(run, table, flops_of_beam, args):
     run.print(f'Depth-first search of {table.n_questions:,} puzzles of {args.target}. Share solved '
               'by rules that say when to stop, at equal mean nodes:')
     run.print(f'{"rule":18}' + ''.join(f'{nodes:8g}' for nodes in budgets.NODES))
-    rules = ('fixed', 'calibrated', 'raw verdict', 'shuffled truth', 'permuted', 'oracle',
-             'random order')
-    for rule in rules:
-        shares = [budgets.share_at(points[rule]['expansions'], n) for n in budgets.NODES]
-        cells = [f'{"-":>8}' if share is None else f'{share:8.3f}' for share in shares]
+    for rule in RULES_IN_LAST_LINE:
+        cells = [f'{budgets.share_at(points[rule]["expansions"], nodes):8.3f}'
+                 for nodes in budgets.NODES]
         run.print(f'{rule:18}' + ''.join(cells))
 
+    # at the FLOPs of a beam, and at five nodes
     final = dict(method='budgets', b=args.b, target=args.target, n_test=table.n_questions,
                  flops=flops_of_beam)
-    for rule, name in (('calibrated', 'adaptive'), ('raw verdict', 'raw'), ('fixed', 'fixed'),
-                       ('permuted', 'permuted'), ('shuffled truth', 'shuffled'),
-                       ('oracle', 'oracle'), ('random order', 'random')):
+    for rule, name in RULES_IN_LAST_LINE.items():
         final[name] = budgets.share_at(points[rule]['flops'], flops_of_beam)
+    for rule, name in RULES_IN_LAST_LINE.items():
+        final[f'{name}_5'] = budgets.share_at(points[rule]['expansions'], 5)
 
-    shares = {name: 'none' if final[name] is None else f'{final[name]:.3f}'
-              for name in ('adaptive', 'fixed', 'permuted')}
-    run.print(f'For the {flops_of_beam / 1e6:.0f} MFLOP a puzzle of a beam of {args.b}, budgets '
-              f'set by the calibrated verdict solve {shares["adaptive"]}, fixed budgets '
-              f'{shares["fixed"]} and budgets dealt out at random {shares["permuted"]}.')
+    run.print(f'With 5 nodes a puzzle on average, a calibrated threshold solves '
+              f'{final["adaptive_5"]:.3f}, fixed budgets {final["fixed_5"]:.3f}, the nodes of the '
+              f'former without its threshold {final["same_nodes_5"]:.3f}, and the same dealt out '
+              f'at random {final["permuted_5"]:.3f}.')
     return final
+
+
+RULES_IN_LAST_LINE = {
+    'fixed': 'fixed',
+    'calibrated': 'adaptive',
+    'raw verdict': 'raw',
+    'same nodes': 'same_nodes',
+    'permuted': 'permuted',
+    'other states': 'other_states',
+    'shuffled truth': 'shuffled',
+    'oracle': 'oracle',
+    'random order': 'random',
+}
 
 
 # -----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import calibration
 import common
 import plots
 import search
-from budgets import KnownVerdicts, cheapest_first, dealt_out, key_of, share_at, worthwhile
+from budgets import KnownVerdicts, cheapest_first, dealt_out, key_of, share_at, upper_hull
 from countdown import Countdown, all_puzzles
 
 
@@ -33,6 +34,12 @@ def test_known_verdicts_are_those_of_each_state():
         assert torch.equal(known(rows), log_odds(rows))
         assert asked.pop() == len(states) and asked.pop(0) == len(states)
 
+    # those of other states: the same numbers, elsewhere
+    other = known.of_other_states(torch.Generator().manual_seed(0))
+    for m in (3, 2):
+        assert torch.equal(other.log_odds[m].sort().values, known.log_odds[m].sort().values)
+        assert not torch.equal(other.log_odds[m], known.log_odds[m])
+
 
 def test_different_states_have_different_keys():
     values = torch.tensor([0, 1, 2, 13, 198, 199])
@@ -44,7 +51,8 @@ def test_different_states_have_different_keys():
 
 def test_nodes_are_dealt_out_to_other_puzzles():
     nodes = torch.arange(50)
-    dealt = dealt_out(nodes, torch.Generator().manual_seed(0)).view(50, budgets.N_PERMUTED)
+    dealt = dealt_out(nodes, torch.Generator().manual_seed(0))
+    assert dealt.shape == (50, budgets.N_PERMUTED)
     for column in dealt.T:
         assert torch.equal(column.sort().values, nodes) and not torch.equal(column, nodes)
     assert len({tuple(column.tolist()) for column in dealt.T}) == budgets.N_PERMUTED
@@ -59,14 +67,25 @@ def test_the_cheapest_first_by_hand():
     assert rows == [(3, 0.5, [1.5, 15.0]), (7, 0.75, [3.25, 32.5])]
 
 
-def test_the_share_at_a_cost_by_hand():
-    points = [(8, 0.9), (2, 0.3), (4, 0.5), (5, 0.4)]  # the last one is dearer and worse
-    assert share_at(points, 2) == pytest.approx(0.3)
-    assert share_at(points, 3) == pytest.approx(0.4)
+def test_the_hull_and_the_share_at_a_cost_by_hand():
+    # (5, 0.4) is dearer and worse than (4, 0.5), and (2, 0.2) below the line from 0 to that
+    points = [(8, 0.9), (2, 0.2), (4, 0.5), (5, 0.4), (12, 0.95)]
+    assert upper_hull(points) == [(0, 0), (4, 0.5), (8, 0.9), (12, 0.95)]
+    assert share_at(points, 2) == pytest.approx(0.25)  # a coin: every other puzzle gets 4
     assert share_at(points, 6) == pytest.approx(0.7)
-    assert share_at(points, 99) == pytest.approx(0.9)
-    assert share_at(points, 1.9) is None
-    assert worthwhile(points) == [(2, 0.3), (4, 0.5), (8, 0.9)]
+    assert share_at(points, 99) == pytest.approx(0.95)
+    assert share_at(points, 0) == 0
+
+
+def test_the_hull_lies_above_all_settings_and_bends_down():
+    generator = torch.Generator().manual_seed(0)
+    points = [tuple(point) for point in torch.rand(40, 2, generator=generator).tolist()]
+    hull = upper_hull(points)
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(hull)]
+    assert slopes == sorted(slopes, reverse=True) and slopes[-1] > 0
+    for cost, share in points:
+        assert share_at(points, cost) >= share - 1e-9
+    assert set(hull) <= {(0, 0), *points}
 
 
 @pytest.fixture(scope='module')
@@ -101,7 +120,7 @@ def test_every_rule_is_a_depth_first_search(run, checkpoints):  # noqa: F811
         assert row['expansions'] == pytest.approx(sum(r[1] for r in results) / len(results))
 
     for budget in budgets.FIXED:
-        check(rows['fixed', budget],
+        check(rows['fixed', f'{budget} nodes'],
               [plain_dfs(puzzle, budget, -math.inf, verdict.get) for puzzle in puzzles])
     in_order = [plain_dfs(puzzle, math.inf, -math.inf, verdict.get) for puzzle in puzzles]
     for n in {nodes for solved, nodes, *_ in in_order if solved}:
@@ -113,22 +132,32 @@ def test_every_rule_is_a_depth_first_search(run, checkpoints):  # noqa: F811
                for target in search.some_trained_targets(task)]
     _, _, fits = search.fit_verdicts(trained, 2)
     assert calibration.calibrated(l, *fits['raw']).allclose(l.double().sigmoid())
-    generator = torch.Generator().manual_seed(1337)  # of the nodes that are dealt out
-    for rule, name in (('calibrated', 'calibrated'), ('raw verdict', 'raw'),
-                       ('shuffled truth', 'shuffled')):
-        probability = calibration.calibrated(l, *fits[name]).tolist()
+    generator = torch.Generator().manual_seed(1337)
+    by_key = key_of(torch.tensor(states)).argsort()
+    verdict_of_other = torch.empty_like(l)
+    verdict_of_other[by_key] = l[by_key][torch.randperm(len(l), generator=generator)]
+    for rule, deciding, name in (
+            ('calibrated', l, 'calibrated'), ('raw verdict', l, 'raw'),
+            ('other states', verdict_of_other, 'calibrated'), ('shuffled truth', l, 'shuffled')):
+        probability = calibration.calibrated(deciding, *fits[name]).tolist()
         for threshold in budgets.THRESHOLDS:
             allowed = {}
             for state, p in zip(states, probability, strict=True):
                 allowed[state] = verdict[state] if p >= threshold else -math.inf
             results = [plain_dfs(puzzle, math.inf, -1e9, allowed.get) for puzzle in puzzles]
             check(rows[rule, threshold], results)
-            if rule == 'calibrated':  # the same nodes, but of other puzzles
+            if rule == 'calibrated':
                 nodes = torch.tensor([nodes for _, nodes, *_ in results])
-                dealt = dealt_out(nodes, generator).view(len(puzzles), -1).tolist()
-                check(rows['permuted', threshold],
-                      [mean_of_runs(puzzle, budgets_of_puzzle, verdict)
-                       for puzzle, budgets_of_puzzle in zip(puzzles, dealt, strict=True)])
+                check_same_nodes(rows, threshold, puzzles, nodes, verdict, generator, check)
+
+
+def check_same_nodes(rows, threshold, puzzles, nodes, verdict, generator, check):
+    """The nodes (P,) of the calibrated rule, without its threshold: for the same puzzles, and dealt
+    out."""
+    for rule, dealt in (('same nodes', nodes[:, None]), ('permuted', dealt_out(nodes, generator))):
+        check(rows[rule, threshold],
+              [mean_of_runs(puzzle, limits, verdict)
+               for puzzle, limits in zip(puzzles, dealt.tolist(), strict=True)])
 
 
 def mean_of_runs(puzzle, node_budgets, verdict):
@@ -146,10 +175,12 @@ def test_the_last_line_compares_at_the_cost_of_a_beam(run):
     assert int(final['flops']) == round(flops)
     for name, rule in (('fixed', 'fixed'), ('adaptive', 'calibrated'), ('permuted', 'permuted'),
                        ('raw', 'raw verdict'), ('shuffled', 'shuffled truth'),
+                       ('same_nodes', 'same nodes'), ('other_states', 'other states'),
                        ('oracle', 'oracle'), ('random', 'random order')):
-        points = [(row['flops'], row['solved']) for (name, _), row in rows.items() if name == rule]
-        share = share_at(points, flops)
-        assert final[name] == ('none' if share is None else f'{share:.3f}')
+        of_rule = [row for (series, _), row in rows.items() if series == rule]
+        for key, cost, amount in ((name, 'flops', flops), (f'{name}_5', 'expansions', 5)):
+            share = share_at([(row[cost], row['solved']) for row in of_rule], amount)
+            assert final[key] == f'{share:.3f}'
     assert (folder / 'plot.png').exists() and 'dealt out at random' in out
     records = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
     assert records[-1]['arm'] == 'final'
@@ -159,6 +190,7 @@ def test_the_last_line_compares_at_the_cost_of_a_beam(run):
 @pytest.mark.parametrize('name, argv, message', [
     ('three', '--puzzles x.txt', '--puzzles'),
     ('three', '--target 197', 'make 197'),
+    ('three', '--propose model', 'all legal moves'),
     ('two', '', 'at least 3 numbers'),
     ('cycle', '', 'countdown'),
 ])

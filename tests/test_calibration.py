@@ -172,6 +172,7 @@ def test_search_measures_calibration(checkpoints, tmp_path):  # noqa: F811
 @pytest.mark.parametrize('name, argv, message', [
     ('three', '--puzzles x.txt', '--puzzles'),
     ('three', '--target 197', 'make 197'),
+    ('three', '--propose model', 'all legal moves'),
     ('two', '', 'at least 3 numbers'),
     ('cycle', '', 'countdown'),
 ])
