@@ -844,7 +844,7 @@ BUDGET_STYLES = {  # rule of budgets.py: colour, line style, label
     'fixed': ('black', '-', 'fixed budgets'),
     'calibrated': ('tab:blue', '-', 'threshold on the calibrated verdict'),
     'raw verdict': ('tab:red', '-', 'threshold on the verdict as it is'),
-    'same nodes': ('tab:blue', ':', 'the nodes of the former, without its threshold'),
+    'same nodes': ('tab:blue', ':', 'the nodes of the blue line, no threshold'),
     'permuted': ('tab:orange', '--', 'the same nodes, dealt out at random'),
     'other states': ('tab:brown', ':', "threshold on another state's verdict"),
     'oracle': ('tab:green', ':', 'cheapest puzzles first, known beforehand'),

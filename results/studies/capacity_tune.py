@@ -1,6 +1,6 @@
 """Which learning rate suits layers and loops that may compose two facts?
 
-docs/capacity.md asks which way of storing facts explains models of 1 to 4 layers, and of one layer
+docs/capacity_depth.md asks which way of storing facts explains models of 1 to 4 layers, and of one layer
 applied 2 and 4 times, with and without weight decay. The answer is only fair if every one of them
 is tuned, and all of them by the same rule:
 
