@@ -1397,6 +1397,25 @@ def log_calibration(run, m, name, log_odds, truth, fits):
 # -----------------------------------------------------------------------------
 # how many nodes does a puzzle deserve? See budgets.py
 
+RULES_OF_VERDICTS = {  # rule -> the calibration that sets its threshold, see fit_verdicts
+    'calibrated': 'calibrated',
+    'raw verdict': 'raw',
+    'other states': 'calibrated',
+    'shuffled truth': 'shuffled',
+}
+RULES_IN_LAST_LINE = {  # rule -> its key
+    'fixed': 'fixed',
+    'calibrated': 'adaptive',
+    'raw verdict': 'raw',
+    'same nodes': 'same_nodes',
+    'permuted': 'permuted',
+    'other states': 'other_states',
+    'shuffled truth': 'shuffled',
+    'oracle': 'oracle',
+    'random order': 'random',
+}
+
+
 def measure_budgets(solver, puzzles, args):
     """Depth-first search under rules that say when to stop. Returns what the last line says."""
     run = solver.run
@@ -1445,14 +1464,6 @@ def measure_budgets(solver, puzzles, args):
     _, cost = table.add('beam', f'b={args.b}', 'code', 1, solved, cost, printed=False)
     bar.close()
     return compare_rules(run, table, cost[..., COSTS.index('flops')].mean().item(), args)
-
-
-RULES_OF_VERDICTS = {  # rule -> the calibration that sets its threshold, see fit_verdicts
-    'calibrated': 'calibrated',
-    'raw verdict': 'raw',
-    'other states': 'calibrated',
-    'shuffled truth': 'shuffled',
-}
 
 
 def values_of_rules(solver, puzzles, generator):
@@ -1523,19 +1534,6 @@ def compare_rules(run, table, flops_of_beam, args):
               f'former without its threshold {final["same_nodes_5"]:.3f}, and the same dealt out '
               f'at random {final["permuted_5"]:.3f}.')
     return final
-
-
-RULES_IN_LAST_LINE = {
-    'fixed': 'fixed',
-    'calibrated': 'adaptive',
-    'raw verdict': 'raw',
-    'same nodes': 'same_nodes',
-    'permuted': 'permuted',
-    'other states': 'other_states',
-    'shuffled truth': 'shuffled',
-    'oracle': 'oracle',
-    'random order': 'random',
-}
 
 
 # -----------------------------------------------------------------------------
