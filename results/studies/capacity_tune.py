@@ -1,8 +1,8 @@
 """Which learning rate suits layers and loops that may compose two facts?
 
-docs/capacity_depth.md asks which way of storing facts explains models of 1 to 4 layers, and of one layer
-applied 2 and 4 times, with and without weight decay. The answer is only fair if every one of them
-is tuned, and all of them by the same rule:
+docs/capacity_depth.md asks whether models of 1 to 4 layers, and of one layer applied 2 and 4 times,
+combine two facts, with and without weight decay. The answer is only fair if every one of them is
+tuned, and all of them by the same rule:
 
 1. Each setting of the grid is trained once, with seed 1337, on 20 people, whom no row of the page
    has. All other settings are those of the rows.
