@@ -618,8 +618,8 @@ def capacity_schemes():
 
 DEPTHS = {  # row of capacity.py: its name in the figure
     'compose-layers-1': '1 layer',
-    'compose-loops-2': 'twice',
-    'compose-loops-4': '4 times',
+    'compose-loops-2': '1 layer,\ntwice',
+    'compose-loops-4': '1 layer,\n4 times',
     'compose-layers-2': '2 layers',
     'compose-layers-4': '4 layers',
     'compose-layers-4-relabel': '4 layers,\nshuffled',
@@ -631,8 +631,7 @@ def capacity_depth():
     for each number of people, a row for each size, a mark for each model."""
     handles = [sample_of('trained', '', marker='o', color='tab:grey', mfc='none', ms=5),
                sample_of('held out: new combinations of known facts', '', marker='o',
-                         color='tab:blue', ms=5),
-               sample_of('chance', ':', color='black', lw=1)]
+                         color='tab:blue', ms=5)]
     figure = Figure(figsize=(9, 6.4), layout='constrained')
     top, bottom = figure.subfigures(2, 1, height_ratios=(9, 1))
     axes = top.subplots(2, 2, sharex=True, sharey=True)
@@ -643,7 +642,6 @@ def capacity_depth():
             axis.plot(x + 0.12, record['acc_2_combination'], 'o', color='tab:blue', ms=5)
             axis.set_title(f'{record["people"]} people, '
                            f'{round(record["params"] / 5000) * 5},000 parameters')
-            axis.axhline(record['chance'], color='black', lw=0.5, ls=':')
     for axis in axes[:, 0]:
         axis.set(ylabel='share right', ylim=(-0.03, 1.05))
     for axis in axes[1]:

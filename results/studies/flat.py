@@ -2,9 +2,9 @@
 
 From the committed logs, for each row of capacity.py with two hops and no chain:
 
-1. For each size and number of people the share of questions that is right, trained and held out,
-   and what a held-out question costs beyond the marginals. Less than 0 means that the model knows
-   something about questions that it was never asked: it combines facts.
+1. For each size and number of people the share of questions that is right, trained and held out.
+   Beside it a guess: of each subject the most frequent trained answer. And what a held-out question
+   costs beyond the marginals.
 2. For each scheme the bits a parameter, and their spread (standard deviation / mean) over the
    models of a seed that have more to store under it, see capacity.fit.
 
@@ -13,20 +13,50 @@ From the committed logs, for each row of capacity.py with two hops and no chain:
 
 import statistics
 import sys
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from capacity import SCHEMES, fit
-from files import read_log
+from capacity import SCHEMES, fit, make_questions
+from files import read_config, read_log
+from profiles import Profiles
 
 
 LABELS = ('combination', 'pair', 'person')
 
 
 def models_of(folder):
-    return [record for record in read_log(folder) if record['arm'] == 'model']
+    """The records of a run, each with the accuracy of a guess on its held-out combinations."""
+    args = read_config(folder)['args']
+    models = []
+    for record in read_log(folder):
+        if record['arm'] == 'model':
+            guess = accuracy_of_guess(record['people'], args['attributes'], args['relations'],
+                                      args['seed'], bool(args.get('relabel')))
+            models.append(record | dict(guess=guess))
+    return models
+
+
+@cache
+def accuracy_of_guess(people, attributes, relations, seed, relabel):
+    """Of the held-out combinations the share that is right by the most frequent answer to trained
+    two-hop questions about the same subject, whoever they begin with."""
+    task = Profiles(people, attributes, relations, (1, 2), facts=seed, relabel=relabel)
+    batch = make_questions(task, 'direct').batch
+    answers = batch.tokens.gather(1, batch.answer).tolist()
+    held_out = task.labels.index('combination')
+    counts = {}  # subject -> how often each answer was trained
+    asked = []
+    for (_, relation, subject, label), answer in zip(batch.instance.tolist(), answers, strict=True):
+        if relation >= 0 and label == 0:
+            counts.setdefault(subject, Counter())[tuple(answer)] += 1
+        elif relation >= 0 and label == held_out:
+            asked.append((subject, tuple(answer)))
+    right = [counts[subject].most_common(1)[0][0] == answer for subject, answer in asked]
+    return statistics.mean(right)
 
 
 def mean_and_sd(values, digits=3):
@@ -54,8 +84,8 @@ def print_cells(by_seed):
     for (people, _), records in sorted(cells.items()):
         print(f'  {people} people, {records[0]["params"]:,} parameters: right: '
               f'one hop {mean_and_sd([r["acc_1"] for r in records])}, '
-              f'trained {mean_and_sd([r["acc_2_trained"] for r in records])}, chance '
-              f'{mean_and_sd([r["chance"] for r in records])}')
+              f'trained {mean_and_sd([r["acc_2_trained"] for r in records])}, guess '
+              f'{mean_and_sd([r["guess"] for r in records])}')
         for label in LABELS:
             excess = [record[f'loss_2_{label}'] - marginal_of(record) for record in records]
             print(f'      held out by {label:12} right '
