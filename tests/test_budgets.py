@@ -185,16 +185,3 @@ def test_the_last_line_compares_at_the_cost_of_a_beam(run):
     records = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
     assert records[-1]['arm'] == 'final'
     assert plots.read_run(folder).final['n_test'] == len(all_puzzles(3, 24))
-
-
-@pytest.mark.parametrize('name, argv, message', [
-    ('three', '--puzzles x.txt', '--puzzles'),
-    ('three', '--target 197', 'make 197'),
-    ('three', '--propose model', 'all legal moves'),
-    ('two', '', 'at least 3 numbers'),
-    ('cycle', '', 'countdown'),
-])
-def test_what_has_no_budgets_is_refused(name, argv, message, checkpoints, tmp_path):  # noqa: F811
-    argv = f'--device cpu --ckpt {checkpoints[name]} --method budgets {argv}'.split()
-    code, _, err = call(search, [*argv, '--out_dir', str(tmp_path / 'run')])
-    assert code == 2 and err.count('\n') == 1 and message in err

@@ -169,6 +169,7 @@ def test_search_measures_calibration(checkpoints, tmp_path):  # noqa: F811
     assert 'ece_24_raw=' in out and (tmp_path / 'plot.png').exists()
 
 
+@pytest.mark.parametrize('method', ['calibration', 'budgets'])
 @pytest.mark.parametrize('name, argv, message', [
     ('three', '--puzzles x.txt', '--puzzles'),
     ('three', '--target 197', 'make 197'),
@@ -176,8 +177,8 @@ def test_search_measures_calibration(checkpoints, tmp_path):  # noqa: F811
     ('two', '', 'at least 3 numbers'),
     ('cycle', '', 'countdown'),
 ])
-def test_what_cannot_be_calibrated_is_refused(name, argv, message, checkpoints,  # noqa: F811
-                                              tmp_path):
-    argv = f'--device cpu --ckpt {checkpoints[name]} --method calibration {argv}'.split()
+def test_what_cannot_be_calibrated_is_refused(name, argv, message, method,
+                                              checkpoints, tmp_path):  # noqa: F811
+    argv = f'--device cpu --ckpt {checkpoints[name]} --method {method} {argv}'.split()
     code, _, err = call(search, [*argv, '--out_dir', str(tmp_path / 'run')])
     assert code == 2 and err.count('\n') == 1 and message in err
