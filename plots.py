@@ -845,10 +845,10 @@ BUDGET_STYLES = {  # rule of budgets.py: colour, line style, label
     'calibrated': ('tab:blue', '-', 'threshold on the calibrated verdict'),
     'raw verdict': ('tab:red', '-', 'threshold on the verdict as it is'),
     'same nodes': ('tab:blue', ':', 'the nodes of the blue line, no threshold'),
-    'permuted': ('tab:orange', '--', 'the same nodes, dealt out at random'),
-    'other states': ('tab:brown', ':', "threshold on another state's verdict"),
-    'oracle': ('tab:green', ':', 'cheapest puzzles first, known beforehand'),
-    'random order': ('0.6', '--', 'random order, fixed budgets'),
+    'permuted': ('tab:orange', '-', 'the same nodes, dealt out at random'),
+    'other states': ('tab:brown', '-', "threshold on another state's verdict"),
+    'oracle': ('tab:green', '-', 'cheapest puzzles first, known beforehand'),
+    'random order': ('0.6', '-', 'random order, fixed budgets'),
 }
 
 
@@ -857,8 +857,8 @@ def draw_budgets(runs):
     above, of the hundred hardest below. A column for each run."""
     require(all(run.final['method'] == 'budgets' for run in runs),
             'budgets are drawn by themselves')
-    figure = empty_figure(1.5 + 3.6 * len(runs), 7)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(7, 1))
+    figure = empty_figure(max(6.5, 1.5 + 2.3 * len(runs)), 4.8)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(6, 1))
     axes = top.subplots(2, len(runs), sharex=True, sharey=True, squeeze=False)
     for column, run in enumerate(runs):
         for row, measure in enumerate(('solved', 'solved_hard')):
@@ -866,16 +866,16 @@ def draw_budgets(runs):
             for rule, (colour, line, _) in BUDGET_STYLES.items():
                 hull = budgets.upper_hull(points_of_rule(run, rule, measure))
                 x, y = zip(*hull, strict=True)
-                axis.plot(x, y, line, color=colour, lw=1.2)
+                axis.plot(x, y, line, color=colour, lw=1)
             most = max(cost for cost, _ in points_of_rule(run, 'fixed', measure))
             axis.set(xlim=(0, 1.05 * most), ylim=(0, 1.03))
         axes[0, column].set_title(f'model of seed {run.final["model_seed"]}')
-        axes[1, column].set_xlabel('nodes expanded, mean over all puzzles')
+        axes[1, column].set_xlabel('nodes a puzzle, mean of all')
     axes[0, 0].set_ylabel(f'solved, of {runs[0].final["n_test"]:,}')
     axes[1, 0].set_ylabel('solved, hardest hundred')
     handles = [sample_of(label, line, color=colour)
                for colour, line, label in BUDGET_STYLES.values()]
-    bottom.legend(handles=handles, loc='center', ncols=min(3, len(runs)), fontsize=8,
+    bottom.legend(handles=handles, loc='center', ncols=min(3, 1 + len(runs)), fontsize=8,
                   frameon=False)
     return figure
 
