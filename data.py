@@ -712,7 +712,7 @@ class Star(Task):
     name = 'star'
     flags = {
         'star': dict(type=parse_list, metavar='D,L', help='arms, and nodes of a path'),
-        'nodes': dict(type=at_least(1), help='labels (default: 10 or more)'),
+        'nodes': dict(type=at_least(1), help='labels (10 or more)'),
         'reverse': dict(action='store_true', help='path from the goal'),
     }
 
@@ -917,8 +917,8 @@ def check_word(word, takes_words):
 def add_task_args(parser, tasks, **defaults):
     """Add --task and the flags of these tasks.
 
-    A flag that is not typed is None, and make_task fills it in. defaults: {flag: value} for the
-    help, where the script gives make_task other defaults than the tasks have.
+    A flag that is not typed is None, and make_task fills it in. defaults: as for make_task, for
+    the help.
     """
     group = parser.add_argument_group('task')
     parser.set_defaults(task=tasks[0].name)
@@ -942,12 +942,12 @@ def add_task_args(parser, tasks, **defaults):
 def flag_help(flag, takers, n_tasks, defaults):
     """The help of a flag. Where tasks differ, the tasks that each part of it is about come first:
 
-    'cycle, cvpr: nodes of the graph (default: 20); star: labels (default: 10 or more)'
+    'cycle, cvpr: nodes of the graph (default: 20); star: labels (10 or more)'
     """
     defaults_of = {}  # help -> {task: its default as text, or None}
     for task in takers:
         options = task.flags[flag]
-        value = defaults.get(flag, inspect.signature(task).parameters[flag].default)
+        value = default_of(task, flag, defaults)
         if value is False:
             value = None
         if isinstance(value, list | tuple):
@@ -961,6 +961,14 @@ def flag_help(flag, takers, n_tasks, defaults):
     if len(takers) == n_tasks and len(parts) == 1:
         return next(iter(parts))
     return '; '.join(f'{", ".join(names)}: {text}' for text, names in parts.items())
+
+
+def default_of(task, flag, defaults):
+    """The value of a flag that is not typed: see make_task."""
+    own = inspect.signature(task).parameters[flag].default
+    if own is None:
+        return None
+    return defaults.get(flag, own)
 
 
 def default_text(values):
@@ -978,12 +986,14 @@ def default_text(values):
 def make_task(args, tasks, **defaults):
     """The one of these tasks that args ask for.
 
-    args: a namespace with `task` and flags of tasks. A flag that is missing or None has the value
-    in `defaults`, or else the task's own default.
+    args: a namespace with `task` and flags of tasks. A flag that is missing or None has its
+    default.
+    defaults: {flag: value} to use instead of a task's own default. Where a task's own default is
+    None, so that it depends on other flags, it stays.
     Raises ValueError for a size that makes no sense and for a flag of another task.
     """
     task_class = {task.name: task for task in tasks}[args.task]
-    given = {flag: value for flag, value in defaults.items() if flag in task_class.flags}
+    given = {flag: default_of(task_class, flag, defaults) for flag in task_class.flags}
     for task in tasks:
         for flag in task.flags:
             if getattr(args, flag, None) is not None:

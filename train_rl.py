@@ -21,7 +21,11 @@ only using supervision from the final output?" Nobody shows this model a chain.
 4. --free_length 8 lets the model decide how long a chain is, up to 8 tokens. It ends its chain with
    the stop token `_`, and the token before that is its answer. A chain without a stop is wrong.
    --length_cost 0.02 takes so much from the reward for each token.
-5. --objective passk ascends pass@k instead, the chance that one of k chains is right (PKPO, Walder
+5. --task multiply or star: the answer has many tokens, and guessing never finds it. So start from a
+   model that half knows the task: --init_from a checkpoint of train_cot.py. --pass_k 256 measures
+   what this adds (Yue et al. 2025, 2504.13837): the chance that one of 1, 4, 16, ... chains is
+   right, before and after. With --objective coin, the control, rewards are coin tosses.
+6. --objective passk ascends pass@k instead, the chance that one of k chains is right (PKPO, Walder
    & Karkhanis 2025, 2505.15201; with loo it is their "leave one out minus one"). At k = group_size
    only a chain that alone is right counts (POPPY, Grinsztajn et al. 2022, 2210.03475).
 
@@ -32,11 +36,11 @@ Departures: no KL term, no division, and no clipping, since with one step a batc
 
     python train_rl.py                       # 10 nodes, 1 to 4 hops, under two minutes on a laptop
     python train_rl.py --hops 4              # the control that must fail: no easy questions
-    python train_rl.py --nodes 20 --hops 1-6 --curriculum --steps 2000 --device cuda
-    torchrun --standalone --nproc_per_node=2 train_rl.py
+
+Under torchrun each process takes its share of the questions.
 
 The last line:  final task=cycle hops=1-4 baseline=loo ... acc=1.000 valid=1.000 reward=0.9xx ...
-Results: docs/train_rl.md
+Results: docs/train_rl.md, docs/rl_adds.md
 """
 
 from errors import one_line_errors  # first: see errors.py
@@ -53,7 +57,9 @@ import plots
 from data import (
     CVPR,
     Cycle,
+    Multiply,
     Parser,
+    Star,
     add_task_args,
     at_least,
     format_range,
@@ -65,8 +71,10 @@ from data import (
 from model import GPT, GPTConfig
 
 
-TASKS = (Cycle, CVPR)  # one token must be the answer
-TASK_DEFAULTS = dict(nodes=10, hops=[1, 2, 3, 4])
+TASKS = (Cycle, CVPR, Multiply, Star)
+TASK_DEFAULTS = dict(nodes=10, hops=[1, 2, 3, 4])  # the task takes those flags that it has
+PASS_QUESTIONS = 200    # test questions of --pass_k
+CHAINS_AT_ONCE = 4096   # and how many of their chains are sampled at once, about
 LEGEND = """
   samples        chains sampled so far
   reward         mean reward of the chains of this step
@@ -78,7 +86,9 @@ LEGEND = """
   valid          share of chain tokens that follow from the token before. It is never rewarded
   length         with --free_length: mean number of tokens before the stop token
   stopped        and the share of chains that have one
+  pass@k         with --pass_k: share of questions with a right one among k sampled chains
 """
+FIXED_BY_CHECKPOINT = ('nodes', 'format', 'digits', 'reverse', 'star')  # flags of the tasks
 SHAPE = ('n_layer', 'n_head', 'n_embd', 'n_loop', 'pos')  # flags that --init_from decides
 
 
@@ -89,9 +99,10 @@ def correct(batch, chain):
     """Is the answer in chain (B, L) right? (B,) bool
 
     It is the k-th token of a k-hop question's chain, or with --free_length the token before the
-    stop. All other tokens are ignored. Everything that counts right answers uses this.
+    stop. In multiply it is the last 2 N tokens, in star the whole path. All other tokens are
+    ignored. Everything that counts right answers uses this.
     """
-    written = chain.gather(1, batch.answer - batch.prompt_len)              # (B, 1)
+    written = chain.gather(1, batch.answer - batch.prompt_len)              # (B, A)
     return (written == batch.tokens.gather(1, batch.answer)).all(dim=1)
 
 
@@ -131,14 +142,16 @@ def make_parser():
     add('--n_embd', type=at_least(1, most=65536), default=64, help='width')
     add('--n_loop', type=at_least(1, most=1000), default=1,
         help='times the blocks are applied, with shared weights')
-    add('--pos', choices=('learned', 'rope', 'none'), default='learned', help='position encoding')
+    add('--pos', choices=('learned', 'rope', 'none'), default='learned', metavar='NAME',
+        help='position encoding: learned, rope, none')
     add('--init_from', metavar='CKPT',
         help='start from this checkpoint, for instance of train_cot.py')
 
     add = parser.add_argument_group('reinforcement learning').add_argument
     add('--baseline', choices=('none', 'ema', 'loo', 'prefix'), default='loo',
-        metavar='NAME', help='what is subtracted from a reward: none, ema, loo, prefix')
-    add('--objective', choices=('mean', 'passk'), default='mean', help='expected reward, or pass@k')
+        metavar='NAME', help='subtracted from each reward: none, ema, loo, prefix')
+    add('--objective', choices=('mean', 'passk', 'coin'), default='mean', metavar='NAME',
+        help='mean reward, passk, or coin: a coin toss, the control')
     add('--k', type=at_least(2), help='the k of --objective passk (default: group_size)')
     add('--rollouts', type=at_least(1), default=4,
         help='fresh rollouts from each prefix for --baseline prefix')
@@ -154,7 +167,7 @@ def make_parser():
     add('--curriculum', action='store_true',
         help='fewest hops first; one more when 0.9 of the hardest chains are right')
 
-    add = parser.add_argument_group('training').add_argument
+    add = parser.add_argument_group('training and evaluation').add_argument
     add('--batch_size', type=at_least(1), default=128, help='questions a step and process')
     add('--max_iters', '--steps', type=at_least(1), default=1000, help='optimizer steps')
     add('--learning_rate', '--lr', type=positive_float, default=1e-3,
@@ -163,13 +176,14 @@ def make_parser():
     add('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only')
     add('--grad_clip', type=positive_float, default=1.0, help='largest gradient norm')
 
-    add = parser.add_argument_group('evaluation').add_argument
     add('--log_interval', '--eval_interval', type=at_least(1),
         help='steps between evaluations and checkpoints (default: steps / 30)')
     add('--n_test', type=at_least(1), default=2000,
         help='test instances a hop count; on the way a quarter')
     add('--test_hops', metavar='HOPS', type=parse_range,
         help='at the end, also test these longer chains')
+    add('--pass_k', type=at_least(1, most=10**6), metavar='N',
+        help='at both ends: pass@1, 4, 16, ... of N sampled chains a question')
     common.add_run_args(parser)
     return parser
 
@@ -190,12 +204,12 @@ def fill_in(args):
     memory.require_depth(args)
     task = common.task_of_args(args, TASKS, **TASK_DEFAULTS)
     vars(args).update(task.settings())
+    require_sense(args, task)
     longer_task = None
     block_size = task.block_size
     if args.free_length:
         block_size += args.free_length - task.longest_chain
     if args.test_hops:
-        require('hops' in task.flags, f'--test_hops means nothing to {task.name}')
         require(args.test_hops[0] > largest_trained(args, task),
                 f'--test_hops {format_range(args.test_hops)} is for longer chains than '
                 f'{largest_trained(args, task)} hops, the longest that are trained')
@@ -206,11 +220,31 @@ def fill_in(args):
     _, test_split = common.splits(args)
     sample_batch(task, 1, args.seed, 0, test_split)  # are there instances to hold out?
 
-    if args.objective == 'mean':
-        require(not args.k, '--k belongs to --objective passk')
-    else:
+    return task, longer_task, config
+
+
+def require_sense(args, task):
+    """Raise ValueError for flags that do not go together, or not with this task."""
+    if args.objective == 'passk':
         require(args.baseline in ('none', 'loo') and args.k <= args.group_size,
                 '--objective passk takes --baseline none or loo, and a --k of at most group_size')
+    else:
+        require(not args.k, '--k belongs to --objective passk')
+    require(args.objective != 'coin' or args.baseline != 'prefix',
+            '--objective coin does not go with --baseline prefix')
+    compares_chains = args.baseline in ('loo', 'prefix') or args.objective == 'passk'
+    require(args.group_size > 1 or not compares_chains,
+            f'--objective {args.objective} with --baseline {args.baseline} needs a --group_size of '
+            'at least 2')
+
+    # the answer is the k-th token of k hops: not so in multiply and star
+    has_hops = 'hops' in task.flags
+    require(has_hops or not args.test_hops, f'--test_hops means nothing to {task.name}')
+    require(has_hops or not args.free_length,
+            f'--free_length is not for {task.name}: all its chains are equally long')
+    require(has_hops or args.baseline != 'prefix',
+            f'--baseline prefix is not for {task.name}: it takes chains of one token a hop')
+
     if args.free_length:
         require(args.free_length > max(task.hops),
                 f'--free_length {args.free_length} has no room for {max(task.hops)} hops and the '
@@ -218,16 +252,11 @@ def fill_in(args):
         require(args.baseline != 'prefix' and not args.test_hops,
                 '--free_length does not go with --baseline prefix, nor with --test_hops')
     require(args.free_length or not args.length_cost, '--length_cost belongs to --free_length')
-    compares_chains = args.baseline in ('loo', 'prefix') or args.objective == 'passk'
-    require(args.group_size > 1 or not compares_chains,
-            f'--objective {args.objective} with --baseline {args.baseline} needs a --group_size of '
-            'at least 2')
-    return task, longer_task, config
 
 
 def longest_chain(args, task):
     """How many tokens the model may write."""
-    return args.free_length or max(task.hops)
+    return args.free_length or task.longest_chain
 
 
 CURES = memory.CURES | {
@@ -250,7 +279,7 @@ def memory_phases(args, task, config):
     # a step: prompts with G chains side by side, and the rows of their questions
     attention = 3 * P * G * L * (S + G * L)
     step = memory.step_parts(config, P, S + G * L, G * L, n_copies=7, attention=attention)
-    of_questions = 8 * 4 * P * G * (T + task.nodes)
+    of_questions = 8 * 4 * P * G * (T + task.n_symbols)
     step['chains'] = of_questions
     if args.objective == 'passk':  # the others of each chain, sorted
         step['chains'] += 40 * P * G * G
@@ -258,10 +287,14 @@ def memory_phases(args, task, config):
     # before it: sample the chains, and with --baseline prefix more of them from each prefix
     rows = P * G * max(1, n_rollouts)
     sampling = memory.decoding_bytes(config, rows, T, P * G if n_rollouts else P)
-    sampling += 8 * 2 * rows * (T + task.nodes) * (n_rollouts > 0) + of_questions
+    sampling += 8 * 2 * rows * (T + task.n_symbols) * (n_rollouts > 0) + of_questions
 
     B = min(500, args.n_test)
     evaluation = memory.decoding_bytes(config, B, T)
+    if args.pass_k:
+        rows = max(CHAINS_AT_ONCE, args.pass_k)
+        sampled = memory.decoding_bytes(config, rows, T, max(1, CHAINS_AT_ONCE // args.pass_k))
+        evaluation = max(evaluation, sampled)
     phases = memory.trainer_phases(args, config, task, step, evaluation, B)
     if not args.eval_only:
         phases.append({'model': phases[0]['model'], 'chains': sampling})
@@ -286,7 +319,7 @@ def load_start(args, config):
     needed = vars(args) | vars(config)
     given = state['args'] | vars(model.config)
     differences = []
-    for name in ('task', 'nodes', 'format', *vars(config)):
+    for name in ('task', *FIXED_BY_CHECKPOINT, *vars(config)):
         if name != 'block_size' and needed.get(name) != given.get(name):
             text = f'{name} is {given.get(name)}, this run needs {needed.get(name)}'
             if name == 'vocab_size':
@@ -462,7 +495,8 @@ def evaluate(model, task, run, seed, n_test, hop_token=None, split='test', free_
             if hop_token is not None:
                 prompt[:, -2] = hop_token
             with run.autocast:
-                chain = model.generate(prompt, free_length or k)[:, P:]     # (B, L)
+                L = free_length or questions.tokens.size(1) - P
+                chain = model.generate(prompt, L)[:, P:]                    # (B, L)
 
             # which of its tokens are links of the chain?
             batch = questions
@@ -485,6 +519,50 @@ def evaluate(model, task, run, seed, n_test, hop_token=None, split='test', free_
                                lengths=lengths.tolist())
         examples.append(show_example(task, questions, chain))
     return results, examples
+
+
+@torch.no_grad()
+def pass_curve(model, task, args, run):
+    """{k: pass@k} for k = 1, 4, 16, ... and --pass_k: does one of k sampled chains answer right?
+
+    The mean over PASS_QUESTIONS held-out questions with the most hops, of --pass_k chains each. The
+    questions and the random numbers are always the same ones. {} without --pass_k.
+    """
+    n_chains = args.pass_k
+    if not n_chains:
+        return {}
+    B = PASS_QUESTIONS
+    k = task.hops[-1]
+    _, test_split = common.splits(args)
+    questions = sample_batch(task, B, args.seed, k * 10**6, test_split, hops=k).to(run.device)
+    P = questions.prompt_len
+    L = args.free_length or questions.tokens.size(1) - P
+    rng = np.random.default_rng([args.seed, 3])  # 0 to 2 draw questions and chains of the training
+    n_right = torch.zeros(B)
+
+    # in parts, so that they fit into memory
+    part = max(1, CHAINS_AT_ONCE // n_chains)  # questions
+    for first in range(0, B, part):
+        some = questions[first:first + part]
+        uniform = rng.random((len(some) * n_chains, L), dtype=np.float32)
+        with run.autocast:
+            tokens = model.generate(some.tokens[:, :P], L, args.temperature, samples=n_chains,
+                                    uniform=torch.from_numpy(uniform).to(run.device))
+        chain = tokens[:, P:]
+        rows = torch.arange(len(some), device=run.device).repeat_interleave(n_chains)
+        batch = some[rows]
+        if args.free_length:
+            batch = end_at_stop(batch, chain, task.pad)
+        is_right = correct(batch, chain).view(len(some), n_chains)
+        n_right[first:first + part] = is_right.sum(dim=1).cpu().float()
+
+    ks = []
+    k = 1
+    while k < n_chains:
+        ks.append(k)
+        k *= 4
+    ks.append(n_chains)
+    return {k: pass_at_k(n_chains, n_right, k).mean().item() for k in ks}
 
 
 def show_example(task, batch, chain):
@@ -526,7 +604,7 @@ def train(model, task, args, run):
         samples_95=None)    # chains until 95% greedy accuracy at the largest hop count
     state = run.resume('ckpt.pt', model, optimizer, 'rl')
     if 'args' in state:  # there is a checkpoint
-        check_progress(state)
+        check_progress(state, task)
     progress.update({name: state[name] for name in progress if name in state})
     resumed = step = progress['step']
     policy = run.distribute(model)
@@ -569,6 +647,8 @@ def train(model, task, args, run):
             batch = end_at_stop(batch, chain, task.pad)
         n_tokens = batch.loss_mask.sum(dim=1)                                   # (P * G,)
         rewards = reward(batch, chain).float()                                  # (P * G,)
+        if args.objective == 'coin':
+            rewards = (uniform(1)[:, 0] < 0.5).float()
         if args.length_cost:
             rewards = rewards - args.length_cost * n_tokens
         is_right = correct(batch, chain).view(P, G)
@@ -629,20 +709,21 @@ def train(model, task, args, run):
     return progress
 
 
-def check_progress(state):
-    """Raise ValueError if a checkpoint remembers what no training can have come to."""
+def check_progress(state, task):
+    """Raise ValueError if a checkpoint remembers what no training on this task can have come to."""
     args = state['args']
-    hops = max(args['hops'])
+    hops = args['hops'] or task.hops
     rollouts = args['rollouts'] if args['baseline'] == 'prefix' else 0
     processes = args.get('processes')
     require(type(processes) is int and processes > 0,
             f'the checkpoint has processes={str(processes)[:60]}, which cannot be')
     n_chains = state['step'] * args['batch_size'] * args['group_size'] * processes
-    most = n_chains * (1 + rollouts * (hops - 1))
+    most = n_chains * (1 + rollouts * (max(hops) - 1))
     largest_float = torch.finfo(torch.float64).max
-    longest = args.get('free_length') or hops + rollouts * hops * (hops - 1) // 2
+    longest = args.get('free_length') or task.longest_chain
+    longest += rollouts * max(hops) * (max(hops) - 1) // 2
     ranges = dict(
-        stage=(1 if args['curriculum'] else len(args['hops']), len(args['hops'])),
+        stage=(1 if args['curriculum'] else len(hops), len(hops)),
         samples=(n_chains, most),
         tokens=(n_chains, n_chains * longest),
         samples_95=(0, most),
@@ -742,14 +823,16 @@ def main(argv=None):
         # train the model, or take what --ckpt holds
         model.to(run.device)
         if args.eval_only:
-            check_progress(state)
+            check_progress(state, task)
             progress = dict(reward=None, samples=0, samples_95=None, tokens=0) | state
+            before = {}
         else:
             run.print_settings()
             run.print(LEGEND)
             run.print(f'{model.num_params():,} parameters, {args.batch_size} x {run.world} '
                       f'questions a step, {args.group_size} chains each, files in {args.out_dir}, '
                       f'about {memory.in_gib(needed)} of memory')
+            before = pass_curve(model, task, args, run) if run.master else {}
             progress = train(model, task, args, run)
             run.end_training(progress['step'])
         if not run.master:
@@ -760,6 +843,8 @@ def main(argv=None):
         results, _ = evaluate(model, task, run, args.seed, args.n_test, split=test_split,
                               free_length=args.free_length)
         run.print(f'test: {summary(results, task)}')
+        after = pass_curve(model, task, args, run)
+        print_pass_curves(before, after, run)
         beyond = {}
         if longer_task is not None:
             k = largest_trained(args, task)
@@ -770,6 +855,8 @@ def main(argv=None):
 
         # the last line, the log's last record, the figure
         final = final_values(results, beyond, progress, model, task, args, run)
+        final |= {f'before_{k}': value for k, value in before.items()}
+        final |= {f'pass_{k}': value for k, value in after.items()}
         run.print(in_words(final, task))
         run.finish(final, step=args.max_iters, by_hops=results, beyond=beyond)
         if not args.eval_only:
@@ -777,9 +864,18 @@ def main(argv=None):
         return final
 
 
+def print_pass_curves(before, after, run):
+    """One line each, if there are any: pass@1 0.078  pass@4 0.274 ..."""
+    for name, curve in (('before', before), ('after', after)):
+        if curve:
+            text = '  '.join(f'pass@{k} {value:.3f}' for k, value in curve.items())
+            run.print(f'{name}: {text}')
+
+
 def in_words(final, task):
     """One sentence: what was found, and against which control."""
-    return (f'Right answers at {task.hops[-1]} hops, learned from the reward for the answer alone: '
+    where = f' at {task.hops[-1]} hops' if 'hops' in task.flags else ''
+    return (f'Right answers{where}, learned from the reward for the answer alone: '
             f'{final["acc"]:.3f}; guessing gives {final["chance"]:.3f}.')
 
 

@@ -24,7 +24,7 @@ from plain_training import PlainAdamW, Saved, are_equal, watch_modes
 import common
 import train_cot
 import train_rl
-from data import CVPR, STREAMS, Batch, Cycle, held_out, sample_batch
+from data import CVPR, STREAMS, Batch, Cycle, Multiply, Star, held_out, sample_batch
 from model import GPT, GPTConfig
 
 
@@ -1030,11 +1030,151 @@ def test_init_from_refuses_another_format_of_the_same_vocabulary(tmp_path):
 @pytest.mark.parametrize('argv', [
     '--k 2', '--objective passk --baseline ema', '--objective passk --baseline prefix',
     '--objective passk --k 9', '--group_size 1', '--baseline prefix --group_size 1',
-    '--task star', '--init_from nowhere.pt', '--free_length 4', '--length_cost 0.1',
-    '--free_length 8 --baseline prefix', '--free_length 8 --test_hops 5'])
+    '--task countdown', '--init_from nowhere.pt', '--free_length 4', '--length_cost 0.1',
+    '--free_length 8 --baseline prefix', '--free_length 8 --test_hops 5',
+    '--task multiply --free_length 40', '--task star --test_hops 5', '--task multiply --hops 2',
+    '--task star --baseline prefix', '--task star --star 4,4 --nodes 10',
+    '--objective coin --baseline prefix', '--objective coin --k 2', '--pass_k 0'])
 def test_what_makes_no_sense_together_is_refused(argv, tmp_path):
     result = call(train_rl, *argv.split(), '--out_dir', tmp_path / 'new')
     assert is_refused(result, tmp_path / 'new')
+
+
+# -----------------------------------------------------------------------------
+# answers of many tokens
+
+@pytest.mark.parametrize('task, first', [
+    (Multiply(digits=2), 9), (Multiply(digits=2, reverse=True), 9), (Star(star=(2, 4)), 0)])
+def test_of_a_long_answer_every_token_counts_and_no_other(task, first):
+    """The product is the last 4 of 13 tokens: 3 + 3 + 3 digits come before. A star's path is all
+    answer."""
+    batch = sample_batch(task, 40, 0, 0)
+    chain = torch.tensor([task.oracle(row[:batch.prompt_len]) for row in batch.tokens.tolist()])
+    assert train_rl.correct(batch, chain).all()
+    for t in range(chain.size(1)):
+        wrong = chain.clone()
+        wrong[:, t] = (wrong[:, t] + 1) % 10
+        assert (train_rl.correct(batch, wrong) == (t < first)).all()
+
+
+MULTIPLY = ('--task multiply --digits 2 --n_embd 8 --batch_size 4 --group_size 2 --n_test 10 '
+            '--steps 4 --log_interval 2').split()
+
+
+@pytest.fixture(scope='module')
+def multiplier(tmp_path_factory):
+    """The folder of a supervised model that has seen two steps of 2 x 2 digits."""
+    folder = tmp_path_factory.mktemp('multiplier')
+    argv = '--mode cot --task multiply --digits 2 --n_layer 1 --n_embd 8 --batch_size 4 --steps 2'
+    assert call(train_cot, *argv.split(), '--n_test', 4, '--out_dir', folder)[0] == 0
+    return folder
+
+
+def test_multiplication_goes_on_from_a_supervised_model(multiplier, tmp_path):
+    final = run(*MULTIPLY, '--init_from', multiplier / 'ckpt.pt', '--out_dir', tmp_path / 'rl')
+    assert final['task'] == 'multiply' and {'acc', 'acc_h2', 'valid'} < final.keys()
+    assert final['tokens'] == str(4 * 4 * 2 * 13)
+    first = records(tmp_path / 'rl')[0]
+    assert first['step'] == 0 and len(first['examples']) == 1
+
+    # the checkpoint can be tested, by itself and against another size
+    ckpt = tmp_path / 'rl' / 'ckpt.pt'
+    code, out, _ = call(train_rl, '--eval_only', '--ckpt', ckpt)
+    tested = final_values(out)
+    assert code == 0 and (tested['acc'], tested['valid']) == (final['acc'], final['valid'])
+    for argv in (['--digits', '3'], ['--digits', '2', '--reverse']):
+        result = call(train_rl, '--task', 'multiply', *argv, '--init_from', multiplier / 'ckpt.pt',
+                      '--out_dir', tmp_path / 'new')
+        assert is_refused(result, tmp_path / 'new') and argv[-1].strip('-') in result[2] + '3'
+
+
+def test_a_path_in_a_star_is_one_answer(tmp_path):
+    """Three arms of two nodes and a centre: a path has 3 tokens, and an arm is right by chance 1/3.
+    """
+    final = run('--task', 'star', '--star', '3,3', '--n_embd', 8, '--steps', 2, '--n_test', 10,
+                '--batch_size', 4, '--out_dir', tmp_path)
+    assert final['task'] == 'star' and float(final['chance']) == pytest.approx(1 / 3, abs=1e-3)
+    assert final['tokens'] == str(2 * 4 * 8 * 3)
+    assert len(records(tmp_path)[0]['examples'][0].split('->')[1].split('true:')[0].split()) == 3
+
+
+class Scripted:
+    """A policy that answers question i right in exactly i of its chains."""
+
+    def __init__(self, task):
+        self.task = task
+        self.n_asked = 0
+
+    def generate(self, prompts, n, temperature, samples, uniform):
+        assert uniform.shape == (len(prompts) * samples, n)
+        rows = []
+        for prompt in prompts.tolist():
+            truth = self.task.oracle(prompt)
+            for i in range(samples):
+                is_right = i < min(self.n_asked, samples)
+                last = truth[-1] if is_right else (truth[-1] + 1) % 4
+                rows.append(prompt + truth[:-1] + [last])
+            self.n_asked += 1
+        return torch.tensor(rows)
+
+
+def test_pass_at_k_of_a_run_is_that_of_its_chains(monkeypatch):
+    """Six questions have 0, 1, ... 5 right chains of 5. One of k misses with C(wrong, k) / C(5, k).
+    """
+    monkeypatch.setattr(train_rl, 'PASS_QUESTIONS', 6)
+    task = Cycle(nodes=4, hops=[2])
+    args = SimpleNamespace(pass_k=5, seed=0, tune=False, free_length=None, temperature=1.0)
+    for part in (4096, 10):  # all questions at once, or in parts of two
+        monkeypatch.setattr(train_rl, 'CHAINS_AT_ONCE', part)
+        curve = train_rl.pass_curve(Scripted(task), task, args, RUN)
+        assert list(curve) == [1, 4, 5]
+        for k, value in curve.items():
+            some_right = [1 - math.comb(5 - c, k) / math.comb(5, k) for c in range(6)]
+            assert value == pytest.approx(sum(some_right) / 6)
+    args.pass_k = None
+    assert train_rl.pass_curve(Scripted(task), task, args, RUN) == {}
+
+
+def test_pass_at_k_is_reported_before_and_after_and_after_a_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_rl, 'PASS_QUESTIONS', 20)
+    argv = [*TINY, '--pass_k', 8, '--log_interval', 2, '--out_dir', tmp_path]
+    whole = run(*argv, '--steps', 4)
+    ks = (1, 4, 8)
+    for name in ('before', 'pass'):
+        values = [float(whole[f'{name}_{k}']) for k in ks]
+        assert values == sorted(values) and values[0] > 0
+
+    # what was before the training is the same in a run that is resumed
+    longer = run(*argv, '--steps', 6, '--resume')
+    assert [longer[f'before_{k}'] for k in ks] == [whole[f'before_{k}'] for k in ks]
+    _, out, _ = call(train_rl, '--eval_only', '--ckpt', tmp_path / 'ckpt.pt', '--pass_k', 8)
+    tested = final_values(out)
+    assert [tested[f'pass_{k}'] for k in ks] == [longer[f'pass_{k}'] for k in ks]
+    assert 'before_1' not in tested
+
+
+def test_a_coin_rewards_whatever_is_written(tmp_path, monkeypatch):
+    """The control: half of all chains are rewarded, and what is right does not matter."""
+    seen = []
+    advantage = train_rl.advantage
+
+    def spy(rewards, *rest):
+        seen.append(rewards.clone())
+        return advantage(rewards, *rest)
+    monkeypatch.setattr(train_rl, 'advantage', spy)
+    argv = [*TINY, '--objective', 'coin', '--steps', 20, '--batch_size', 50]
+    run(*argv, '--out_dir', tmp_path / 'a')
+    rewards = torch.stack(seen)
+    assert set(rewards.unique().tolist()) == {0, 1} and 0.45 < rewards.mean() < 0.55
+    assert (rewards[:, :, 0] != rewards[:, :, 1]).any()
+
+    # with another truth the weights are the same, but the share of right chains is not
+    correct = train_rl.correct
+    monkeypatch.setattr(train_rl, 'correct', lambda batch, chain: ~correct(batch, chain))
+    run(*argv, '--out_dir', tmp_path / 'b')
+    assert equal(weights(tmp_path / 'a'), weights(tmp_path / 'b'))
+    last = [records(tmp_path / name)[-1]['correct'] for name in 'ab']
+    assert sum(last) == pytest.approx(1)
 
 
 # -----------------------------------------------------------------------------
@@ -1300,6 +1440,7 @@ PROGRESS = dict(step=10, stage=2, samples=10 * 4 * 2 * 3, tokens=10 * 4 * 2 * 3 
                 samples_95=None, mean=0.5, reward=None)
 PROGRESS_ARGS = dict(hops=[1, 2, 3], baseline='loo', rollouts=4, batch_size=4, group_size=3,
                      processes=2, curriculum=True)
+PROGRESS_TASK = Cycle(10, [1, 2, 3])
 
 
 @pytest.mark.parametrize('name, value', [
@@ -1311,17 +1452,17 @@ PROGRESS_ARGS = dict(hops=[1, 2, 3], baseline='loo', rollouts=4, batch_size=4, g
 def test_progress_that_cannot_be_is_refused(name, value):
     """10 steps of 4 questions in 2 processes, 3 chains each, of 1 to 3 tokens: 240 chains, 240 to
     720 tokens."""
-    train_rl.check_progress(PROGRESS | dict(args=PROGRESS_ARGS))
+    train_rl.check_progress(PROGRESS | dict(args=PROGRESS_ARGS), PROGRESS_TASK)
     args = PROGRESS_ARGS | ({name: value} if name == 'processes' else {})
     with pytest.raises(ValueError, match=f'the checkpoint has {name}='):
-        train_rl.check_progress(PROGRESS | {name: value} | dict(args=args))
+        train_rl.check_progress(PROGRESS | {name: value} | dict(args=args), PROGRESS_TASK)
 
 
 def test_progress_with_rollouts_and_without_a_curriculum():
     """Rollouts from prefixes add up to 4 chains for each link but the last, of 2 and 1 tokens."""
     args = PROGRESS_ARGS | dict(baseline='prefix', curriculum=False)
     state = PROGRESS | dict(stage=3, samples=240 * 9, tokens=240 * (3 + 4 * 3), args=args)
-    train_rl.check_progress(state)
+    train_rl.check_progress(state, PROGRESS_TASK)
     for name, value in (('samples', 240 * 9 + 1), ('tokens', 240 * 15 + 1), ('stage', 2)):
         with pytest.raises(ValueError, match=name):
-            train_rl.check_progress(state | {name: value})
+            train_rl.check_progress(state | {name: value}, PROGRESS_TASK)
