@@ -726,7 +726,7 @@ class Star(Task):
             nodes = max(n_used, 10)
         require(n_used <= nodes <= 10**5, f'G({d},{l}) has {n_used} nodes: give that many labels, '
                                           f'at most 100,000, not {nodes}')
-        self.star = (d, l)
+        self.star = [d, l]
         self.arms = d
         self.length = l
         self.nodes = nodes

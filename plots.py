@@ -393,12 +393,14 @@ def draw_train_rl(runs, reference):
     a chain that was discovered from a shortcut."""
     figure, (left, right) = new_figure(9, 3.8, columns=2, width_ratios=(3, 2))
     k = max(runs[0].hops)
-    suffix = f', {k} hops' if len(runs) == 1 and k > 1 else ''
+    has_hops = runs[0].args.get('hops') is not None  # multiply and star have one kind of question
+    suffix = f', {k} hops' if len(runs) == 1 and has_hops and k > 1 else ''
     draw_behind(left, reference, lambda run: discovery(run, max(run.hops)), label=suffix)
     draw_behind(right, reference.unnamed(), validity_and_accuracy)
     if len(runs) == 1:  # a curve for each hop count
         for i, h in enumerate(runs[0].hops):
             label = '1 hop' if h == 1 else f'{h} hops'
+            label = label if has_hops else 'this run'
             left.plot(*discovery(runs[0], h), color=f'C{i}', label=label)
     else:  # a curve for each run, at its largest hop count
         for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
@@ -411,16 +413,18 @@ def draw_train_rl(runs, reference):
         colour = f'C{len(run.hops) - 1}' if len(runs) == 1 else f'C{i}'
         right.plot(*validity_and_accuracy(run), color=colour, marker='o', ms=3,
                    label='an evaluation of this run' if len(runs) == 1 else None)
-    draw_expected(right, k, runs[0].chance(k))
+    if has_hops:
+        draw_expected(right, k, runs[0].chance(k))
     titles = []
     for run in runs:
         nodes = run.args.get('nodes')
         titles.append(f'{run.task}, {nodes} nodes' if nodes else run.task)
     title = '; '.join(sorted(set(titles)))
+    hops_as_text = '1 hop' if k == 1 else f'{k} hops'
     left.set(xlabel='chains sampled', ylabel='greedy accuracy, held-out', title=title,
              ylim=(0, 1.04))
     right.set(xlabel='validity of the chain', xlim=(-0.02, 1.04), ylim=(0, 1.04),
-              title=f'{"1 hop" if k == 1 else f"{k} hops"}, over training')
+              title=f'{hops_as_text}, over training' if has_hops else 'over training')
     short_ticks(left.xaxis)
     legend_below(left, columns=5 if len(runs) == 1 and not reference.runs else 2)
     legend_below(right, columns=1)

@@ -4,8 +4,8 @@ FactorExe's open question: "can the results of these intermediate computations b
 only using supervision from the final output?" Nobody shows this model a chain.
 
 1. The policy is one causal GPT. For each question it samples a group of chains. The k-th sampled
-   token of a k-hop question is its answer. So an easy question asks for the prefix of a hard
-   question's chain.
+   token of a k-hop question is its answer (cycle, cvpr). So an easy question asks for the prefix of
+   a hard question's chain.
 2. The reward is 1 if that token is right, else 0. The tokens before it are never looked at.
 3. On-policy REINFORCE (Williams 1992): one step up the mean over chains of
        sum over t <= k of advantage * log pi(token t)
@@ -21,10 +21,11 @@ only using supervision from the final output?" Nobody shows this model a chain.
 4. --free_length 8 lets the model decide how long a chain is, up to 8 tokens. It ends its chain with
    the stop token `_`, and the token before that is its answer. A chain without a stop is wrong.
    --length_cost 0.02 takes so much from the reward for each token.
-5. --task multiply or star: the answer has many tokens, and guessing never finds it. So start from a
-   model that half knows the task: --init_from a checkpoint of train_cot.py. --pass_k 256 measures
-   what this adds (Yue et al. 2025, 2504.13837): the chance that one of 1, 4, 16, ... chains is
-   right, before and after. With --objective coin, the control, rewards are coin tosses.
+5. --task multiply or star: the answer has many tokens, and an untrained model hardly ever writes
+   it. So start from a model that half knows the task: --init_from a checkpoint of train_cot.py. The
+   training goes on with new questions, those of the steps after the checkpoint's. --pass_k 256
+   measures what this adds (Yue et al. 2025, 2504.13837): the chance that one of 1, 4, 16, ...
+   chains is right, before and after. With --objective coin, the control, rewards are coin tosses.
 6. --objective passk ascends pass@k instead, the chance that one of k chains is right (PKPO, Walder
    & Karkhanis 2025, 2505.15201; with loo it is their "leave one out minus one"). At k = group_size
    only a chain that alone is right counts (POPPY, Grinsztajn et al. 2022, 2210.03475).
@@ -120,7 +121,7 @@ def reward(batch, chain):
 
 def parse_args(argv):
     parser = make_parser()
-    free = {'seed', 'n_test', 'hops', 'test_hops'}
+    free = {'seed', 'n_test', 'hops', 'test_hops', 'pass_k'}
     args = common.parse_args(parser, argv, 'train_rl', free)
 
     # a model that starts from a checkpoint has its shape, unless another one is typed
@@ -182,8 +183,8 @@ def make_parser():
         help='test instances a hop count; on the way a quarter')
     add('--test_hops', metavar='HOPS', type=parse_range,
         help='at the end, also test these longer chains')
-    add('--pass_k', type=at_least(1, most=10**6), metavar='N',
-        help='at both ends: pass@1, 4, 16, ... of N sampled chains a question')
+    add('--pass_k', type=at_least(1, most=10**4), metavar='N',
+        help='before and after: pass@1, 4, ... N of 200 test questions')
     common.add_run_args(parser)
     return parser
 
@@ -244,6 +245,7 @@ def require_sense(args, task):
             f'--free_length is not for {task.name}: all its chains are equally long')
     require(has_hops or args.baseline != 'prefix',
             f'--baseline prefix is not for {task.name}: it takes chains of one token a hop')
+    require(has_hops or not args.curriculum, f'--curriculum means nothing to {task.name}')
 
     if args.free_length:
         require(args.free_length > max(task.hops),
@@ -264,6 +266,7 @@ CURES = memory.CURES | {
     'attention': '--group_size or --batch_size',
     'logits': '--group_size, --batch_size or --nodes',
     'chains': '--group_size, --rollouts or --batch_size',
+    'evaluation': memory.CURES['evaluation'] + ', or --pass_k',
 }
 
 
@@ -292,13 +295,18 @@ def memory_phases(args, task, config):
     B = min(500, args.n_test)
     evaluation = memory.decoding_bytes(config, B, T)
     if args.pass_k:
-        rows = max(CHAINS_AT_ONCE, args.pass_k)
-        sampled = memory.decoding_bytes(config, rows, T, max(1, CHAINS_AT_ONCE // args.pass_k))
+        n_questions = questions_at_once(args.pass_k)
+        sampled = memory.decoding_bytes(config, n_questions * args.pass_k, T, n_questions)
         evaluation = max(evaluation, sampled)
     phases = memory.trainer_phases(args, config, task, step, evaluation, B)
     if not args.eval_only:
         phases.append({'model': phases[0]['model'], 'chains': sampling})
     return phases
+
+
+def questions_at_once(n_chains):
+    """Of how many questions pass_curve samples chains at once."""
+    return min(PASS_QUESTIONS, max(1, CHAINS_AT_ONCE // n_chains))
 
 
 def largest_trained(args, task):
@@ -318,11 +326,13 @@ def load_start(args, config):
     common.require_tokens(path, state)
     needed = vars(args) | vars(config)
     given = state['args'] | vars(model.config)
+    require(given.get('task') == args.task,
+            f'{path} does not fit: its task is {given.get("task")}, not {args.task}')
     differences = []
-    for name in ('task', *FIXED_BY_CHECKPOINT, *vars(config)):
+    for name in (*FIXED_BY_CHECKPOINT, *vars(config)):
         if name != 'block_size' and needed.get(name) != given.get(name):
             text = f'{name} is {given.get(name)}, this run needs {needed.get(name)}'
-            if name == 'vocab_size':
+            if name == 'vocab_size' and args.hops:
                 text += ' (nodes + largest hop count + 1)'
             differences.append(text)
     require(not differences, f'{path} does not fit: {"; ".join(differences)}')
@@ -537,11 +547,11 @@ def pass_curve(model, task, args, run):
     questions = sample_batch(task, B, args.seed, k * 10**6, test_split, hops=k).to(run.device)
     P = questions.prompt_len
     L = args.free_length or questions.tokens.size(1) - P
-    rng = np.random.default_rng([args.seed, 3])  # 0 to 2 draw questions and chains of the training
+    rng = np.random.default_rng([args.seed, 3])  # a stream that nothing else draws from
     n_right = torch.zeros(B)
 
     # in parts, so that they fit into memory
-    part = max(1, CHAINS_AT_ONCE // n_chains)  # questions
+    part = questions_at_once(n_chains)
     for first in range(0, B, part):
         some = questions[first:first + part]
         uniform = rng.random((len(some) * n_chains, L), dtype=np.float32)
@@ -591,8 +601,11 @@ def get_lr(step, args):
     return args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1))
 
 
-def train(model, task, args, run):
-    """REINFORCE from `model`, or from this run's checkpoint. Returns the progress made."""
+def train(model, task, args, run, first_step=0):
+    """REINFORCE from `model`, or from this run's checkpoint. Returns the progress made.
+
+    first_step: steps that `model` has been trained for before, on other questions.
+    """
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
     progress = dict(
         step=0,
@@ -630,7 +643,8 @@ def train(model, task, args, run):
 
         # 1. Questions. They are a function of (seed, step); each process takes its share.
         hops = task.hops[:progress['stage']]
-        all_questions = sample_batch(task, P * run.world, args.seed, step, train_split, hops=hops)
+        all_questions = sample_batch(
+            task, P * run.world, args.seed, first_step + step, train_split, hops=hops)
         questions = run.my_rows(all_questions).to(run.device)
         prompts = questions.tokens[:, :questions.prompt_len]
         L = args.free_length or questions.tokens.size(1) - questions.prompt_len
@@ -833,7 +847,9 @@ def main(argv=None):
                       f'questions a step, {args.group_size} chains each, files in {args.out_dir}, '
                       f'about {memory.in_gib(needed)} of memory')
             before = pass_curve(model, task, args, run) if run.master else {}
-            progress = train(model, task, args, run)
+            print_pass_curve('before', before, run)
+            first_step = state['step'] if state else 0
+            progress = train(model, task, args, run, first_step)
             run.end_training(progress['step'])
         if not run.master:
             return None
@@ -844,7 +860,7 @@ def main(argv=None):
                               free_length=args.free_length)
         run.print(f'test: {summary(results, task)}')
         after = pass_curve(model, task, args, run)
-        print_pass_curves(before, after, run)
+        print_pass_curve('after', after, run)
         beyond = {}
         if longer_task is not None:
             k = largest_trained(args, task)
@@ -857,26 +873,29 @@ def main(argv=None):
         final = final_values(results, beyond, progress, model, task, args, run)
         final |= {f'before_{k}': value for k, value in before.items()}
         final |= {f'pass_{k}': value for k, value in after.items()}
-        run.print(in_words(final, task))
+        run.print(in_words(final, task, args))
         run.finish(final, step=args.max_iters, by_hops=results, beyond=beyond)
         if not args.eval_only:
             plots.draw_run(run.out_dir)
         return final
 
 
-def print_pass_curves(before, after, run):
-    """One line each, if there are any: pass@1 0.078  pass@4 0.274 ..."""
-    for name, curve in (('before', before), ('after', after)):
-        if curve:
-            text = '  '.join(f'pass@{k} {value:.3f}' for k, value in curve.items())
-            run.print(f'{name}: {text}')
+def print_pass_curve(name, curve, run):
+    """'before: pass@1 0.078  pass@4 0.274 ...', if --pass_k asks for it."""
+    if curve:
+        text = '  '.join(f'pass@{k} {value:.3f}' for k, value in curve.items())
+        run.print(f'{name}: {text}')
 
 
-def in_words(final, task):
+def in_words(final, task, args):
     """One sentence: what was found, and against which control."""
     where = f' at {task.hops[-1]} hops' if 'hops' in task.flags else ''
-    return (f'Right answers{where}, learned from the reward for the answer alone: '
-            f'{final["acc"]:.3f}; guessing gives {final["chance"]:.3f}.')
+    start = f', starting from {args.init_from}' if args.init_from else ''
+    teacher = 'the reward for the answer alone'
+    if args.objective == 'coin':
+        teacher = 'coin tosses (the control)'
+    return (f'Right answers{where}, learned from {teacher}{start}: {final["acc"]:.3f}; guessing '
+            f'gives {final["chance"]:.3f}.')
 
 
 def final_values(results, beyond, progress, model, task, args, run):

@@ -1034,7 +1034,8 @@ def test_init_from_refuses_another_format_of_the_same_vocabulary(tmp_path):
     '--free_length 8 --baseline prefix', '--free_length 8 --test_hops 5',
     '--task multiply --free_length 40', '--task star --test_hops 5', '--task multiply --hops 2',
     '--task star --baseline prefix', '--task star --star 4,4 --nodes 10',
-    '--objective coin --baseline prefix', '--objective coin --k 2', '--pass_k 0'])
+    '--objective coin --baseline prefix', '--objective coin --k 2', '--pass_k 0',
+    '--task star --curriculum'])
 def test_what_makes_no_sense_together_is_refused(argv, tmp_path):
     result = call(train_rl, *argv.split(), '--out_dir', tmp_path / 'new')
     assert is_refused(result, tmp_path / 'new')
@@ -1082,10 +1083,45 @@ def test_multiplication_goes_on_from_a_supervised_model(multiplier, tmp_path):
     code, out, _ = call(train_rl, '--eval_only', '--ckpt', ckpt)
     tested = final_values(out)
     assert code == 0 and (tested['acc'], tested['valid']) == (final['acc'], final['valid'])
-    for argv in (['--digits', '3'], ['--digits', '2', '--reverse']):
-        result = call(train_rl, '--task', 'multiply', *argv, '--init_from', multiplier / 'ckpt.pt',
-                      '--out_dir', tmp_path / 'new')
-        assert is_refused(result, tmp_path / 'new') and argv[-1].strip('-') in result[2] + '3'
+    for argv, message in (
+            ('--digits 1', 'digits is 2, this run needs 1'),
+            ('--digits 2 --reverse', 'reverse is False, this run needs True')):
+        result = call(train_rl, '--task', 'multiply', *argv.split(), '--init_from',
+                      multiplier / 'ckpt.pt', '--out_dir', tmp_path / 'new')
+        assert is_refused(result, tmp_path / 'new') and message in result[2]
+
+
+def test_after_a_checkpoint_come_other_questions_than_before_it(multiplier, tmp_path, monkeypatch):
+    """The supervised model has seen those of steps 0 and 1."""
+    steps = []
+    sample = train_rl.sample_batch
+
+    def spy(task, n, seed, step, split, **options):
+        if split == 'train':
+            steps.append(step)
+        return sample(task, n, seed, step, split, **options)
+    monkeypatch.setattr(train_rl, 'sample_batch', spy)
+    argv = [*MULTIPLY, '--init_from', multiplier / 'ckpt.pt', '--out_dir', tmp_path]
+    run(*argv)
+    assert steps == [2, 3, 4, 5]
+    run(*argv[:-4], '--init_from', multiplier / 'ckpt.pt', '--out_dir', tmp_path, '--steps', 6,
+        '--resume')
+    assert steps == [2, 3, 4, 5, 6, 7]
+
+
+def test_validity_of_a_product_is_that_of_its_numbers():
+    """A model that gets the last digit of the last sum wrong: 9 of 13 tokens are in right numbers.
+    """
+    task = Multiply(digits=2)
+
+    def generate(prompts, n):
+        rows = []
+        for prompt in prompts.tolist():
+            *chain, last = task.oracle(prompt)
+            rows.append(prompt + chain + [(last + 1) % 10])
+        return torch.tensor(rows)
+    results, _ = train_rl.evaluate(SimpleNamespace(generate=generate), task, RUN, 0, 40)
+    assert results == {2: dict(acc=0, valid=pytest.approx(9 / 13))}
 
 
 def test_a_path_in_a_star_is_one_answer(tmp_path):
@@ -1095,26 +1131,42 @@ def test_a_path_in_a_star_is_one_answer(tmp_path):
                 '--batch_size', 4, '--out_dir', tmp_path)
     assert final['task'] == 'star' and float(final['chance']) == pytest.approx(1 / 3, abs=1e-3)
     assert final['tokens'] == str(2 * 4 * 8 * 3)
+    ckpt = tmp_path / 'ckpt.pt'
+    code, out, _ = call(train_rl, '--eval_only', '--ckpt', ckpt)
+    assert code == 0 and final_values(out)['acc'] == final['acc']
+    further = run('--task', 'star', '--star', '3,3', '--init_from', ckpt, '--steps', 1, '--n_test',
+                  10, '--out_dir', tmp_path / 'further')
+    assert further['params'] == final['params']
+    result = call(train_rl, '--task', 'star', '--star', '2,3', '--init_from', ckpt, '--out_dir',
+                  tmp_path / 'new')
+    assert is_refused(result, tmp_path / 'new') and 'star is [3, 3]' in result[2]
     assert len(records(tmp_path)[0]['examples'][0].split('->')[1].split('true:')[0].split()) == 3
 
 
 class Scripted:
-    """A policy that answers question i right in exactly i of its chains."""
+    """A policy that answers question i right in exactly i of its chains. With `stop` its chains end
+    with that token, and the right answer stands before it."""
 
-    def __init__(self, task):
+    def __init__(self, task, stop=None):
         self.task = task
-        self.n_asked = 0
+        self.stop = stop
+        self.prompts = []
+        self.uniforms = []
 
     def generate(self, prompts, n, temperature, samples, uniform):
-        assert uniform.shape == (len(prompts) * samples, n)
+        assert uniform.shape == (len(prompts) * samples, n) and temperature == 0.7
+        self.uniforms.append(uniform)
         rows = []
         for prompt in prompts.tolist():
             truth = self.task.oracle(prompt)
             for i in range(samples):
-                is_right = i < min(self.n_asked, samples)
+                is_right = i < len(self.prompts)
                 last = truth[-1] if is_right else (truth[-1] + 1) % 4
-                rows.append(prompt + truth[:-1] + [last])
-            self.n_asked += 1
+                chain = truth[:-1] + [last]
+                if self.stop is not None:
+                    chain = [*chain, self.stop, *[0] * n][:n]
+                rows.append(prompt + chain)
+            self.prompts.append(prompt)
         return torch.tensor(rows)
 
 
@@ -1122,27 +1174,52 @@ def test_pass_at_k_of_a_run_is_that_of_its_chains(monkeypatch):
     """Six questions have 0, 1, ... 5 right chains of 5. One of k misses with C(wrong, k) / C(5, k).
     """
     monkeypatch.setattr(train_rl, 'PASS_QUESTIONS', 6)
-    task = Cycle(nodes=4, hops=[2])
-    args = SimpleNamespace(pass_k=5, seed=0, tune=False, free_length=None, temperature=1.0)
-    for part in (4096, 10):  # all questions at once, or in parts of two
+    task = Cycle(nodes=4, hops=[1, 2])
+    args = SimpleNamespace(pass_k=5, seed=0, tune=False, free_length=None, temperature=0.7)
+    for part, free_length in ((4096, None), (10, None), (10, 5)):  # all at once, or two questions
         monkeypatch.setattr(train_rl, 'CHAINS_AT_ONCE', part)
-        curve = train_rl.pass_curve(Scripted(task), task, args, RUN)
+        args.free_length = free_length
+        model = Scripted(task, task.pad if free_length else None)
+        curve = train_rl.pass_curve(model, task, args, RUN)
         assert list(curve) == [1, 4, 5]
         for k, value in curve.items():
             some_right = [1 - math.comb(5 - c, k) / math.comb(5, k) for c in range(6)]
             assert value == pytest.approx(sum(some_right) / 6)
+
+        # held-out questions with the most hops, and random numbers of their own for each chain
+        assert held_out(np.array(model.prompts)[:, :4]).all()
+        assert {task.vocab[prompt[-2]] for prompt in model.prompts} == {'k=2'}
+        assert len(model.uniforms) == (1 if part == 4096 else 3)
+        rows = torch.cat(model.uniforms)
+        assert len(rows.unique(dim=0)) == len(rows) == 30
     args.pass_k = None
     assert train_rl.pass_curve(Scripted(task), task, args, RUN) == {}
 
 
 def test_pass_at_k_is_reported_before_and_after_and_after_a_stop(tmp_path, monkeypatch):
     monkeypatch.setattr(train_rl, 'PASS_QUESTIONS', 20)
-    argv = [*TINY, '--pass_k', 8, '--log_interval', 2, '--out_dir', tmp_path]
+    argv = [*TINY, '--lr', '0.1', '--warmup_iters', 0, '--pass_k', 8, '--log_interval', 2,
+            '--out_dir', tmp_path]
+    curves = []
+    pass_curve = train_rl.pass_curve
+
+    def spy(model, *rest):
+        curve = pass_curve(model, *rest)
+        curves.append(({name: p.clone() for name, p in model.state_dict().items()}, curve))
+        return curve
+    monkeypatch.setattr(train_rl, 'pass_curve', spy)
     whole = run(*argv, '--steps', 4)
     ks = (1, 4, 8)
-    for name in ('before', 'pass'):
+    torch.manual_seed(1337)
+    start = GPT(GPTConfig(9, 10, n_embd=8)).state_dict()
+    assert len(curves) == 2
+    for (state, curve), name, expected in zip(
+            curves, ('before', 'pass'), (start, weights(tmp_path)), strict=True):
+        assert equal(state, expected)
         values = [float(whole[f'{name}_{k}']) for k in ks]
+        assert values == [pytest.approx(curve[k], abs=6e-4) for k in ks]
         assert values == sorted(values) and values[0] > 0
+    assert curves[0][1] != curves[1][1]
 
     # what was before the training is the same in a run that is resumed
     longer = run(*argv, '--steps', 6, '--resume')
@@ -1156,17 +1233,34 @@ def test_pass_at_k_is_reported_before_and_after_and_after_a_stop(tmp_path, monke
 def test_a_coin_rewards_whatever_is_written(tmp_path, monkeypatch):
     """The control: half of all chains are rewarded, and what is right does not matter."""
     seen = []
+    drawn = []
     advantage = train_rl.advantage
+    random_numbers = train_rl.random_numbers
 
     def spy(rewards, *rest):
         seen.append(rewards.clone())
         return advantage(rewards, *rest)
+
+    def spy_numbers(*args):
+        uniform = random_numbers(*args)
+
+        def record(*shape):
+            drawn.append(uniform(*shape))
+            return drawn[-1]
+        return record
     monkeypatch.setattr(train_rl, 'advantage', spy)
+    monkeypatch.setattr(train_rl, 'random_numbers', spy_numbers)
     argv = [*TINY, '--objective', 'coin', '--steps', 20, '--batch_size', 50]
     run(*argv, '--out_dir', tmp_path / 'a')
     rewards = torch.stack(seen)
     assert set(rewards.unique().tolist()) == {0, 1} and 0.45 < rewards.mean() < 0.55
     assert (rewards[:, :, 0] != rewards[:, :, 1]).any()
+
+    # the chains have used up other numbers than the coins
+    for chain_numbers, coins, reward in zip(drawn[::2], drawn[1::2], seen, strict=True):
+        assert chain_numbers.shape == (100, 2) and coins.shape == (100, 1)
+        assert torch.equal(reward.flatten(), (coins[:, 0] < 0.5).float())
+        assert not torch.equal(chain_numbers[:, :1], coins)
 
     # with another truth the weights are the same, but the share of right chains is not
     correct = train_rl.correct
