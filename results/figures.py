@@ -300,6 +300,42 @@ def rl_cost():
     return figure
 
 
+RL_ADDS = {  # row of train_rl.py: label, colour, and which pass@k
+    'multiply': ('REINFORCE, leave one out', 'tab:blue', 'pass'),
+    'multiply-right-only': ('REINFORCE without a baseline:\nits own right chains', 'tab:orange',
+                            'pass'),
+    'multiply-coin': ('control: the reward is a coin', 'tab:red', 'pass'),
+    'multiply-shown': ('chains shown instead', 'tab:gray', 'before'),
+}
+
+
+def rl_adds():
+    """pass@k of a half-trained multiplier, before and after further training. A panel a seed."""
+    handles = [sample_of('before', '--', color='black')]
+    for label, colour, _ in RL_ADDS.values():
+        handles.append(sample_of(label, color=colour, marker='.'))
+    bases = read_row('train_rl/multiply')
+    figure, axes = panels_over_legend(10, 3.9, len(bases), handles, 3)
+    for axis, base in zip(axes, bases, strict=True):
+        seed = base.final['seed']
+        axis.plot(*pass_curve(base, 'before'), '--', color='black')
+        for row, (_, colour, which) in RL_ADDS.items():
+            for run in read_row(f'train_rl/{row}'):
+                if run.final['seed'] == seed:  # the controls have fewer seeds
+                    axis.plot(*pass_curve(run, which), '.-', color=colour)
+        axis.set(xscale='log', xlabel='chains, k', ylim=(-0.03, 1.03), title=f'seed {seed}')
+        short_ticks(axis.xaxis, [1, 4, 16, 64, 256])
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel('pass@k, 3 x 3 digits')
+    return figure
+
+
+def pass_curve(run, which):
+    """k, and pass@k of a run: 'before' its training, or after ('pass')."""
+    ks = [k for k in (1, 4, 16, 64, 256) if f'{which}_{k}' in run.final]
+    return ks, [run.final[f'{which}_{k}'] for k in ks]
+
+
 LATENT = {  # arms beside the feeds of train_latent.py: label, colour
     'rl': ('REINFORCE (8 chains a question)', 'black'),
     'loop': ('no thoughts, layer applied 4 times', 'tab:brown'),
@@ -629,24 +665,35 @@ DEPTHS = {  # row of capacity.py: its name in the figure
 def capacity_depth():
     """Two hops without a chain, by depth: trained and held-out questions that are right. A column
     for each number of people, a row for each size, a mark for each model."""
-    handles = [sample_of('trained', '', marker='o', color='tab:grey', mfc='none', ms=5),
-               sample_of('held out: new combinations of known facts', '', marker='o',
-                         color='tab:blue', ms=5)]
+    styles = {  # end of the row's name: (marker, colour, name, offset)
+        '': ('o', 'tab:blue', 'no decay', -0.15),
+        '-decay': ('^', 'tab:orange', 'weight decay', 0.15),
+    }
+    handles = []
+    for marker, colour, name, _ in styles.values():
+        handles.append(sample_of(f'trained, {name}', '', marker=marker, color='0.6', mfc='none',
+                                 ms=5))
+        handles.append(sample_of(f'held out, {name}', '', marker=marker, color=colour, ms=5))
     figure = Figure(figsize=(9, 6.4), layout='constrained')
     top, bottom = figure.subfigures(2, 1, height_ratios=(9, 1))
     axes = top.subplots(2, 2, sharex=True, sharey=True)
     for x, row in enumerate(DEPTHS):
-        for record in model_records(read_row(f'capacity/{row}')):
-            axis = axes[int(record['params'] > 10000), int(record['people'] > 20)]
-            axis.plot(x - 0.12, record['acc_2_trained'], 'o', color='tab:grey', mfc='none', ms=5)
-            axis.plot(x + 0.12, record['acc_2_combination'], 'o', color='tab:blue', ms=5)
-            axis.set_title(f'{record["people"]} people, '
-                           f'{round(record["params"] / 5000) * 5},000 parameters')
+        for suffix, (marker, colour, _, offset) in styles.items():
+            if not (LOGS / 'capacity' / f'{row}{suffix}').exists():
+                continue  # shuffled answers have no row with decay
+            for record in model_records(read_row(f'capacity/{row}{suffix}')):
+                axis = axes[int(record['params'] > 10000), int(record['people'] > 20)]
+                axis.plot(x + offset - 0.07, record['acc_2_trained'], marker, color='0.6',
+                          mfc='none', ms=5)
+                axis.plot(x + offset + 0.07, record['acc_2_combination'], marker, color=colour,
+                          ms=5)
+                axis.set_title(f'{record["people"]} people, '
+                               f'{round(record["params"] / 5000) * 5},000 parameters')
     for axis in axes[:, 0]:
         axis.set(ylabel='share right', ylim=(-0.03, 1.05))
     for axis in axes[1]:
         axis.set_xticks(range(len(DEPTHS)), DEPTHS.values(), fontsize=8)
-    bottom.legend(handles=handles, loc='center', ncols=3, fontsize=9, frameon=False)
+    bottom.legend(handles=handles, loc='center', ncols=4, fontsize=9, frameon=False)
     return figure
 
 
@@ -801,6 +848,7 @@ def all_figures():
         'rl_baselines.png': rl_baselines,
         'rl_validity.png': rl_validity,
         'rl_cost.png': rl_cost,
+        'rl_adds.png': rl_adds,
         'latent.png': latent,
         'latent_layers.png': latent_layers,
         'scaling.png': lambda: draw(read_row('scaling/quick')[:1]),

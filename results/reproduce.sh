@@ -27,7 +27,9 @@ hops_loops="--mode direct $hops --n_layer 1 --n_embd 64"
 hops_layers="--mode direct $hops"
 flat="--hops 2 --sizes 8000,16000 --people 50,100,200"
 compose="--hops 2 --attributes 4 --relations 16 --exposures 150 --steps 1800"
+ratio="$compose --smallest --people 14"
 compose="$compose --people 14,28 --sizes 5000,15000"
+loops_4_decay="--n_layer 1 --n_loop 4 --weight_decay 0.3 --lr 4e-2"
 dilute="--mode direct --nodes 40 --n_head 4 --lr 1e-3"
 faith="--nodes 10 --hops 1-3 --n_head 2 --batch_size 256"
 faith_layers="$faith --n_layer 4 --lr 1.5e-3"
@@ -38,6 +40,10 @@ latent_20="--feed token,soft,hidden,pause --nodes 20 --hops 1-6 --steps 1500"
 latent_layers="--feed soft,hidden --steps 800 --lr 2e-3 --eval_interval 40"
 latent_fixed="--feed pause,direct --steps 6000 --lr 2e-3 --eval_interval 200 --batch_size 128"
 rl_free="--free_length 6 --n_head 2 --steps 1000"
+rl_multiply="--task multiply --batch_size 64 --lr 3e-4 --entropy 0 --pass_k 256"
+rl_after_220="$rl_multiply --steps 300 --init_from $models/multiply-220-model/seedSEED/ckpt.pt"
+rl_after_200="$rl_multiply --steps 300 --init_from $models/multiply-200-model/seedSEED/ckpt.pt"
+rl_after_520="$rl_multiply --steps 1 --init_from $models/multiply-520-model/seedSEED/ckpt.pt"
 rl_pairs="--format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8"
 rl_32="--nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20"
 probe_2="--nodes 14 --hops 1-2 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000"
@@ -118,6 +124,14 @@ train_rl/free-mixed train_rl.py $rl_free
 train_rl/free-stages train_rl.py $rl_free --curriculum --length_cost 0.02 --entropy 0.03
 train_rl/free-base train_rl.py --n_head 2 --test_hops 5-6
 train_rl/free-warm train_rl.py $rl_free --init_from out/logs/train_rl/free-base/seed1337/ckpt.pt
+train_cot/multiply-220-model train_cot.py --mode cot --task multiply --steps 220
+train_rl/multiply train_rl.py $rl_after_220
+train_cot/multiply-200-model train_cot.py --mode cot --task multiply --steps 200
+train_rl/multiply-from-200 train_rl.py $rl_after_200
+train_rl/multiply-right-only train_rl.py $rl_after_220 --baseline none
+train_rl/multiply-coin train_rl.py $rl_after_220 --objective coin
+train_cot/multiply-520-model train_cot.py --mode cot --task multiply --steps 520
+train_rl/multiply-shown train_rl.py $rl_after_520
 
 train_latent/default train_latent.py
 train_latent/direct train_latent.py --feed direct
@@ -162,12 +176,23 @@ capacity/chain-2 capacity.py --hops 2 --cot --smallest
 capacity/chain-2-600 capacity.py --hops 2 --cot --smallest --exposures 600 --steps 9600
 capacity/flat capacity.py $flat --n_layer 1
 capacity/flat-relabel capacity.py $flat --n_layer 1 --relabel
-capacity/compose-layers-1 capacity.py $compose --n_layer 1
+capacity/compose-layers-1 capacity.py $compose --n_layer 1 --lr 4e-2
 capacity/compose-layers-2 capacity.py $compose --n_layer 2
 capacity/compose-layers-4 capacity.py $compose --n_layer 4
 capacity/compose-layers-4-relabel capacity.py $compose --n_layer 4 --relabel
-capacity/compose-loops-2 capacity.py $compose --n_layer 1 --n_loop 2
-capacity/compose-loops-4 capacity.py $compose --n_layer 1 --n_loop 4
+capacity/compose-loops-2 capacity.py $compose --n_layer 1 --n_loop 2 --lr 4e-2
+capacity/compose-loops-4 capacity.py $compose --n_layer 1 --n_loop 4 --lr 4e-2
+capacity/compose-layers-1-lr-2e-2 capacity.py $compose --n_layer 1
+capacity/compose-loops-2-lr-2e-2 capacity.py $compose --n_layer 1 --n_loop 2
+capacity/compose-loops-4-lr-2e-2 capacity.py $compose --n_layer 1 --n_loop 4
+capacity/compose-layers-1-decay capacity.py $compose --n_layer 1 --weight_decay 0.3
+capacity/compose-layers-2-decay capacity.py $compose --n_layer 2 --weight_decay 0.3
+capacity/compose-layers-4-decay capacity.py $compose --n_layer 4 --weight_decay 0.3
+capacity/compose-loops-2-decay capacity.py $compose --n_layer 1 --n_loop 2 --weight_decay 0.3
+capacity/compose-loops-4-decay capacity.py $compose $loops_4_decay
+capacity/ratio-layers-4 capacity.py $ratio --sizes 2000 --n_layer 4
+capacity/ratio-layers-1 capacity.py $ratio --sizes 1500 --n_layer 1 --lr 4e-2
+capacity/ratio-chain capacity.py $ratio --sizes 1500 --n_layer 1 --cot
 
 scaling/quick scaling.py --quick
 

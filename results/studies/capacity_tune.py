@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SHARED = ('--hops 2 --attributes 4 --relations 16 --exposures 150 --steps 1800 '
           '--people 20 --sizes 8000')
-RATES = ('5e-3', '2e-2')
+RATES = ('5e-3', '2e-2', '4e-2', '8e-2')
 DECAYS = ('0', '0.3')
 MODELS = {
     'layers-1': '--n_layer 1',
