@@ -674,6 +674,7 @@ def capacity_depth():
         handles.append(sample_of(f'trained, {name}', '', marker=marker, color='0.6', mfc='none',
                                  ms=5))
         handles.append(sample_of(f'held out, {name}', '', marker=marker, color=colour, ms=5))
+        handles.append(sample_of(f'combines, {name}', '--', color=colour, lw=1))
     figure = Figure(figsize=(9, 6.4), layout='constrained')
     top, bottom = figure.subfigures(2, 1, height_ratios=(9, 1))
     axes = top.subplots(2, 2, sharex=True, sharey=True)
@@ -681,20 +682,44 @@ def capacity_depth():
         for suffix, (marker, colour, _, offset) in styles.items():
             if not (LOGS / 'capacity' / f'{row}{suffix}').exists():
                 continue  # shuffled answers have no row with decay
-            for record in model_records(read_row(f'capacity/{row}{suffix}')):
-                axis = axes[int(record['params'] > 10000), int(record['people'] > 20)]
-                axis.plot(x + offset - 0.07, record['acc_2_trained'], marker, color='0.6',
-                          mfc='none', ms=5)
-                axis.plot(x + offset + 0.07, record['acc_2_combination'], marker, color=colour,
-                          ms=5)
-                axis.set_title(f'{record["people"]} people, '
-                               f'{round(record["params"] / 5000) * 5},000 parameters')
+            for i, run in enumerate(read_row(f'capacity/{row}{suffix}')):
+                for record in model_records([run]):
+                    axis = axes[depth_panel(record)]
+                    left = x + offset - 0.1 + 0.05 * i  # seeds side by side
+                    shares = record['acc_2_trained'], record['acc_2_combination']
+                    axis.plot((left, left), shares, color=colour, lw=0.6, alpha=0.5)
+                    axis.plot(left, shares[0], marker, color='0.6', mfc='none', ms=5)
+                    axis.plot(left, shares[1], marker, color=colour, ms=5)
+                    axis.set_title(f'{record["people"]} people, '
+                                   f'{round(record["params"] / 5000) * 5},000 parameters')
+    for suffix, (_, colour, _, _) in styles.items():
+        for panel, bar in combining_bars(suffix).items():
+            axes[panel].axhline(bar, color=colour, lw=1, ls='--')
     for axis in axes[:, 0]:
         axis.set(ylabel='share right', ylim=(-0.03, 1.05))
     for axis in axes[1]:
         axis.set_xticks(range(len(DEPTHS)), DEPTHS.values(), fontsize=8)
-    bottom.legend(handles=handles, loc='center', ncols=4, fontsize=9, frameon=False)
+    bottom.legend(handles=handles, loc='center', ncols=2, fontsize=9, frameon=False)
     return figure
+
+
+def depth_panel(record):
+    """Row and column of the panel that a model belongs to."""
+    return int(record['params'] > 10000), int(record['people'] > 20)
+
+
+def combining_bars(suffix):
+    """{panel: share of held-out combinations from which on a run combines}: 0.1 above the best run
+    of one layer, at any rate. suffix: '' or '-decay'."""
+    rows = [f'compose-layers-1{suffix}']
+    if suffix == '':
+        rows.append('compose-layers-1-lr-2e-2')
+    bars = {}
+    for row in rows:
+        for record in model_records(read_row(f'capacity/{row}')):
+            bar = record['acc_2_combination'] + 0.1
+            bars[depth_panel(record)] = max(bar, bars.get(depth_panel(record), 0))
+    return bars
 
 
 def probe_layers(row, title, xlabel='layer, at the prompt\'s end'):
