@@ -36,9 +36,9 @@ divides by the group's standard deviation and by the length, clips ratios and ad
 Departures: no KL term, no division, and no clipping, since with one step a batch every ratio is 1.
 
     python train_rl.py                       # 10 nodes, 1 to 4 hops, under two minutes on a laptop
-    python train_rl.py --hops 4              # the control that must fail: no easy questions
+    torchrun --standalone --nproc_per_node=2 train_rl.py --device cuda
 
-Under torchrun each process takes its share of the questions.
+The control that must fail has no easy questions: --hops 4.
 
 The last line:  final task=cycle hops=1-4 baseline=loo ... acc=1.000 valid=1.000 reward=0.9xx ...
 Results: docs/train_rl.md, docs/rl_adds.md

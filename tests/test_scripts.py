@@ -100,8 +100,8 @@ BAD = {
         '--weight_decay 1e300', '--mode=', '--task=--', '--ckpt=--', '-', '-n 5',
     ],
     'train_rl.py': [
-        '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task maze', '--task star',
-        '--task multiply', '--task countdown', '--task profiles', '--star 2,3',
+        '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task maze',
+        '--task star --curriculum', '--task multiply --hops 2', '--task countdown', '--task profiles', '--star 2,3',
         '--baseline critic', '--objective max', '--k 4', '--objective passk --k 9',
         '--objective passk --k 0', '--objective passk --baseline ema',
         '--objective passk --baseline prefix', '--group_size 0', '--group_size 1',
@@ -427,8 +427,7 @@ def test_trainers_list_the_flags_that_people_know(name):
 
 
 def test_a_script_lists_only_the_flags_of_its_own_tasks():
-    assert {'--people', '--digits', '--grid', '--numbers', '--star'}.isdisjoint(
-        flags_of('train_rl.py')[1])
+    assert {'--people', '--grid', '--numbers'}.isdisjoint(flags_of('train_rl.py')[1])
     assert {'--task', '--hops', '--nodes', '--people'}.isdisjoint(flags_of('train_maze.py')[1])
     assert '--grid' not in flags_of('train_cot.py')[1]
 
@@ -658,10 +657,10 @@ def read_logs(link):
 
 
 def read_finals(link):
-    """The last record of each seed of a row."""
+    """The last record of each seed of a row. (--smallest has none if no size learned.)"""
     finals = []
     for log in read_logs(link):
-        finals.append([record for record in log if record['arm'] == 'final'][-1])
+        finals += [record for record in log if record['arm'] == 'final'][-1:]
     return finals
 
 
