@@ -101,7 +101,8 @@ BAD = {
     ],
     'train_rl.py': [
         '--hops 0', '--hops 10', '--nodes 0', '--nodes 2', '--task maze',
-        '--task star --curriculum', '--task multiply --hops 2', '--task countdown', '--task profiles', '--star 2,3',
+        '--task star --curriculum', '--task multiply --hops 2', '--task countdown',
+        '--task profiles', '--star 2,3',
         '--baseline critic', '--objective max', '--k 4', '--objective passk --k 9',
         '--objective passk --k 0', '--objective passk --baseline ema',
         '--objective passk --baseline prefix', '--group_size 0', '--group_size 1',
