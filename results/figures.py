@@ -683,15 +683,9 @@ def capacity_depth():
             if not (LOGS / 'capacity' / f'{row}{suffix}').exists():
                 continue  # shuffled answers have no row with decay
             for i, run in enumerate(read_row(f'capacity/{row}{suffix}')):
+                place = x + offset - 0.1 + 0.05 * i  # seeds side by side
                 for record in model_records([run]):
-                    axis = axes[depth_panel(record)]
-                    left = x + offset - 0.1 + 0.05 * i  # seeds side by side
-                    shares = record['acc_2_trained'], record['acc_2_combination']
-                    axis.plot((left, left), shares, color=colour, lw=0.6, alpha=0.5)
-                    axis.plot(left, shares[0], marker, color='0.6', mfc='none', ms=5)
-                    axis.plot(left, shares[1], marker, color=colour, ms=5)
-                    axis.set_title(f'{record["people"]} people, '
-                                   f'{round(record["params"] / 5000) * 5},000 parameters')
+                    draw_two_shares(axes[depth_panel(record)], place, record, marker, colour)
     for suffix, (_, colour, _, _) in styles.items():
         for panel, bar in combining_bars(suffix).items():
             axes[panel].axhline(bar, color=colour, lw=1, ls='--')
@@ -701,6 +695,17 @@ def capacity_depth():
         axis.set_xticks(range(len(DEPTHS)), DEPTHS.values(), fontsize=8)
     bottom.legend(handles=handles, loc='center', ncols=2, fontsize=9, frameon=False)
     return figure
+
+
+def draw_two_shares(axis, x, record, marker, colour):
+    """The trained and the held-out combinations that a model has right, joined by a line."""
+    trained = record['acc_2_trained']
+    held_out = record['acc_2_combination']
+    axis.plot((x, x), (trained, held_out), color=colour, lw=0.6, alpha=0.5)
+    axis.plot(x, trained, marker, color='0.6', mfc='none', ms=5)
+    axis.plot(x, held_out, marker, color=colour, ms=5)
+    thousands = round(record['params'] / 5000) * 5
+    axis.set_title(f'{record["people"]} people, {thousands},000 parameters')
 
 
 def depth_panel(record):
