@@ -413,6 +413,13 @@ class Run:
         """From here on the first signal waits until the loop asks should_stop()."""
         self.trains = True
 
+    def check_signal_in_a_sweep(self):
+        """Raise RunEnded if a signal was caught. For sweeps, which save each finished model."""
+        if self.signal:
+            raise RunEnded(
+                f'stopped by {signal_name(self.signal)}; the models that were finished are saved, '
+                '--resume goes on from there', exit_code=128 + self.signal)
+
     def should_stop(self):
         """Has any process caught a signal, or failed to write? All must ask at the same step."""
         if self.world > 1:

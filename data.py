@@ -692,6 +692,80 @@ def digits_of(x, width, most_significant_first):
 
 
 # -----------------------------------------------------------------------------
+# task: parity
+
+class Parity(Task):
+    """Is the number of ones among the first k bits odd?
+
+    The prompt holds all bits and then k. The chain is the running parity, and its last token is the
+    answer. With 8 bits and 3 hops:
+
+        1 0 1 1 0 1 0 0 k=3 [1] [1] [0]
+
+    Each link takes the link before and one more bit. Without a chain all k bits have to be read at
+    once, and none of them alone says anything about the answer (Wen et al. 2024, 2410.05459; there
+    the bits that count are a secret. Here they are the first ones).
+
+    `instance` holds the bits, (B, n).
+    """
+    name = 'parity'
+    flags = {
+        'bits': dict(type=at_least(1), help='bits of a question'),
+        'hops': HOPS | dict(help='bits that count, or a range'),
+    }
+    answer_len = 1
+
+    def __init__(self, bits=16, hops=(4,)):
+        require(4 <= bits <= 60, f'parity takes from 4 to 60 bits, got {bits}')
+        require(1 <= min(hops) <= max(hops) <= bits,
+                f'hops must be from 1 to bits = {bits}, got {format_range(hops)}')
+        self.bits = bits
+        self.hops = list(hops)
+        self.n_symbols = 2
+        hop_words = [f'k={k}' for k in range(1, max(hops) + 1)]
+        self.vocab = ['0', '1'] + hop_words + ['_']
+        self.pad = len(self.vocab) - 1
+        self.longest_chain = max(hops)
+        self.block_size = bits + 1 + max(hops)
+
+    def draw(self, rng, hops):
+        bits = rng.integers(2, size=(len(hops), self.bits))
+        return bits, bits
+
+    def write(self, rng, source, hops):
+        hop_word = 2 + hops[:, None] - 1
+        prompt = np.concatenate((source, hop_word), axis=1)
+        running = source[:, :max(self.hops)].cumsum(axis=1) % 2             # (B, K)
+        return prompt, running, hops, source
+
+    def read(self, prompt):
+        require(len(prompt) == self.bits + 1,
+                f'it has {len(prompt)} words, not {self.bits + 1}')
+        *bits, hop_word = prompt
+        require(max(bits) < 2, f'it needs {self.bits} bits, then a hop count')
+        hops = hop_word - 1
+        require(1 <= hops <= max(self.hops), 'the last word is no hop count')
+        return np.array([bits]), np.array([hops])
+
+    def valid(self, batch, chain):
+        before = torch.cat((torch.zeros_like(chain[:, :1]), chain[:, :-1]), dim=1)
+        bits = batch.instance[:, :chain.size(1)]
+        return (before < 2) & (chain == (before + bits) % 2)
+
+    def oracle(self, prompt):
+        *bits, hop_word = prompt
+        chain = []
+        parity = 0
+        for bit in bits[:hop_word - 1]:
+            parity = 1 - parity if bit == 1 else parity
+            chain.append(parity)
+        return chain
+
+    def chance(self, hops):
+        return 0.5
+
+
+# -----------------------------------------------------------------------------
 # task: star graphs
 
 class Star(Task):
@@ -1052,7 +1126,7 @@ def print_example(task, batch, raw, chances):
 
 
 def main(argv=None):
-    print_examples((Cycle, CVPR, Multiply, Star), __doc__, argv)
+    print_examples((Cycle, CVPR, Multiply, Parity, Star), __doc__, argv)
 
 
 if __name__ == '__main__':

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import budgets
+import growth
 import tree
 from data import Parser, format_range, require
 from files import read_config, read_json, read_log, write_atomic
@@ -1023,58 +1024,164 @@ SCALING_ARMS = {  # label, colour, marker
 }
 
 
+SAME_SWEEP = ('task', 'nodes', 'bits', 'largest_pool', 'n_embd', 'steps', 'rates', 'learned_by')
+HOP_COLOURS = ('tab:blue', 'tab:orange', 'tab:green', 'tab:red')
+BUDGETS = {  # label, line, marker
+    'state': ('looped, question read once', '-', 'o'),
+    'whole': ('looped over everything', ':', 's'),
+    'chain': ('writes a chain', '--', None),
+}
+
+
 def draw_scaling(runs, reference):
-    """Left: the smallest pool that suffices, against the hops, beside what theories say. Right:
-    accuracy at the most hops, against the pool."""
+    """The smallest pool that suffices, and accuracy against the pool. The smallest width. Accuracy
+    against compute. Whatever was measured."""
     args = runs[0].args
     for run in [*runs, *reference.runs]:
-        require(run.final.get('fits'), f'the sweep in {run.folder} is not finished yet')
-        for name in ('nodes', 'hops', 'largest_pool', 'steps', 'rates'):
-            require(run.args[name] == args[name],
+        require(run.final, f'the sweep in {run.folder} is not finished yet')
+        for name in SAME_SWEEP:
+            require(run.args.get(name, args.get(name)) == args.get(name, run.args.get(name)),
                     f'sweeps that differ in --{name} do not fit into one figure')
-    models = model_records(runs)
-    hops = args['hops']
-    pools = sorted({model['pool'] for model in models if model['pool']})
-    figure, (left, right) = new_figure(10, 5, columns=2)
 
-    first = smallest_pools(models, 'written').get(hops[0], [math.inf])
-    if math.inf not in first:
-        draw_theories(left, hops, statistics.geometric_mean(first), pools[-1])
+    panels = []
+    searches = arms_of(runs)
+    if any(model['pool'] for model in searches):
+        panels += [draw_pools, draw_accuracies]
+    if any(model.get('width', args['n_embd']) != args['n_embd'] for model in searches):
+        panels.append(draw_widths)
+    if any('kind' in model for model in model_records(runs)):
+        panels.append(draw_any_budget)
+    require(panels, f'no model of {runs[0].folder} is finished yet')
+    n_rows = (len(panels) + 1) // 2
+    n_columns = min(2, len(panels))
+    figure, axes = new_figure(5.2 * n_columns, 4.8 * n_rows, n_rows, n_columns, squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        panel(axis, runs, reference)
+    for axis in axes.flat[len(panels):]:
+        axis.set_axis_off()
+    return figure
+
+
+def arms_of(runs):
+    """The records of all models of these sweeps, but those of --measure budgets."""
+    return [model for model in model_records(runs) if 'arm_of' in model]
+
+
+def draw_pools(axis, runs, reference):
+    """The smallest pool against the hops, beside what theories say."""
+    draw_sizes(axis, runs, reference, 'pool')
+    models = arms_of(runs)
+    pools = sorted({model['pool'] for model in models if model['pool']})
+    sizes = smallest_sizes(models, 'written', 'pool')
+    if sizes and None not in sizes[min(sizes)].values():
+        hops = sorted({model['hops'] for model in models})
+        first = statistics.geometric_mean(sizes[min(sizes)].values())
+        draw_theories(axis, hops, first, pools[-1])
+    axis.set(ylabel='smallest pool of training questions', title='questions that it takes')
+    axis.set_yticks(pools, [f'{pool:,}' for pool in pools])
+
+
+def draw_widths(axis, runs, reference):
+    """The smallest width against the hops."""
+    draw_sizes(axis, runs, reference, 'width')
+    widths = sorted({model['width'] for model in arms_of(runs) if not model['pool']})
+    axis.set(ylabel='smallest width, fresh questions', title='width that it takes')
+    axis.set_yticks(widths, widths)
+
+
+def draw_sizes(axis, runs, reference, what):
+    """The smallest pools or widths of each arm, with its slope. Triangles: none suffices."""
+    models = [model for model in arms_of(runs) if (model['pool'] is not None) == (what == 'pool')]
+    largest = max(size_of(model, what) for model in models)
+    n_above = 0  # arms with triangles above the largest size
     shown = reference
-    n_above = 0  # arms with triangles above the largest pool
     for arm, (label, colour, marker) in SCALING_ARMS.items():
-        found = smallest_pools(models, arm)
-        if not found:
+        sizes = smallest_sizes(models, arm, what)
+        if not sizes:
             continue
-        left.plot(*means_that_are_known(found), marker=marker, color=colour, label=label)
-        for k, sizes in found.items():
-            if math.inf not in sizes:
-                left.vlines(k, min(sizes), max(sizes), color=colour, alpha=0.5)
-        never = [k for k, sizes in found.items() if math.inf in sizes]
+        slope = growth.fit_growth(sizes)
+        if slope['slope'] is not None:
+            label += f': {slope["slope"]:.2f} ({slope["low"]:.2f} to {slope["high"]:.2f})'
+        axis.plot(*means_that_are_known(sizes), marker=marker, color=colour, label=label)
+        for k, of_seeds in sizes.items():
+            if None not in of_seeds.values():
+                axis.vlines(k, min(of_seeds.values()), max(of_seeds.values()), color=colour,
+                            alpha=0.5)
+        never = [k for k, of_seeds in sizes.items() if None in of_seeds.values()]
         if never:
             n_above += 1
-            height = pools[-1] * 2 ** (0.3 + 0.6 * n_above)
-            left.plot(never, [height] * len(never), '^', color=colour, ms=6, clip_on=False)
-        right.plot(*accuracy_by_pool(models, arm, hops[-1]), marker=marker, color=colour)
-        draw_behind(left, shown, lambda run, arm=arm: means_that_are_known(
-            smallest_pools(model_records([run]), arm)))
-        draw_behind(right, reference.unnamed(), lambda run, arm=arm: accuracy_by_pool(
-            model_records([run]), arm, hops[-1]))
+            height = largest * 2 ** (0.3 + 0.6 * n_above)
+            axis.plot(never, [height] * len(never), '^', color=colour, ms=6, clip_on=False)
+        draw_behind(axis, shown, lambda run, arm=arm: means_that_are_known(
+            smallest_sizes(arms_of([run]), arm, what)))
         shown = reference.unnamed()
+    axis.axhline(largest * 2 ** 0.5, color='black', lw=0.5)
+    axis.set(xlabel='hops, k', xticks=sorted({model['hops'] for model in models}))
+    axis.set_yscale('log', base=2)
+    legend_below(axis, columns=1, title_fontsize=8,
+                 title='doublings with each hop. Triangles: never learned')
 
-    left.axhline(pools[-1] * 2 ** 0.5, color='black', lw=0.5)
-    left.set(xlabel='hops, k', ylabel='smallest pool of training questions', xticks=hops,
-             title=f'{args["nodes"]} nodes. Triangles: more than the largest pool')
-    left.set_yscale('log', base=2)
-    left.set_yticks(pools, [f'{pool:,}' for pool in pools])
-    right.axhline(models[0]['chance'], color='black', lw=1, ls=':')
-    right.annotate('chance', (pools[0], models[0]['chance'] - 0.01), fontsize=8, va='top')
-    right.set(xlabel='pool of training questions', ylim=(0, 1.03),
-              ylabel=f'accuracy at {hops[-1]} hops, held-out', title='the best learning rate')
-    right.set_xscale('log', base=2)
-    right.set_xticks(pools, [f'{pool:,}' for pool in pools], rotation=45)
-    legend_below(left, columns=2)
-    return figure
+
+def draw_accuracies(axis, runs, reference):
+    """Accuracy at the most hops against the pool."""
+    models = arms_of(runs)
+    most = max(model['hops'] for model in models)
+    for arm, (_, colour, marker) in SCALING_ARMS.items():
+        of_arm = [model['hops'] for model in models if model['arm_of'] == arm]
+        if not of_arm:
+            continue
+        hops = max(of_arm)
+        label = None if hops == most else f'{hops} hops'
+        axis.plot(*accuracy_by_pool(models, arm, hops), marker=marker, color=colour, label=label)
+        draw_behind(axis, reference.unnamed(), lambda run, arm=arm, hops=hops: accuracy_by_pool(
+            arms_of([run]), arm, hops))
+    pools = sorted({model['pool'] for model in models if model['pool']})
+    chance = models[0]['chance']
+    axis.axhline(chance, color='black', lw=1, ls=':')
+    axis.annotate('chance', (pools[0], chance - 0.01), fontsize=8, va='top')
+    axis.set(xlabel='pool of training questions', ylim=(0, 1.03),
+             ylabel=f'accuracy at {most} hops, held-out', title='the best learning rate')
+    axis.set_xscale('log', base=2)
+    axis.set_xticks(pools, [f'{pool:,}' for pool in pools], rotation=45)
+    legend_below(axis, columns=3)
+
+
+def draw_any_budget(axis, runs, reference):
+    """Accuracy against compute, for some hop counts. Open marks: more passes than in training."""
+    records = best_of_rates([model for model in model_records(runs) if 'kind' in model])
+    hops = next(iter(records.values()))[0]['hops']
+    shown = [k for k in hops if k in (1, 2, 4) or k == hops[-1]]
+    colours = dict(zip(shown, HOP_COLOURS, strict=False))
+    for kind, of_seeds in records.items():
+        label, style, marker = BUDGETS[kind]
+        flops = np.array(of_seeds[0]['flops']) / 1e6
+        mean = np.mean([record['accuracy'] for record in of_seeds], axis=0)   # (hops, passes)
+        for k in shown:
+            curve = mean[hops.index(k)]
+            axis.plot(flops, curve, style, color=colours[k], lw=1)
+            if marker:
+                axis.plot(flops[:hops[-1]], curve[:hops[-1]], marker, color=colours[k], ms=4)
+                axis.plot(flops[hops[-1]:], curve[hops[-1]:], marker, color=colours[k], ms=4,
+                          mfc='white')
+        axis.plot([], [], style, color='black', marker=marker, ms=4, label=label)
+    for k in shown:
+        axis.plot([], [], color=colours[k], lw=4, label=f'{k} hops')
+    axis.set(xlabel='MFLOPs for a question', ylabel='accuracy', ylim=(0, 1.03),
+             title=f'one model, 1 to {len(flops)} passes')
+    axis.set_xscale('log')
+    legend_below(axis, columns=2, title_fontsize=8,
+                 title='open marks: more passes than in training')
+
+
+def best_of_rates(records):
+    """{kind: [record of each seed, with its best learning rate]}"""
+    best = {}
+    for record in records:
+        of_seeds = best.setdefault(record['kind'], {})
+        known = of_seeds.get(record['seed'])
+        if known is None or record['right'] > known['right']:
+            of_seeds[record['seed']] = record
+    return {kind: list(best[kind].values()) for kind in BUDGETS if kind in best}
 
 
 def draw_theories(axis, hops, first, largest):
@@ -1092,22 +1199,30 @@ def draw_theories(axis, hops, first, largest):
                       ha='right', va='bottom')
 
 
-def smallest_pools(models, arm):
-    """{hops: the smallest pool that suffices, for each seed}. Infinity where none does."""
+def size_of(model, what):
+    """what: 'pool' or 'width'. (Old logs have no width.)"""
+    return model['pool'] if what == 'pool' else model.get('width', 0)
+
+
+def smallest_sizes(models, arm, what):
+    """{hops: {seed: the smallest pool or width that suffices, or None}}. Widths are of models with
+    fresh questions."""
     by_hops = {}
     for model in models:
-        if model['arm_of'] == arm and model['pool']:
+        is_fresh = model['pool'] is None
+        if model['arm_of'] == arm and is_fresh == (what == 'width'):
             by_seed = by_hops.setdefault(model['hops'], {})
-            by_seed.setdefault(model['seed'], math.inf)
-            if model['ended'] == 'learned':
-                by_seed[model['seed']] = min(by_seed[model['seed']], model['pool'])
-    return {hops: list(by_seed.values()) for hops, by_seed in sorted(by_hops.items())}
+            known = by_seed.setdefault(model['seed'], None)
+            size = size_of(model, what)
+            if model['ended'] == 'learned' and (known is None or size < known):
+                by_seed[model['seed']] = size
+    return dict(sorted(by_hops.items()))
 
 
-def means_that_are_known(found):
-    """Hops, and the geometric mean of their smallest pools, where all seeds learn."""
-    reached = [k for k, sizes in found.items() if math.inf not in sizes]
-    return reached, [statistics.geometric_mean(found[k]) for k in reached]
+def means_that_are_known(sizes):
+    """Hops, and the geometric mean of their smallest sizes, where all seeds learn."""
+    reached = [k for k, of_seeds in sizes.items() if None not in of_seeds.values()]
+    return reached, [statistics.geometric_mean(sizes[k].values()) for k in reached]
 
 
 def accuracy_by_pool(models, arm, hops):

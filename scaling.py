@@ -6,20 +6,28 @@ ways (ARMS below). For each way and each k we look for the smallest pool of trai
 which it is learned. Theory says: with a written chain the pool does not grow with k (2604.12013),
 without one it can grow exponentially (2505.17923).
 
-1. The task is `cycle`: follow k pointers through a table. Questions of a pool have 1 to k hops, as
-   easy ones help all arms that get no chain. What counts are held-out questions of k hops.
+1. The task is `cycle`: follow k pointers through a table. (Or `parity`: of the first k bits.)
+   Questions of a pool have 1 to k hops, as easy ones help all arms that get no chain. What counts
+   are held-out questions of k hops.
 2. A pool is N different questions, which are trained again and again. Smaller pools of a seed are
    the beginning of larger ones. All arms get the same pools.
 3. A model trains until 95% of the held-out questions are right. It gives up after --steps steps, or
    when it knows its pool by heart (training loss below 0.01) and 500 more steps have not helped.
-4. Each pool is tried with the learning rates in --rates, one after the other, until one comes to
-   95%. The smallest pool is found by bisection over powers of 2.
+   --learned_by loss asks for a small loss of the held-out answers instead.
+4. Each pool is tried with the learning rates in --rates, one after the other, until one learns. The
+   smallest pool is found by bisection over powers of 2.
 5. We fit a line to log2 of the smallest pool against k. Its slope is 0 if the pool does not grow,
-   and 1 if each hop doubles it.
+   and 1 if each hop doubles it (growth.py).
+
+There are three measurements (--measure):
+   pools      the smallest pool, as described
+   widths     the smallest width of a model that learns from fresh questions, in the same way
+   budgets    one looped model that answers with any number of passes (anytime.py)
 
 Three controls:
-   useless    a walk through the table from a random node, then the right answer. It is as long as
-              the chain, but tells nothing about the answer. Also in the test such a walk is given
+   useless    a walk through the table from a random node, then the right answer (parity: random
+              bits). It is as long as the chain, but tells nothing about the answer. Also in the
+              test such a walk is given
    backwards  the links before the answer in reverse order. (With fewer than two links that changes
               nothing)
    fresh      new questions in every step instead of a pool. If an arm does not learn even from
@@ -27,6 +35,7 @@ Three controls:
 
     python scaling.py --quick                       # 1, 2 and 4 hops, one seed: minutes
     python scaling.py --arms written,soft           # the whole range of hops
+    python scaling.py --measure budgets             # one model, 1 to 16 passes
     python scaling.py                               # everything: hours
     torchrun --standalone --nproc_per_node=2 scaling.py     # searches are dealt to the processes
 
@@ -49,10 +58,22 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+import anytime
 import common
+import growth
 import memory
 import plots
-from data import Cycle, Parser, at_least, parse_list, positive_float, require, sample_batch, shorten
+from data import (
+    Cycle,
+    Parity,
+    Parser,
+    at_least,
+    parse_list,
+    positive_float,
+    require,
+    sample_batch,
+    shorten,
+)
 from model import GPT, GPTConfig, LossPositions, last_position
 
 
@@ -66,20 +87,23 @@ ARMS = {
     'backwards': 'control: the links of the chain in reverse order',
 }
 WRITES_A_CHAIN = ('written', 'useless', 'backwards')
-QUICK = dict(arms=['written', 'soft', 'direct', 'useless'], hops=[1, 2, 4], n_seeds=1,
-             largest_pool=4096, rates=[3e-3], steps=600)
+MEASUREMENTS = ('pools', 'widths', 'budgets')
+QUICK = dict(measure=['pools'], arms=['written', 'soft', 'direct', 'useless'], hops=[1, 2, 4],
+             n_seeds=1, largest_pool=4096, rates=[3e-3], steps=600)
 
 LEARNED = 0.95     # share of held-out questions that must be right
+LOW_LOSS = 0.2     # loss of held-out answers, in nats, with --learned_by loss
 BY_HEART = 0.01    # training loss of a model that knows its pool, in nats
 PATIENCE = 500     # steps that such a model may still train without becoming better
 INTERVAL = 50      # steps between evaluations
-SURE = 0.9         # share of redrawn fits that must agree on a shape
 N_DRAWN = 2**15    # questions from which a pool is taken, at least
+THINNEST = 4       # smallest width that is tried
 USELESS = 5        # stream of random numbers, beside those in data.STREAMS
 ORDER = 6          # another: the order in which a pool is trained
 
 LEGEND = """
   pool    number of training questions; `fresh`: new ones in every step
+  width   of the model, where it is not --n_embd
   rate    the learning rate
   right   share of validation questions of k hops that are right, at the best evaluation
   loss    of their answers there, in nats
@@ -101,6 +125,16 @@ def parse_arms(text):
     return arms
 
 
+def parse_measurements(text):
+    """'pools,widths' -> ['pools', 'widths']"""
+    names = text.split(',', len(MEASUREMENTS))
+    if not set(names) <= set(MEASUREMENTS) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(
+            f'expected one or several of {", ".join(MEASUREMENTS)}, each once and with commas '
+            f'between, got {shorten(text)!r}')
+    return names
+
+
 def parse_rates(text):
     """'3e-3,1e-3' -> [0.003, 0.001]"""
     return [positive_float(word) for word in text.split(',', 20)]
@@ -109,7 +143,9 @@ def parse_rates(text):
 def parse_args(argv):
     parser = Parser(__doc__)
     add = parser.add_argument_group('questions').add_argument
-    add('--nodes', type=at_least(3, most=1000), default=10, help='nodes of the cycle')
+    add('--task', choices=('cycle', 'parity'), default='cycle', help='what is asked')
+    add('--nodes', type=at_least(3, most=1000), help='of the cycle (default: 10)')
+    add('--bits', type=at_least(4, most=60), help='parity: bits of a question (default: 16)')
     add('--hops', type=parse_list, help='chain lengths (default: 1,2,3,4,6,8)')
     add('--smallest_pool', type=at_least(2), default=32,
         help='fewest training questions, a power of 2')
@@ -117,10 +153,12 @@ def parse_args(argv):
         help='most training questions (default: 16384; --quick: 4096)')
 
     add = parser.add_argument_group('models').add_argument
+    add('--measure', metavar='WHAT', type=parse_measurements,
+        help=f'one or several of {", ".join(MEASUREMENTS)} (default: all; --quick: pools)')
     add('--arms', metavar='ARMS', type=parse_arms,
         help=f'one or several of {", ".join(ARMS)} (default: all)')
     add('--n_head', type=at_least(1), default=2, help='attention heads')
-    add('--n_embd', type=at_least(1, most=65536), default=64, help='width')
+    add('--n_embd', type=at_least(1, most=65536), default=64, help='width; the largest of widths')
 
     add = parser.add_argument_group('training').add_argument
     add('--n_seeds', type=at_least(1, most=100), help='seeds, from --seed on (default: 3)')
@@ -130,6 +168,8 @@ def parse_args(argv):
         help='optimizer steps of a model, at most (default: 3000; --quick: 600)')
     add('--batch_size', type=at_least(1), default=128, help='questions a step')
     add('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only')
+    add('--learned_by', choices=('accuracy', 'loss'), default='accuracy',
+        help=f'learned: {LEARNED} of held-out answers are right, or their loss is {LOW_LOSS}')
     add('--n_test', type=at_least(4), default=2000,
         help='test questions of each model; a quarter as many for validation')
     add('--quick', action='store_true', help='four arms, 1, 2 and 4 hops, one seed, one rate')
@@ -140,8 +180,8 @@ def parse_args(argv):
 
 def fill_in(args):
     """Give flags that were left out their values. Raises ValueError for what makes no sense."""
-    defaults = dict(arms=list(ARMS), hops=[1, 2, 3, 4, 6, 8], n_seeds=3, largest_pool=16384,
-                    rates=[3e-3, 1e-3], steps=3000)
+    defaults = dict(measure=list(MEASUREMENTS), arms=list(ARMS), hops=[1, 2, 3, 4, 6, 8],
+                    n_seeds=3, largest_pool=16384, rates=[3e-3, 1e-3], steps=3000)
     if args.quick:
         defaults |= QUICK
     for name, value in defaults.items():
@@ -149,9 +189,17 @@ def fill_in(args):
             setattr(args, name, value)
 
     args.hops = sorted(set(args.hops))
-    require(args.hops[-1] < args.nodes,
-            f'--hops {args.hops[-1]} needs more than --nodes {args.nodes}: a cycle of n nodes has '
-            'chains of n - 1 hops at most')
+    if args.task == 'cycle':
+        require(args.bits is None, '--bits means nothing to cycle, which takes --nodes')
+        args.nodes = args.nodes or 10
+        require(args.hops[-1] < args.nodes,
+                f'--hops {args.hops[-1]} needs more than --nodes {args.nodes}: a cycle of n nodes '
+                'has chains of n - 1 hops at most')
+    else:
+        require(args.nodes is None, '--nodes means nothing to parity, which takes --bits')
+        args.bits = args.bits or 16
+        require(args.hops[-1] <= args.bits,
+                f'--hops {args.hops[-1]} needs as many --bits, not {args.bits}')
     for name in ('smallest_pool', 'largest_pool'):
         size = getattr(args, name)
         require(size & (size - 1) == 0, f'--{name} {size} is no power of 2')
@@ -169,10 +217,11 @@ def fill_in(args):
 def require_pool(args):
     """Raise ValueError if there are too few different questions for the largest pool."""
     # the fewest hops have the fewest different questions
-    n = len(draw_pool('written', args.nodes, args.hops[0], args.largest_pool, args.seed))
+    task = make_task(args.hops[0], args)
+    n = len(draw_pool('written', task, args.largest_pool, args.seed))
     require(n == args.largest_pool,
             f'--largest_pool {args.largest_pool}: there are only about {n:,} different questions '
-            f'of {args.hops[0]} hops; use a smaller pool or more --nodes')
+            f'of {args.hops[0]} hops; use a smaller pool or more --{next(iter(task.flags))}')
 
 
 def memory_phases(args):
@@ -188,6 +237,14 @@ def memory_phases(args):
             step['data'] = 16 * args.largest_pool * task.block_size
             evaluation = memory.decoding_bytes(config, min(500, args.n_test), task.block_size)
             phases += [step, {'model': step['model'], 'evaluation': 2 * evaluation}]
+    if 'budgets' in args.measure:
+        # `whole` holds every pass through all positions. With twice the passes it is evaluated
+        task = make_task(args.hops[-1], args)
+        config = anytime.make_config('whole', task, args)
+        T = task.block_size
+        step = memory.step_parts(config, args.batch_size, T, args.hops[-1], n_copies=5)
+        evaluation = memory.decoding_bytes(config, min(500, args.n_test), T)
+        phases += [step, {'model': step['model'], 'evaluation': 2 * evaluation}]
     return phases
 
 
@@ -199,17 +256,24 @@ CURES = memory.CURES | {'data': '--largest_pool or {size}', 'evaluation': '{size
 
 def make_task(hops, args):
     """Questions of 1 to `hops` hops."""
-    return Cycle(args.nodes, list(range(1, hops + 1)))
+    return task_of_size(args.task, args.nodes if args.task == 'cycle' else args.bits, hops)
 
 
-def make_config(arm, hops, args):
-    """The model of an arm for chains of `hops` links."""
+@functools.lru_cache  # the same object again: draw_pool knows it by
+def task_of_size(name, size, hops):
+    """size: nodes or bits."""
+    all_hops = list(range(1, hops + 1))
+    return Cycle(size, all_hops) if name == 'cycle' else Parity(size, all_hops)
+
+
+def make_config(arm, hops, args, width=None):
+    """The model of an arm for chains of `hops` links. width: by default --n_embd."""
     task = make_task(hops, args)
     n_layer = hops if arm in ('direct', 'narrow') else 1
     n_loop = hops if arm == 'loop' else 1
-    width = args.n_embd
+    width = width or args.n_embd
     if arm == 'narrow':  # a layer of width w has about 12 w^2 parameters
-        width = max(1, round(args.n_embd / math.sqrt(hops) / args.n_head)) * args.n_head
+        width = max(1, round(width / math.sqrt(hops) / args.n_head)) * args.n_head
     return GPTConfig(len(task.vocab), task.block_size, n_layer, args.n_head, width, n_loop)
 
 
@@ -227,9 +291,8 @@ def draw_questions(arm, task, n, seed, step, split, hops=None):
 
 
 @functools.lru_cache(maxsize=1)  # one search asks for the same pool again and again
-def draw_pool(arm, nodes, hops, n, seed):
+def draw_pool(arm, task, n, seed):
     """The first n different questions of this seed, or fewer if there are not so many."""
-    task = Cycle(nodes, list(range(1, hops + 1)))
     batch = draw_questions(arm, task, max(N_DRAWN, 2 * n), seed, 0, 'fit')
     prompts = batch.tokens[:, :batch.prompt_len].numpy()
     _, first = np.unique(prompts, axis=0, return_index=True)
@@ -238,11 +301,14 @@ def draw_pool(arm, nodes, hops, n, seed):
 
 def write_useless_chains(batch, task, rng):
     """Replace the links before each answer by a walk from a random node, in place. There are k - 1
-    of them, and the answer stays."""
-    node = torch.from_numpy(rng.integers(task.nodes, size=(len(batch), 1)))  # (B, 1)
+    of them, and the answer stays. In parity the links become random bits."""
+    node = torch.from_numpy(rng.integers(task.n_symbols, size=(len(batch), 1)))  # (B, 1)
     P = batch.prompt_len
     for t in range(1, max(task.hops)):
-        node = batch.instance.gather(1, node)                             # (B, 1)
+        if task.name == 'cycle':
+            node = batch.instance.gather(1, node)                         # (B, 1)
+        else:
+            node = torch.from_numpy(rng.integers(2, size=(len(batch), 1)))
         is_link = t < batch.hops                                          # (B,)
         batch.tokens[is_link, P + t - 1] = node[is_link, 0]
 
@@ -328,9 +394,10 @@ def evaluate(arm, model, task, seed, n, split, run):
 # -----------------------------------------------------------------------------
 # one model
 
-def name_of(arm, hops, size, rate, seed):
-    """size: of the pool, or None for fresh questions."""
-    return f'{arm}-{hops}-hops-{size or "fresh"}-rate-{rate:g}-seed-{seed}'
+def name_of(arm, hops, size, rate, seed, width=None):
+    """size: of the pool, or None for fresh questions. width: if it is not --n_embd."""
+    name = f'{arm}-{hops}-hops-{size or "fresh"}-rate-{rate:g}-seed-{seed}'
+    return f'{name}-width-{width}' if width else name
 
 
 def batch_of_step(arm, task, pool, step, seed, batch_size):
@@ -349,27 +416,29 @@ def batch_of_step(arm, task, pool, step, seed, batch_size):
     return pool[torch.from_numpy(order[first:first + size])]
 
 
-def train(arm, hops, size, rate, seed, args, run):
+def train(arm, hops, size, rate, seed, args, run, width=None):
     """Train one model until it has learned its questions, or gives up.
 
-    size: of the pool, or None for fresh questions. Returns a record: a dict of plain values. In it
-    `ended` says why the training ended: 'learned', 'by heart', 'steps' or 'diverged'.
+    size: of the pool, or None for fresh questions. width: of the model, if it is not --n_embd.
+    Returns a record: a dict of plain values. In it `ended` says why the training ended: 'learned',
+    'by heart', 'steps' or 'diverged'.
     Raises RunEnded if a signal stops this process.
     """
     # the pool, the model, the optimizer
     began = time.time()
-    name = name_of(arm, hops, size, rate, seed)
+    name = name_of(arm, hops, size, rate, seed, width)
     task = make_task(hops, args)
     pool = None
     if size is not None:
-        pool = draw_pool(arm, args.nodes, hops, args.largest_pool, seed)[:size]
+        pool = draw_pool(arm, task, args.largest_pool, seed)[:size]
     torch.manual_seed(seed)
-    model = GPT(make_config(arm, hops, args)).to(run.device)
+    model = GPT(make_config(arm, hops, args, width)).to(run.device)
     optimizer = model.configure_optimizer(rate, args.weight_decay)
     warmup = min(100, args.steps // 3)
 
-    right = -1.0            # share of the validation questions, at its best
-    loss = 0.0              # of their answers, at that evaluation
+    best = -math.inf        # score at the best evaluation: see score_of
+    right = 0.0             # share of the validation questions there
+    loss = 0.0              # of their answers, there
     best_step = 0
     by_heart_since = None   # the first evaluation with a small training loss
     train_losses = []       # of the steps since the last evaluation
@@ -386,13 +455,14 @@ def train(arm, hops, size, rate, seed, args, run):
             train_loss = float(np.mean(train_losses)) if train_losses else None
             curve.append((step, now_right, now_loss, train_loss))
             train_losses = []
-            if now_right > right:
+            if score_of(now_right, now_loss, args) > best:
+                best = score_of(now_right, now_loss, args)
                 right = now_right
                 loss = now_loss
                 best_step = step
             if by_heart_since is None and train_loss is not None and train_loss < BY_HEART:
                 by_heart_since = step
-            if right >= LEARNED:
+            if best >= score_of(LEARNED, LOW_LOSS, args):
                 ended = 'learned'
             elif by_heart_since is not None and step - max(best_step, by_heart_since) >= PATIENCE:
                 ended = 'by heart'
@@ -400,10 +470,7 @@ def train(arm, hops, size, rate, seed, args, run):
                 ended = 'steps'
         if ended:
             break
-        if run.signal:
-            raise common.RunEnded(
-                f'stopped by {common.signal_name(run.signal)}; the models that were finished are '
-                'saved, --resume goes on from there', exit_code=128 + run.signal)
+        run.check_signal_in_a_sweep()
 
         # forward and backward
         model.train()
@@ -428,9 +495,14 @@ def train(arm, hops, size, rate, seed, args, run):
     run.trains = False  # a signal may stop the evaluation at once
 
     test, _ = evaluate(arm, model, task, seed, args.n_test, 'test', run)
-    return dict(name=name, arm_of=arm, hops=hops, pool=size, rate=rate, seed=seed, ended=ended,
-                right=right, loss=loss, test=test, step=step, curve=curve,
+    return dict(name=name, arm_of=arm, hops=hops, pool=size, width=width or args.n_embd, rate=rate,
+                seed=seed, ended=ended, right=right, loss=loss, test=test, step=step, curve=curve,
                 params=model.num_params(), chance=task.chance(hops), seconds=time.time() - began)
+
+
+def score_of(right, loss, args):
+    """The larger the better: the accuracy, or minus the loss, as --learned_by says."""
+    return right if args.learned_by == 'accuracy' else -loss
 
 
 # -----------------------------------------------------------------------------
@@ -450,46 +522,74 @@ class Sweep:
                     if 'ended' in record:
                         self.records[record['name']] = record
 
-    def record_of(self, arm, hops, size, rate, seed):
+    def record_of(self, arm, hops, size, rate, seed, width=None):
         """The record of this model. It is trained if no earlier run has done so."""
-        name = name_of(arm, hops, size, rate, seed)
+        name = name_of(arm, hops, size, rate, seed, width)
         if name not in self.records:
-            record = train(arm, hops, size, rate, seed, self.args, self.run)
-            self.run.write(
-                lambda: common.append_record(self.run.out_dir, record, self.file))
-            self.records[name] = record
-            self.run.print(in_one_line(record))
+            self.keep(train(arm, hops, size, rate, seed, self.args, self.run, width))
         return self.records[name]
 
-    def best(self, arm, hops, size, seed):
+    def keep(self, record):
+        """Save the record of a model, and print it."""
+        self.run.write(lambda: common.append_record(self.run.out_dir, record, self.file))
+        self.records[record['name']] = record
+        self.run.print(in_one_line(record))
+
+    def best(self, arm, hops, size, seed, width=None):
         """The record of the first learning rate that learns, else that of the best one."""
         best = None
         for rate in self.args.rates:
-            record = self.record_of(arm, hops, size, rate, seed)
+            record = self.record_of(arm, hops, size, rate, seed, width)
             if best is None or record['right'] > best['right']:
                 best = record
             if record['ended'] == 'learned':
-                break
+                return record
         return best
 
-    def smallest(self, arm, hops, seed):
-        """The size of the smallest pool from which the questions are learned, or None.
+    def smallest_pool(self, arm, hops, seed):
+        """The size of the smallest pool from which the questions are learned, or None."""
+        def suffices(size):
+            return self.best(arm, hops, size, seed)['ended'] == 'learned'
+        return smallest_that_suffices(pool_sizes(self.args), suffices)
 
-        The largest pool comes first, then bisection. It takes learning to be monotone: if a pool
-        suffices, so do all larger ones.
-        """
-        sizes = pool_sizes(self.args)
-        if self.best(arm, hops, sizes[-1], seed)['ended'] != 'learned':
-            return None
-        fails = -1                  # index of the largest size that does not suffice, or -1
-        suffices = len(sizes) - 1   # index of the smallest size that does
-        while suffices - fails > 1:
-            middle = (suffices + fails) // 2
-            if self.best(arm, hops, sizes[middle], seed)['ended'] == 'learned':
-                suffices = middle
-            else:
-                fails = middle
-        return sizes[suffices]
+    def smallest_width(self, arm, hops, seed):
+        """The smallest width with which fresh questions are learned, or None."""
+        def suffices(width):
+            other = None if width == self.args.n_embd else width
+            return self.best(arm, hops, None, seed, other)['ended'] == 'learned'
+        return smallest_that_suffices(widths(self.args), suffices)
+
+    def at_any_budget(self, kind, seed):
+        """The record of anytime.py with the learning rate that is best on validation questions."""
+        task = make_task(self.args.hops[-1], self.args)
+        best = None
+        for rate in self.args.rates:
+            name = anytime.name_of(kind, rate, seed)
+            if name not in self.records:
+                self.keep(anytime.train(kind, task, rate, seed, self.args, self.run))
+            record = self.records[name]
+            if best is None or record['right'] > best['right']:
+                best = record
+        return best
+
+
+def smallest_that_suffices(sizes, suffices):
+    """The smallest of these sizes for which suffices(size) is true, or None.
+
+    The largest size comes first, then bisection. It takes learning to be monotone: if a size
+    suffices, so do all larger ones.
+    """
+    if not suffices(sizes[-1]):
+        return None
+    too_small = -1              # index of the largest size that does not suffice, or -1
+    enough = len(sizes) - 1     # index of the smallest size that does
+    while enough - too_small > 1:
+        middle = (enough + too_small) // 2
+        if suffices(sizes[middle]):
+            enough = middle
+        else:
+            too_small = middle
+    return sizes[enough]
 
 
 def pool_sizes(args):
@@ -499,138 +599,96 @@ def pool_sizes(args):
     return [2**i for i in range(first, last + 1)]
 
 
+def widths(args):
+    """--n_embd, halved as often as the heads allow, in increasing order."""
+    sizes = [args.n_embd]
+    while sizes[0] >= 2 * THINNEST and sizes[0] % (2 * args.n_head) == 0:
+        sizes.insert(0, sizes[0] // 2)
+    return sizes
+
+
 def in_one_line(record):
     """What became of a model."""
+    if 'kind' in record:
+        return (f'{record["kind"]:9} any budget  rate {record["rate"]:g}  seed {record["seed"]}  '
+                f'right with just enough passes {record["right"]:.3f}  '
+                f'{record["seconds"]:4.0f} s  {record["ended"]}')
     pool = f'pool {record["pool"]:,}' if record['pool'] else 'fresh'
-    return (f'{record["arm_of"]:9} {record["hops"]} hops  {pool:11}  rate {record["rate"]:g}  seed '
-            f'{record["seed"]}  right {record["right"]:.3f}  test {record["test"]:.3f}  loss '
-            f'{record["loss"]:6.3f}  step {record["step"]:5}  {record["seconds"]:4.0f} s  '
-            f'{record["ended"]}')
+    return (f'{record["arm_of"]:9} {record["hops"]} hops  {pool:11}  width {record["width"]:3}  '
+            f'rate {record["rate"]:g}  seed {record["seed"]}  right {record["right"]:.3f}  test '
+            f'{record["test"]:.3f}  loss {record["loss"]:6.3f}  step {record["step"]:5}  '
+            f'{record["seconds"]:4.0f} s  {record["ended"]}')
+
+
+def list_jobs(args):
+    """(what to do, with what, hops, seed) of all searches and models, the costly ones first."""
+    jobs = []
+    if 'budgets' in args.measure:
+        for kind in anytime.KINDS:
+            for i in range(args.n_seeds):
+                jobs.append(('budgets', kind, args.hops[-1], args.seed + i))
+    if 'pools' in args.measure or 'widths' in args.measure:
+        for arm in args.arms:
+            for hops in args.hops:
+                for i in range(args.n_seeds):
+                    jobs.append(('search', arm, hops, args.seed + i))
+    jobs.sort(key=lambda job: -n_passes(job[1], job[2]))  # stable: else in the order of the flags
+    return jobs
 
 
 def run_searches(args, run):
-    """All searches, the costly ones first. Under torchrun they are dealt to the processes.
+    """All jobs. Under torchrun they are dealt to the processes.
 
-    Returns [{arm, hops, seed, size, fresh}] and the records of all models.
-        size    of the smallest pool that suffices. None: not even the largest one does
-        fresh   the record of fresh questions in the place of a pool
+    Returns the results and the records of all models. A result is a dict:
+        arm, hops, seed   what was searched
+        pool     the smallest pool that suffices. None: not even the largest one does
+        width    the smallest width that suffices for fresh questions, or None
+        fresh    the record of fresh questions in the place of a pool
+    or, of --measure budgets:
+        kind, seed        which model
+        record   of the best learning rate
     """
-    jobs = []
-    for arm in args.arms:
-        for hops in args.hops:
-            for i in range(args.n_seeds):
-                jobs.append((arm, hops, args.seed + i))
-    jobs.sort(key=lambda job: -n_passes(job[0], job[1]))  # stable: else in the order of the flags
-
     sweep = Sweep(args, run)
-    found = []
-    for arm, hops, seed in jobs[run.rank::run.world]:
-        size = sweep.smallest(arm, hops, seed)
-        fresh = sweep.best(arm, hops, None, seed)
-        found.append(dict(arm=arm, hops=hops, seed=seed, size=size, fresh=fresh))
+    results = []
+    for what, arm, hops, seed in list_jobs(args)[run.rank::run.world]:
+        if what == 'budgets':
+            results.append(dict(kind=arm, seed=seed, record=sweep.at_any_budget(arm, seed)))
+            continue
+        result = dict(arm=arm, hops=hops, seed=seed)
+        if 'pools' in args.measure:
+            result['pool'] = sweep.smallest_pool(arm, hops, seed)
+        result['fresh'] = sweep.best(arm, hops, None, seed)
+        if 'widths' in args.measure:
+            result['width'] = sweep.smallest_width(arm, hops, seed)
+        results.append(result)
 
     if run.world > 1:
         shares = [None] * run.world
-        dist.all_gather_object(shares, (found, sweep.records))
-        found = []
+        dist.all_gather_object(shares, (results, sweep.records))
+        results = []
         for share, records in shares:
-            found += share
+            results += share
             sweep.records |= records
-    found.sort(key=lambda search: (args.arms.index(search['arm']), search['hops'], search['seed']))
+    results.sort(key=lambda result: (result.get('hops', 0), result['seed']))
     records = [sweep.records[name] for name in sorted(sweep.records)]
-    return found, records
+    return results, records
 
 
 def n_passes(arm, hops):
     """How many passes through a layer follow one another in training: about what a step costs."""
-    return hops if arm in ('direct', 'narrow', 'loop', 'soft') else 1
+    return hops if arm in ('direct', 'narrow', 'loop', 'soft', 'state', 'whole') else 1
 
 
 # -----------------------------------------------------------------------------
-# how the smallest pool grows
+# results
 
-def sizes_by_hops(found, arm):
-    """{hops: {seed: size of the smallest pool, or None}} of an arm."""
+def sizes_by_hops(results, arm, what):
+    """{hops: {seed: smallest size that suffices, or None}} of an arm. what: 'pool' or 'width'."""
     sizes = {}
-    for search in found:
-        if search['arm'] == arm:
-            sizes.setdefault(search['hops'], {})[search['seed']] = search['size']
+    for result in results:
+        if result.get('arm') == arm:
+            sizes.setdefault(result['hops'], {})[result['seed']] = result[what]
     return dict(sorted(sizes.items()))
-
-
-def fit_growth(sizes):
-    """How does the smallest pool N grow with the hops k? sizes: {hops: {seed: N or None}}.
-
-    Returns a dict:
-        reached, never   hop counts that all seeds learn, and the others
-        slope            of log2 N against k: doublings a hop. None if some hop count is never
-                         learned, or if there is only one
-        low, high        its 95% interval, see redraw
-        exponent         of N ~ k^exponent: the slope of log2 N against log2 k
-        shape            'constant' if the interval holds 0, 'falling' if it is below. Else 'power'
-                         or 'exponential', if SURE of the redrawn points are nearer to this line;
-                         'growing' if neither is. None with fewer than three hop counts
-    """
-    hops = list(sizes)
-    reached = [k for k in hops if None not in sizes[k].values()]
-    fit = dict(reached=reached, never=[k for k in hops if k not in reached], slope=None, low=None,
-               high=None, exponent=None, shape=None)
-    if fit['never'] or len(hops) < 2:
-        return fit
-
-    # rows are seeds, columns are hop counts
-    seeds = sorted(sizes[hops[0]])
-    log_n = np.log2([[sizes[k][seed] for k in hops] for seed in seeds])   # (S, K)
-    k = np.array(hops, dtype=float)                                       # (K,)
-    fit['slope'], _ = fit_line(k, log_n.mean(axis=0))
-    fit['exponent'], _ = fit_line(np.log2(k), log_n.mean(axis=0))
-
-    # how far slope and shape depend on the seeds, and on pools being powers of 2
-    slopes = []
-    n_power = 0
-    for points in redraw(log_n):
-        slope, error = fit_line(k, points)
-        _, power_error = fit_line(np.log2(k), points)
-        slopes.append(slope)
-        n_power += power_error < error
-    fit['low'], fit['high'] = np.quantile(slopes, [0.025, 0.975]).tolist()
-    if len(hops) >= 3:
-        fit['shape'] = shape_of(fit['low'], fit['high'], n_power / len(slopes))
-    return fit
-
-
-def redraw(log_n, n_draws=2000):
-    """Other points that the experiment could have given, (n_draws, K). log_n (S, K).
-
-    The seeds are drawn again, with replacement. And as N / 2 fails and N suffices, the true
-    smallest pool lies somewhere between: each log2 N is drawn between log2 N - 1 and log2 N.
-    """
-    rng = np.random.default_rng(0)
-    n_seeds = len(log_n)
-    points = []
-    for _ in range(n_draws):
-        rows = rng.integers(n_seeds, size=n_seeds)
-        drawn = log_n[rows] - rng.random(log_n.shape)                     # (S, K)
-        points.append(drawn.mean(axis=0))
-    return np.array(points)
-
-
-def shape_of(low, high, share_power):
-    """The word for how a pool grows, see fit_growth."""
-    if low <= 0 <= high:
-        return 'constant'
-    if high < 0:
-        return 'falling'
-    if share_power >= SURE:
-        return 'power'
-    return 'exponential' if share_power <= 1 - SURE else 'growing'
-
-
-def fit_line(x, y):
-    """Slope of the least-squares line, and the sum of squares that it leaves."""
-    slope, offset = np.polyfit(x, y, 1)
-    slope = round(float(slope), 9) + 0.0  # no -0.0
-    return slope, float(((y - offset - slope * x) ** 2).sum())
 
 
 def typical(of_seeds):
@@ -640,16 +698,50 @@ def typical(of_seeds):
     return round(2 ** float(np.mean(np.log2(list(of_seeds.values())))))
 
 
-def final_values(found, fits, args):
-    """The values of the last line. `none`: not reached within the largest pool."""
-    final = dict(task='cycle', quick=int(args.quick))
-    for arm, fit in fits.items():
-        final[f'slope_{arm}'] = 'none' if fit['slope'] is None else fit['slope']
+def fit_all(results, args, what):
+    """{arm: its fit_growth} of the smallest pools or widths."""
+    fits = {}
+    for arm in args.arms:
+        fits[arm] = growth.fit_growth(sizes_by_hops(results, arm, what))
+    return fits
+
+
+def lowest_accuracy(results, kind, args):
+    """The lowest accuracy of all seeds with as many passes as hops at least: (inside the range of
+    passes that was trained, beyond it)."""
+    largest = args.hops[-1]
+    inside = []
+    beyond = []
+    for result in results:
+        if result.get('kind') == kind:
+            accuracy = result['record']['accuracy']
+            hops = result['record']['hops']
+            inside.append(anytime.lowest(accuracy, hops, 1, largest))
+            beyond.append(anytime.lowest(accuracy, hops, largest + 1, 2 * largest))
+    return min(inside), min(beyond)
+
+
+def final_values(results, fits, args):
+    """The values of the last line. `none`: not reached within the largest pool or width."""
+    final = dict(task=args.task, quick=int(args.quick))
     shown = [k for k in args.hops if k in (1, 4) or k == args.hops[-1]]
-    for arm in fits:
-        sizes = sizes_by_hops(found, arm)
-        for k in shown:
-            final[f'n_{arm}_{k}'] = typical(sizes[k]) or 'none'
+    if 'pools' in args.measure:
+        for arm, fit in fits['pool'].items():
+            final[f'slope_{arm}'] = 'none' if fit['slope'] is None else fit['slope']
+        for arm in args.arms:
+            sizes = sizes_by_hops(results, arm, 'pool')
+            for k in shown:
+                final[f'n_{arm}_{k}'] = typical(sizes[k]) or 'none'
+    if 'widths' in args.measure:
+        for arm in args.arms:
+            sizes = sizes_by_hops(results, arm, 'width')
+            for k in shown:
+                final[f'width_{arm}_{k}'] = typical(sizes[k]) or 'none'
+    if 'budgets' in args.measure:
+        for kind in anytime.KINDS:
+            inside, beyond = lowest_accuracy(results, kind, args)
+            final[f'inside_{kind}'] = inside
+            final[f'beyond_{kind}'] = beyond
     return final
 
 
@@ -657,30 +749,53 @@ def in_short(fit):
     """'0.05 (-0.10 to 0.20), constant'"""
     if fit['slope'] is not None:
         shape = f', {fit["shape"]}' if fit['shape'] else ''
+        if fit['shape'] not in (None, 'constant', 'falling'):
+            shape += (f', k^{fit["exponent"]:.2f} ({fit["exponent_low"]:.2f} to '
+                      f'{fit["exponent_high"]:.2f})')
         return f'{fit["slope"]:.2f} ({fit["low"]:.2f} to {fit["high"]:.2f}){shape}'
     if fit['never']:
         return f'not learned at {",".join(map(str, fit["never"]))} hops'
     return 'takes two hop counts'
 
 
-def print_tables(found, fits, args, run):
-    """The smallest pool of each arm and hop count with the slope, and fresh questions."""
-    run.print('\nSmallest pool. Slope: 0 if it stays the same, 1 if each hop doubles it')
-    run.print(f'{"hops":>11}' + ''.join(f'{k:>9}' for k in args.hops) + '   slope')
+def print_tables(results, fits, records, args, run):
+    """Whatever was measured: pools, fresh questions, widths, budgets, and what each arm cost."""
+    header = f'{"hops":>11}' + ''.join(f'{k:>9}' for k in args.hops)
+    if 'pools' in args.measure:
+        run.print('\nSmallest pool. Slope: 0 if it stays the same, 1 if each hop doubles it')
+        print_sizes(results, fits['pool'], 'pool', args.largest_pool, header, run)
+    if 'widths' in args.measure:
+        run.print('\nSmallest width, with fresh questions')
+        print_sizes(results, fits['width'], 'width', args.n_embd, header, run)
+
+    if 'pools' in args.measure or 'widths' in args.measure:
+        goal = f'{LEARNED:.0%}' if args.learned_by == 'accuracy' else f'a loss of {LOW_LOSS}'
+        run.print(f'\nFresh questions in every step: steps to {goal}, or the best share right')
+        run.print(header)
+        for arm in args.arms:
+            cells = ''
+            for k in args.hops:
+                fresh = [result['fresh'] for result in results
+                         if result.get('arm') == arm and result['hops'] == k]
+                cells += f'{fresh_in_short(fresh):>9}'
+            run.print(f'{arm:>11}{cells}')
+
+    if 'budgets' in args.measure:
+        print_budgets(results, args, run)
+
+    run.print('\nMinutes of training')
+    for arm, minutes in minutes_of(records).items():
+        run.print(f'{arm:>11}{minutes:9.1f}')
+
+
+def print_sizes(results, fits, what, largest, header, run):
+    """A table of the smallest sizes, with the fits."""
+    run.print(f'{header}   slope')
     for arm, fit in fits.items():
         cells = ''
-        for of_seeds in sizes_by_hops(found, arm).values():
-            cells += f'{typical(of_seeds) or f">{args.largest_pool}":>9}'
+        for of_seeds in sizes_by_hops(results, arm, what).values():
+            cells += f'{typical(of_seeds) or f">{largest}":>9}'
         run.print(f'{arm:>11}{cells}   {in_short(fit)}')
-
-    run.print(f'\nFresh questions in every step: steps to {LEARNED:.0%}, or the best share right')
-    run.print(f'{"hops":>11}' + ''.join(f'{k:>9}' for k in args.hops))
-    for arm in fits:
-        cells = ''
-        for k in args.hops:
-            fresh = [s['fresh'] for s in found if (s['arm'], s['hops']) == (arm, k)]
-            cells += f'{fresh_in_short(fresh):>9}'
-        run.print(f'{arm:>11}{cells}')
 
 
 def fresh_in_short(fresh):
@@ -690,14 +805,44 @@ def fresh_in_short(fresh):
     return f'{np.mean([record["right"] for record in fresh]):.2f}'
 
 
-def in_words(found, fits, args):
+def print_budgets(results, args, run):
+    """Accuracy of each model by hops and passes, the mean of the seeds."""
+    shown = sorted({1, 2, 4, args.hops[-1], args.hops[-1] + 1, 2 * args.hops[-1]})
+    for kind in anytime.KINDS:
+        records = [result['record'] for result in results if result.get('kind') == kind]
+        mean = np.mean([record['accuracy'] for record in records], axis=0)    # (hops, passes)
+        run.print(f'\n{kind}: accuracy after so many passes, in training 1 to {args.hops[-1]}')
+        run.print(f'{"passes":>11}' + ''.join(f'{r:>9}' for r in shown))
+        for hops, accuracy in zip(records[0]['hops'], mean, strict=True):
+            cells = ''.join(f'{accuracy[r - 1]:9.3f}' for r in shown)
+            run.print(f'{hops:>6} hops{cells}')
+
+
+def minutes_of(records):
+    """{arm or kind: minutes that its models were trained}"""
+    minutes = {}
+    for record in records:
+        arm = record.get('arm_of') or record['kind']
+        minutes[arm] = minutes.get(arm, 0.0) + record['seconds'] / 60
+    return minutes
+
+
+def in_words(results, args):
     """One sentence: what was found, and against which control."""
     k = args.hops[-1]
-    parts = []
-    for arm in fits:
-        size = typical(sizes_by_hops(found, arm)[k])
-        parts.append(f'{arm} {size or f"more than {args.largest_pool}"}')
-    return f'Training questions that it takes to learn {k} hops: {", ".join(parts)}.'
+    if 'pools' in args.measure or 'widths' in args.measure:
+        what = 'pool' if 'pools' in args.measure else 'width'
+        most = args.largest_pool if what == 'pool' else args.n_embd
+        parts = []
+        for arm in args.arms:
+            size = typical(sizes_by_hops(results, arm, what)[k])
+            parts.append(f'{arm} {size or f"more than {most}"}')
+        of_what = 'Training questions' if what == 'pool' else 'Width'
+        return f'{of_what} that it takes to learn {k} hops: {", ".join(parts)}.'
+    state, _ = lowest_accuracy(results, 'state', args)
+    whole, _ = lowest_accuracy(results, 'whole', args)
+    return (f'With as many passes as hops, or more, up to {k}: a model that reads the question '
+            f'once is right in {state:.3f} at least, one that loops over all of it in {whole:.3f}.')
 
 
 # -----------------------------------------------------------------------------
@@ -709,31 +854,36 @@ def main(argv=None):
     task = fill_in(args)
     device = common.find_device(args.device)
     needed = memory.require_memory(memory_phases(args), device, task, CURES)
-    require_pool(args)
+    if 'pools' in args.measure:
+        require_pool(args)
     with common.Run('scaling', args) as run:
-        run.print(f'{len(args.arms) * len(args.hops) * args.n_seeds} searches, files in '
-                  f'{args.out_dir}, about {memory.in_gib(needed)} of memory')
+        run.print(f'{len(list_jobs(args))} searches, files in {args.out_dir}, about '
+                  f'{memory.in_gib(needed)} of memory')
         for arm in args.arms:
             run.print(f'  {arm:9}  {ARMS[arm]}')
         run.print(LEGEND)
         if run.resumes and run.master:
             common.cut_log(run.out_dir, 'model', 0)  # all are logged again
 
-        found, records = search_all(args, run)
+        results, records = search_all(args, run)
         if not run.master:
             return None
 
         # the tables, the log, the last line, the figure
-        fits = {arm: fit_growth(sizes_by_hops(found, arm)) for arm in args.arms}
-        print_tables(found, fits, args, run)
+        fits = {}
+        if 'pools' in args.measure:
+            fits['pool'] = fit_all(results, args, 'pool')
+        if 'widths' in args.measure:
+            fits['width'] = fit_all(results, args, 'width')
+        print_tables(results, fits, records, args, run)
         for record in records:
             run.log(arm='model', **record)
-        final = final_values(found, fits, args)
+        final = final_values(results, fits, args)
         final |= dict(chance=task.chance(args.hops[-1]), n_test=args.n_test, seeds=args.n_seeds,
                       runs=len(records), seed=args.seed,
                       seconds=sum(record['seconds'] for record in records))
-        run.print(in_words(found, fits, args))
-        run.log(arm='final', fits=fits, **final)
+        run.print(in_words(results, args))
+        run.log(arm='final', fits=fits, minutes=minutes_of(records), **final)
         run.print(common.final_line(**final))
         plots.draw_run(run.out_dir)
         return final

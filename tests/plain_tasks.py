@@ -21,7 +21,12 @@ def read_prompt(task, words):
     cycle, cvpr   ({node: successor}, [hop word, start])
     star          ({child: parent}, [centre, goal])
     multiply      ((first factor, second factor), ['='])
+    parity        ((bit, bit, ...), [hop word])
     """
+    if task.name == 'parity':
+        assert len(words) == task.bits + 1 and set(words[:-1]) <= {'0', '1'}
+        return tuple(words[:-1]), words[-1:]
+
     if task.name == 'multiply':
         at = words.index('*')
         return (''.join(words[:at]), ''.join(words[at + 1:-1])), words[-1:]
@@ -47,7 +52,7 @@ def solve(task, words):
     """
     given, question = read_prompt(task, words)
     solvers = {'cycle': solve_cycle, 'cvpr': solve_cvpr, 'multiply': solve_multiply,
-               'star': solve_star}
+               'parity': solve_parity, 'star': solve_star}
     return solvers[task.name](task, given, question)
 
 
@@ -88,6 +93,14 @@ def solve_multiply(task, factors, question):
             chain += digits if task.reverse else digits[::-1]
     assert total == int(a) * int(b)
     return chain, 2 * N, N
+
+
+def solve_parity(task, bits, question):
+    hops = int(question[0].removeprefix('k='))
+    chain = []
+    for k in range(1, hops + 1):
+        chain.append('1' if bits[:k].count('1') in range(1, 99, 2) else '0')
+    return chain, 1, hops
 
 
 def solve_star(task, parent, question):

@@ -1,4 +1,4 @@
-"""data.py: batches, the tasks cycle, cvpr, multiply and star, and the command line.
+"""data.py: batches, the tasks cycle, cvpr, multiply, parity and star, and the command line.
 
 Everything a batch holds is compared with what plain loops read in its text (plain_tasks.py).
 """
@@ -29,6 +29,7 @@ from data import (
     Batch,
     Cycle,
     Multiply,
+    Parity,
     Star,
     Task,
     answer_at_once,
@@ -50,6 +51,8 @@ TASKS = [
     Multiply(2, reverse=True),
     Multiply(3),
     Multiply(9),
+    Parity(),
+    Parity(8, [1, 2, 3, 8]),
     Star(),
     Star((2, 3), reverse=True),
     Star((5, 5)),
@@ -236,7 +239,10 @@ def instances(task, n, split):
     result = set()
     for row in batch.tokens[:, :batch.prompt_len].tolist():
         given, _ = read_prompt(task, task.decode(row).split())
-        result.add(frozenset(given if task.name == 'multiply' else given.items()))
+        if task.name == 'parity':
+            result.add(given)  # the order of bits matters
+        else:
+            result.add(frozenset(given if task.name == 'multiply' else given.items()))
     return result
 
 
@@ -246,8 +252,9 @@ def instances(task, n, split):
     (Cycle(6, [1, 2, 3], 'pairs'), Cycle(6, [2]), 4000, 120),
     (CVPR(4, [1, 2, 3], 'pairs'), CVPR(4, [2]), 8000, None),
     (Multiply(2), Multiply(2, True), 40000, 90 * 91 // 2),
+    (Parity(10, [3]), Parity(10, [1, 2, 10]), 20000, 2**10),
     (Star((2, 3), 7), Star((2, 3), 7, reverse=True), 20000, 7 * 6 * 5 * 4 * 3 // 2),
-], ids=['cycle-3', 'cycle-5', 'cycle-6', 'cvpr', 'multiply', 'star'])
+], ids=['cycle-3', 'cycle-5', 'cycle-6', 'cvpr', 'multiply', 'parity', 'star'])
 def test_no_instance_is_in_both_splits(task, same_instances, n, n_distinct):
     """However it is presented: format, hop count, order of factors, goal, direction.
 
@@ -281,6 +288,20 @@ def test_hops_start_and_answer_of_a_cycle_are_uniform(split):
     gaps = ((answer - start) % 12).tolist()
     assert 0 not in gaps
     assert all(is_near(gaps.count(gap), 6000, 1 / 11) for gap in range(1, 12))
+
+
+@pytest.mark.parametrize('split', SPLITS)
+def test_bits_and_answers_of_parity_are_fair(split):
+    batch = sample_batch(Parity(20, [1, 3, 8]), 6000, 3, 0, split)
+    bits = batch.tokens[:, :20]
+    answer = batch.tokens.gather(1, batch.answer)
+    for column in (*bits.T, answer[:, 0]):
+        assert is_near(int(column.sum()), 6000, 1 / 2)
+    # no bit alone says anything about the answer, where more than one counts
+    is_long = batch.hops > 1
+    for column in bits[is_long].T:
+        agreement = int((column == answer[is_long, 0]).sum())
+        assert is_near(agreement, int(is_long.sum()), 1 / 2)
 
 
 def test_chance_of_a_cycle_is_any_node_but_the_start():
@@ -440,6 +461,10 @@ def test_tokens_without_loss_are_always_correct():
     lambda: CVPR(8, [1, 8]),
     lambda: Multiply(0),
     lambda: Multiply(10),
+    lambda: Parity(3, [2]),
+    lambda: Parity(61),
+    lambda: Parity(8, [9]),
+    lambda: Parity(8, [0]),
     lambda: Star((1, 3)),
     lambda: Star((3, 1)),
     lambda: Star((5, 5), 10),

@@ -443,8 +443,18 @@ def test_the_smallest_pool_is_the_smallest_that_was_learned():
         model_of('soft', 2, 1024, 2, 'by heart', 0.5), model_of('soft', 4, 512, 1),
         model_of('written', 2, 32, 1),
     ]
-    assert plots.smallest_pools(models, 'soft') == {2: [256, math.inf], 4: [512]}
-    assert plots.smallest_pools(models, 'loop') == {}
+    assert plots.smallest_sizes(models, 'soft', 'pool') == {2: {1: 256, 2: None}, 4: {1: 512}}
+    assert plots.smallest_sizes(models, 'loop', 'pool') == {}
+
+
+def test_the_smallest_width_is_that_of_fresh_questions():
+    models = [
+        model_of('soft', 2, None, 1) | dict(width=64),
+        model_of('soft', 2, None, 1) | dict(width=32),
+        model_of('soft', 2, None, 1, 'steps', 0.2) | dict(width=16),
+        model_of('soft', 2, 1024, 1) | dict(width=64),
+    ]
+    assert plots.smallest_sizes(models, 'soft', 'width') == {2: {1: 32}}
 
 
 def test_the_accuracy_of_a_pool_is_that_of_the_best_rate_where_all_seeds_have_one():

@@ -1,4 +1,4 @@
-"""scaling.py: the pools and chains of each arm, the search for the smallest pool, and the law."""
+"""scaling.py: the pools and chains of each arm, and the search for the smallest pool or width."""
 
 import json
 
@@ -8,15 +8,16 @@ import torch
 from conftest import call as call_script
 from conftest import final_values
 
+import plots
 import scaling
-from data import Cycle, sample_batch
+from data import Cycle, Parity, sample_batch
 from model import GPT, GPTConfig
 from train_latent import Thinker
 
 
 TASK = Cycle(7, [1, 2, 3, 4])
-TINY = ('--arms written,soft,useless --hops 1,2 --nodes 5 --n_embd 16 --smallest_pool 16 '
-        '--largest_pool 64 --n_seeds 1 --rates 2e-2 --steps 60 --batch_size 32 '
+TINY = ('--measure pools --arms written,soft,useless --hops 1,2 --nodes 5 --n_embd 16 '
+        '--smallest_pool 16 --largest_pool 64 --n_seeds 1 --rates 2e-2 --steps 60 --batch_size 32 '
         '--n_test 200 --device cpu').split()
 
 
@@ -34,7 +35,8 @@ def run(*argv):
 def records(folder):
     """The records of a finished sweep, without its seconds."""
     lines = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != 'seconds'} for line in lines]
+    timed = ('seconds', 'minutes')
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
 def links_of(batch, row):
@@ -78,6 +80,20 @@ def test_a_useless_chain_is_a_walk_that_tells_nothing_about_the_answer():
     assert np.bincount(first_links).min() > 0.8 * n_links / 7
 
 
+def test_a_useless_chain_of_parity_is_random_bits():
+    task = Parity(8, [1, 2, 3, 4])
+    plain = sample_batch(task, 4000, 5, 0, 'fit')
+    batch = scaling.draw_questions('useless', task, 4000, 5, 0, 'fit')
+    P = batch.prompt_len
+    assert torch.equal(batch.tokens.gather(1, batch.answer), plain.tokens.gather(1, plain.answer))
+    is_link = torch.arange(4) < batch.hops[:, None] - 1                   # (B, 4)
+    same = batch.tokens[:, P:] == plain.tokens[:, P:]
+    for t in range(3):
+        assert abs(same[:, t][is_link[:, t]].float().mean() - 0.5) < 0.06
+    first, second = batch.tokens[batch.hops == 4][:, P:P + 2].T
+    assert abs((first == second).float().mean() - 0.5) < 0.06
+
+
 def test_reversed_links_are_those_of_the_true_chain_turned_around():
     plain = sample_batch(TASK, 200, 5, 0, 'fit')
     batch = scaling.draw_questions('backwards', TASK, 200, 5, 0, 'fit')
@@ -92,11 +108,14 @@ def test_reversed_links_are_those_of_the_true_chain_turned_around():
     ('direct', 4, 1), ('narrow', 4, 1)])
 def test_the_model_of_an_arm(arm, n_layer, n_loop):
     args = scaling.parse_args(['--n_embd', '64', '--hops', '4'])
+    scaling.fill_in(args)
     config = scaling.make_config(arm, 4, args)
     assert (config.n_layer, config.n_loop) == (n_layer, n_loop)
     one = 12 * 64**2
     blocks = n_layer * 12 * config.n_embd**2
     assert blocks == (4 * one if arm == 'direct' else one)
+    thin = scaling.make_config(arm, 4, args, 16)
+    assert thin.n_embd == config.n_embd / 4 and thin.n_layer == n_layer
 
 
 def test_smaller_pools_are_the_beginning_of_larger_ones(monkeypatch):
@@ -117,17 +136,18 @@ def test_smaller_pools_are_the_beginning_of_larger_ones(monkeypatch):
 
 
 def test_the_questions_of_a_pool_differ_from_one_another():
-    pool = scaling.draw_pool('soft', 5, 2, 150, 5)
+    task = Cycle(5, [1, 2])
+    pool = scaling.draw_pool('soft', task, 150, 5)
     P = pool.prompt_len
     assert len(pool) == 150
     assert len({tuple(prompt) for prompt in pool.tokens[:, :P].tolist()}) == 150
-    smaller = scaling.draw_pool('useless', 5, 2, 100, 5)
+    smaller = scaling.draw_pool('useless', task, 100, 5)
     assert torch.equal(smaller.tokens[:, :P], pool.tokens[:100, :P])
-    assert len(scaling.draw_pool('soft', 5, 2, 1024, 5)) < 240  # of 24 cycles, 5 starts, 2 hops
+    assert len(scaling.draw_pool('soft', task, 1024, 5)) < 240  # of 24 cycles, 5 starts, 2 hops
 
 
 def test_every_question_of_a_pool_comes_once_in_an_epoch():
-    pool = scaling.draw_pool('written', 7, 4, 12, 5)
+    pool = scaling.draw_pool('written', TASK, 12, 5)
     numbered = {tuple(row): i for i, row in enumerate(pool.tokens.tolist())}
     assert len(numbered) == 12
     epochs = []
@@ -146,7 +166,7 @@ def test_fresh_questions_are_new_in_every_step_and_never_those_of_the_test():
     assert not torch.equal(first.tokens, pool.tokens)
     held_out = {tuple(table) for split in ('validation', 'test')
                 for table in sample_batch(TASK, 300, 5, 9, split).instance.tolist()}
-    large_pool = scaling.draw_pool('written', 7, 4, 1000, 5)
+    large_pool = scaling.draw_pool('written', TASK, 1000, 5)
     instances = torch.cat((first.instance, second.instance, large_pool.instance))
     trained = {tuple(table) for table in instances.tolist()}
     assert not held_out & trained
@@ -193,6 +213,9 @@ class FakeRun:
         self.autocast = torch.enable_grad()
 
     def begin_training(self):
+        pass
+
+    def check_signal_in_a_sweep(self):
         pass
 
     def progress_bar(self, *args):
@@ -248,6 +271,23 @@ def test_a_model_stops_when_it_has_learned():
     assert record['loss'] < 0.5
 
 
+def test_learned_by_loss_waits_for_a_small_loss(monkeypatch):
+    argv = '--hops 1 --nodes 6 --n_embd 32 --steps 400 --largest_pool 512 --batch_size 64'
+    monkeypatch.setattr(scaling, 'LEARNED', 0.5)
+    records = {}
+    for criterion in ('accuracy', 'loss'):
+        args = scaling.parse_args([*argv.split(), '--learned_by', criterion])
+        scaling.fill_in(args)
+        records[criterion] = scaling.train('written', 1, 512, 1e-2, 5, args, FakeRun())
+    by_loss = records['loss']
+    assert by_loss['ended'] == 'learned' and by_loss['loss'] <= scaling.LOW_LOSS
+    losses = [loss for _, _, loss, _ in by_loss['curve']]
+    assert by_loss['loss'] == min(losses) == losses[-1]
+    shorter = len(records['accuracy']['curve'])
+    assert shorter < len(losses)  # half were right earlier, and up to there all is the same
+    assert by_loss['curve'][:shorter] == records['accuracy']['curve']
+
+
 @pytest.mark.parametrize('patience', [100, 300])
 def test_a_model_that_knows_its_pool_by_heart_gives_up(patience, monkeypatch):
     """`patience` steps after the first small training loss, or after the best evaluation if that
@@ -259,7 +299,7 @@ def test_a_model_that_knows_its_pool_by_heart_gives_up(patience, monkeypatch):
     record = scaling.train('direct', 2, 8, 1e-2, 5, args, FakeRun())
     assert record['ended'] == 'by heart'
     by_heart = [step for step, _, _, loss in record['curve'] if loss and loss < scaling.BY_HEART][0]
-    best = max(record['curve'], key=lambda point: (point[1], -point[0]))
+    best = max(record['curve'], key=lambda point: (point[1], -point[0]))  # the first of the best
     assert record['step'] == max(by_heart, best[0]) + patience
     assert (record['right'], record['loss']) == (best[1], best[2])
 
@@ -297,7 +337,9 @@ class Counting(scaling.Sweep):
         self.good_rate = good_rate
         self.trained = []
 
-    def record_of(self, arm, hops, size, rate, seed):
+    def record_of(self, arm, hops, size, rate, seed, width=None):
+        if size is None:  # fresh questions: it is the width that counts
+            size = width or self.args.n_embd
         self.trained.append((size, rate))
         learned = size >= self.enough and rate == self.good_rate
         return dict(ended='learned' if learned else 'steps', right=float(learned), rate=rate)
@@ -306,21 +348,36 @@ class Counting(scaling.Sweep):
 @pytest.mark.parametrize('enough', [8, 9, 16, 100, 512, 513, 1024])
 def test_the_smallest_pool_is_found_by_bisection(enough):
     sweep = Counting(enough)
-    found = sweep.smallest('written', 2, 5)
+    found = sweep.smallest_pool('written', 2, 5)
     assert found == 2 ** int(np.ceil(np.log2(enough)))
     assert len(sweep.trained) <= 5  # of eight sizes
     assert sweep.trained[0][0] == 1024  # the largest one first
 
 
+@pytest.mark.parametrize('enough, width', [(1, 4), (5, 8), (8, 8), (33, 64), (64, 64), (65, None)])
+def test_the_smallest_width_is_found_by_bisection(enough, width):
+    sweep = Counting(enough)
+    assert scaling.widths(sweep.args) == [4, 8, 16, 32, 64]
+    assert sweep.smallest_width('written', 2, 5) == width
+    assert sweep.trained[0][0] == 64 and len(sweep.trained) <= 4
+
+
+@pytest.mark.parametrize('n_embd, n_head, expected', [
+    (64, 8, [8, 16, 32, 64]), (48, 2, [6, 12, 24, 48]), (20, 4, [20]), (2, 1, [2])])
+def test_widths_are_halves_that_the_heads_divide(n_embd, n_head, expected):
+    args = scaling.parse_args(['--n_embd', str(n_embd), '--n_head', str(n_head)])
+    assert scaling.widths(args) == expected
+
+
 def test_a_pool_that_does_not_suffice_costs_one_training_for_each_rate():
     sweep = Counting(2000, rates=(1e-2, 1e-3))
-    assert sweep.smallest('written', 2, 5) is None
+    assert sweep.smallest_pool('written', 2, 5) is None
     assert sweep.trained == [(1024, 1e-2), (1024, 1e-3)]
 
 
 def test_one_learning_rate_that_learns_suffices():
     sweep = Counting(100, rates=(1e-2, 1e-3), good_rate=1e-3)
-    assert sweep.smallest('written', 2, 5) == 128
+    assert sweep.smallest_pool('written', 2, 5) == 128
     assert sweep.best('written', 2, 128, 5)['rate'] == 1e-3
 
 
@@ -340,65 +397,12 @@ def test_at_one_hop_all_arms_are_the_same_model(tmp_path):
 
 
 # -----------------------------------------------------------------------------
-# the law
-
-def fit(function, hops=(1, 2, 4, 8), seeds=(1, 2, 3)):
-    return scaling.fit_growth({k: {seed: function(k, seed) for seed in seeds} for k in hops})
-
-
-@pytest.mark.parametrize('function, slope, exponent, shape', [
-    (lambda k, seed: 256, 0, 0, 'constant'),
-    (lambda k, seed: 2 ** (2 * k + 3), 2, None, 'exponential'),
-    (lambda k, seed: 8 * k**4, None, 4, 'power'),
-    (lambda k, seed: 2 ** (12 - k), -1, None, 'falling'),
-])
-def test_how_pools_grow(function, slope, exponent, shape):
-    result = fit(function)
-    assert result['shape'] == shape
-    assert result['reached'] == [1, 2, 4, 8] and result['never'] == []
-    if slope is not None:
-        assert result['slope'] == pytest.approx(slope)
-    if exponent is not None:
-        assert result['exponent'] == pytest.approx(exponent)
-
-
-def test_three_points_that_double_twice_tell_no_power_from_an_exponential():
-    result = fit(lambda k, seed: 256 * k, hops=(1, 2, 4), seeds=(1,))
-    assert result['shape'] == 'growing' and result['exponent'] == pytest.approx(1)
-    assert 0 < result['low'] < result['slope'] < result['high']
-
-
-def test_two_hop_counts_have_a_slope_but_no_shape():
-    result = fit(lambda k, seed: 64 ** k, hops=(1, 2))
-    assert result['slope'] == pytest.approx(6) and result['shape'] is None
-    assert fit(lambda k, seed: 64, hops=(4,))['slope'] is None
-
-
-def test_what_some_seed_never_learns_has_no_slope():
-    """A control that equals the true chain up to 2 hops, and fails beyond, is not flat."""
-    result = fit(lambda k, seed: 256 if k < 4 or seed == 2 and k == 4 else None)
-    assert result['reached'] == [1, 2] and result['never'] == [4, 8]
-    assert result['slope'] is None and result['shape'] is None and result['low'] is None
-    assert scaling.in_short(result) == 'not learned at 4,8 hops'
-
-
-def test_the_interval_knows_the_seeds_and_that_pools_are_powers_of_two():
-    """Seeds with slopes 0, 1 and 2: the mean is 1, and the interval reaches from 0 to 2, and a
-    little further, as each pool is known to a factor of two."""
-    result = fit(lambda k, seed: 2 ** ((seed - 1) * k), hops=(1, 2, 3))
-    assert result['slope'] == pytest.approx(1)
-    assert -0.7 < result['low'] < 0.1 and 1.9 < result['high'] < 2.7
-    result = fit(lambda k, seed: 256, seeds=(1,))
-    assert -0.25 < result['low'] < -0.02 < 0.02 < result['high'] < 0.25
-
+# a whole sweep
 
 def test_the_typical_pool_is_the_geometric_mean():
     assert scaling.typical({1: 64, 2: 4096}) == 512
     assert scaling.typical({1: 64, 2: None}) is None
 
-
-# -----------------------------------------------------------------------------
-# a whole sweep
 
 @pytest.fixture
 def learns_easily(monkeypatch):
@@ -421,6 +425,9 @@ def test_the_last_line_and_the_files(whole):
         assert {f'slope_{arm}', f'n_{arm}_1', f'n_{arm}_2'} <= set(final)
     log = records(folder)
     assert log[-1]['arm'] == 'final' and int(final['runs']) == len(log) - 1
+    last_line = json.loads((folder / 'log.jsonl').read_text().splitlines()[-1])
+    assert set(last_line['minutes']) == {'written', 'soft', 'useless'}
+    assert not {name for name in final if name.startswith(('width', 'inside'))}  # pools alone
     assert {record['ended'] for record in log[:-1]} >= {'learned', 'steps'}
     assert any(record['pool'] is None for record in log[:-1])
     assert final['n_useless_1'] == final['n_written_1'] != 'none'
@@ -450,9 +457,31 @@ def test_a_stopped_sweep_goes_on_where_it_was(whole, learns_easily, tmp_path, mo
     assert records(tmp_path) == records(folder)
 
 
+def test_widths_and_budgets_and_parity(tmp_path, learns_easily):
+    argv = [*TINY, '--measure', 'widths,budgets', '--task', 'parity', '--bits', 6, '--steps', 30]
+    argv = [word for word in argv if word not in ('--nodes', '5')]
+    final = run(*argv, '--out_dir', tmp_path)
+    log = records(tmp_path)
+    widths = {record['width'] for record in log[:-1] if 'arm_of' in record}
+    assert widths <= {4, 8, 16} and len(widths) > 1
+    assert all(record['pool'] is None for record in log[:-1] if 'arm_of' in record)
+    assert final['width_written_1'] in ('4', '8', '16') and 'n_written_1' not in final
+    kinds = [record for record in log[:-1] if 'kind' in record]
+    assert [record['kind'] for record in kinds] == ['chain', 'state', 'whole']
+    for record in kinds:
+        accuracy = np.array(record['accuracy'])
+        assert accuracy.shape == (2, 4) and len(record['flops']) == 4
+        lowest = min(accuracy[0, :2].min(), accuracy[1, 1])
+        assert float(final[f'inside_{record["kind"]}']) == pytest.approx(lowest, abs=1e-3)
+        lowest = accuracy[:, 2:].min()
+        assert float(final[f'beyond_{record["kind"]}']) == pytest.approx(lowest, abs=1e-3)
+    assert plots.draw([plots.read_run(tmp_path)]).axes[0].get_title() == 'width that it takes'
+
+
 def test_two_processes_find_what_one_finds(two_processes, tmp_path):
-    run(*TINY, '--out_dir', tmp_path / 'one')
-    done = two_processes('scaling.py', *TINY, '--out_dir', str(tmp_path / 'two'))
+    tiny = [*TINY, '--measure', 'pools,budgets']
+    run(*tiny, '--out_dir', tmp_path / 'one')
+    done = two_processes('scaling.py', *tiny, '--out_dir', str(tmp_path / 'two'))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('final ') == 1
     assert records(tmp_path / 'two') == records(tmp_path / 'one')
@@ -485,6 +514,11 @@ def test_a_line_that_a_kill_cut_short_costs_one_model(whole, learns_easily, tmp_
     ('--hops 10', '--hops 10 needs more than --nodes 10'),
     ('--hops 1000000000', 'needs more than --nodes 10'),
     ('--hops 1 --nodes 5', 'there are only about'),
+    ('--bits 9', '--bits means nothing to cycle'),
+    ('--task parity --nodes 9', '--nodes means nothing to parity'),
+    ('--task parity --hops 17', '--hops 17 needs as many --bits, not 16'),
+    ('--task parity --bits 8 --hops 1', 'use a smaller pool or more --bits'),
+    ('--measure depth', 'expected one or several of pools, widths, budgets'),
     ('--largest_pool 1000', '--largest_pool 1000 is no power of 2'),
     ('--smallest_pool 64 --largest_pool 32', '--smallest_pool 64 is larger than'),
     ('--rates 0', 'expected a number above 0'),

@@ -178,7 +178,9 @@ BAD = {
         '--rates 0', '--rates 1e-3,', '--rates nan', '--n_seeds 0', '--n_seeds 101', '--steps 0',
         '--batch_size 0', '--batch_size 100000000', '--n_head 5', '--n_embd 0', '--weight_decay -1',
         '--n_test 3', '--seed -1', '--device tpu', '--dtype float8', '--eval_only', '--tune',
-        '--task cycle', '--lr 1e-3', 'written',
+        '--task cvpr', '--bits 9', '--task parity --nodes 9', '--task parity --hops 17',
+        '--task parity --bits 3', '--task parity --bits 61', '--measure depth', '--measure pools,',
+        '--learned_by heart', '--lr 1e-3', 'written',
     ],
     'bench.py': ['--config cycle', '--repeats 0', '--repeats 10000000000', '--device tpu', 'x'],
     'plots.py': ['', 'nowhere', '.', 'a b', '--out x.png'],
@@ -763,7 +765,7 @@ def test_the_search_tables_are_what_the_logs_say(head, keys):
 TASK_FILES = {'data', 'countdown', 'profiles', 'maze'}
 # what experiments may import
 GROUND = TASK_FILES | {'errors', 'model', 'memory', 'common', 'plots', 'linear_probe', 'tree',
-                       'calibration', 'budgets'}
+                       'calibration', 'budgets', 'growth', 'anytime'}
 ALLOWED = {
     'errors': set(),
     'model': set(),
@@ -776,11 +778,13 @@ ALLOWED = {
     'tree': {'countdown'},
     'calibration': {'countdown'},
     'budgets': {'calibration'},
+    'growth': set(),
+    'anytime': {'data', 'model'},
     'profiles': {'errors', 'data', 'memory'},
     'maze': {'errors', 'data'},
     'common': TASK_FILES | {'errors', 'model', 'files', 'checkpoint'},
     'plots': TASK_FILES | {'errors', 'model', 'files', 'common', 'tree',
-                           'budgets'},
+                           'budgets', 'growth'},
 }
 
 
