@@ -1044,10 +1044,9 @@ def draw_scaling(runs, reference):
                     f'sweeps that differ in --{name} do not fit into one figure')
 
     panels = []
-    searches = arms_of(runs)
-    if any(model['pool'] for model in searches):
+    if any(model['pool'] for model in arms_of(runs)):
         panels += [draw_pools, draw_accuracies]
-    if any(model.get('width', args['n_embd']) != args['n_embd'] for model in searches):
+    if runs_with_widths(runs):
         panels.append(draw_widths)
     if any('kind' in model for model in model_records(runs)):
         panels.append(draw_any_budget)
@@ -1067,6 +1066,11 @@ def arms_of(runs):
     return [model for model in model_records(runs) if 'arm_of' in model]
 
 
+def runs_with_widths(runs):
+    """Those that searched for the smallest width. (Others have trained one width alone.)"""
+    return [run for run in runs if 'widths' in run.args.get('measure', ())]
+
+
 def draw_pools(axis, runs, reference):
     """The smallest pool against the hops, beside what theories say."""
     draw_sizes(axis, runs, reference, 'pool')
@@ -1083,6 +1087,8 @@ def draw_pools(axis, runs, reference):
 
 def draw_widths(axis, runs, reference):
     """The smallest width against the hops."""
+    runs = runs_with_widths(runs)
+    reference = Reference(runs_with_widths(reference.runs), None)
     draw_sizes(axis, runs, reference, 'width')
     widths = sorted({model['width'] for model in arms_of(runs) if not model['pool']})
     axis.set(ylabel='smallest width, fresh questions', title='width that it takes')

@@ -24,6 +24,7 @@ from data import Parser, require
 from plots import (
     FEEDS,
     IN_A_THOUGHT,
+    SCALING_ARMS,
     SCHEME_COLOURS,
     draw,
     draw_expected,
@@ -881,7 +882,9 @@ def all_figures():
         'rl_adds.png': rl_adds,
         'latent.png': latent,
         'latent_layers.png': latent_layers,
-        'scaling.png': lambda: draw(read_row('scaling/quick')[:1]),
+        'scaling.png': scaling,
+        'scaling_fresh.png': scaling_fresh,
+        'scaling_parity.png': lambda: draw(read_row('scaling/parity')),
         'search_flops.png': search_flops,
         'search_nodes.png': search_nodes,
         'search_calibration.png': lambda: draw(read_row('search/calibration')),
@@ -904,6 +907,67 @@ def all_figures():
         'maze-default.png': lambda: draw(read_row('train_maze/default')[:1]),
         **maze_figures(),
     }
+
+
+# -----------------------------------------------------------------------------
+# scaling.py
+
+SCALING_ROWS = ('chains', 'direct', 'loop', 'controls', 'widths', 'budgets')
+RL_ROWS = {1: 'mix-1', 2: 'mix-2', 3: 'mix-3', 4: 'loo'}  # hop counts 1 to k, ten nodes
+
+
+def scaling():
+    """All measurements, each arm with all of its seeds."""
+    runs = []
+    for row in SCALING_ROWS:
+        runs += read_row(f'scaling/{row}')
+    return draw(runs)
+
+
+def scaling_fresh():
+    """Fresh questions until 95% against the hops: the arms that learn, and REINFORCE."""
+    figure, axis = new_figure(7.5, 3.6)
+    for arm, (label, colour, marker) in SCALING_ARMS.items():
+        reached = {}  # hops -> questions of each seed, or None
+        for row in ('chains', 'direct', 'loop', 'controls'):
+            for run in read_row(f'scaling/{row}'):
+                for hops, questions in fresh_questions(run, arm).items():
+                    reached.setdefault(hops, []).append(questions)
+        draw_reached(axis, reached, label, colour, marker)
+    reached = {}
+    for hops, row in RL_ROWS.items():
+        finals = [run.final for run in read_row(f'train_rl/{row}')]
+        group_size = read_row(f'train_rl/{row}')[0].args['group_size']
+        reached[hops] = [final['samples_95'] and final['samples_95'] / group_size
+                         for final in finals]
+    draw_reached(axis, reached, 'REINFORCE (8 chains a question)', 'black', '*')
+    axis.set(yscale='log', xlabel='hops, k', xticks=range(1, 9),
+             ylabel='fresh questions until 95%', title='where all seeds learn')
+    short_ticks(axis.yaxis, [5000, 10000, 20000, 50000, 100000, 200000])
+    legend_beside(axis)
+    return figure
+
+
+def draw_reached(axis, reached, label, colour, marker):
+    """The geometric mean over seeds, where all of them learn. reached: {hops: [questions or
+    None]}."""
+    points = {hops: questions for hops, questions in reached.items() if all(questions)}
+    if points:
+        means = [statistics.geometric_mean(points[hops]) for hops in sorted(points)]
+        axis.plot(sorted(points), means, marker=marker, color=colour, label=label)
+
+
+def fresh_questions(run, arm):
+    """{hops: fresh questions until 95%, with the first rate that learns, or None}"""
+    questions = {}
+    for model in run.log:
+        if model.get('arm_of') == arm and model['pool'] is None:
+            is_plain = model.get('width', run.args['n_embd']) == run.args['n_embd']
+            if is_plain and model['ended'] == 'learned':
+                questions[model['hops']] = model['step'] * run.args['batch_size']
+            elif is_plain:
+                questions.setdefault(model['hops'], None)
+    return questions
 
 
 # -----------------------------------------------------------------------------

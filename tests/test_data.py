@@ -604,6 +604,7 @@ HASHES = [
     (CVPR(100, (30,)), 'b92a5a6a3757', 'a9585768fc58'),
     (Multiply(), 'e32c5dae1993', 'ffa16787e1be'),
     (Multiply(9), '5389cf6a3c24', '4f9246c99a71'),
+    (Parity(), '499ed7641ec6', 'c18f2a4c3e0a'),
     (Star(), 'ecd193bf1c12', '1978b2361cc3'),
     (Star((5, 5), 50), '3d08fa93a17f', 'e845cd0a031d'),
     (Countdown(), '2045102d8205', '250f711fd94b'),

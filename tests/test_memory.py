@@ -15,7 +15,7 @@ import train_cot
 import train_latent
 import train_maze
 import train_rl
-from data import CVPR, Cycle, Multiply, Star, sample_batch
+from data import CVPR, Cycle, Multiply, Parity, Star, sample_batch
 from maze import Maze
 from memory import GIB
 from model import GPT, GPTConfig
@@ -156,6 +156,7 @@ def test_parameters_are_counted_without_a_model(config):
     (Cycle(100, [30], 'pairs'), 1000, 'test'),
     (CVPR(50, [9]), 5000, 'train'),
     (Multiply(6), 5000, 'train'),
+    (Parity(60), 20000, 'train'),
     (Star((5, 5), 50), 5000, 'train'),
     (Star((2, 3), 3000), 300, 'test'),
     (Profiles(), 20000, 'test'),
