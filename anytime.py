@@ -11,8 +11,9 @@ measurement of scaling.py, three models are trained on the same fresh questions:
 
 For `state` and `whole`, a random r from 1 to K is drawn in each step (as in Geiping et al. 2025,
 2502.05171). The answer to a question of h hops is asked for after each pass from the h-th to the
-r-th. So a model shall have the answer after h passes, and keep it. The test has up to 2 K passes:
-twice as many as in training.
+r-th. So a model shall have the answer after h passes, and keep it. (Questions of K hops carry loss
+only if r is K. A chain carries loss in every step.) The test has up to 2 K passes: twice as many as
+in training.
 """
 
 import math
@@ -81,16 +82,16 @@ def flops_after_each_pass(kind, model, prompt_len, n_passes):
     """Matrix products for one question with 1, 2, ..., n_passes passes, as a list.
 
     The first pass reads the whole question. Each later one adds one token to it, or goes through
-    the state alone, or through all positions.
+    the state alone, or through all positions. A chain needs the head in every pass, the others in
+    the last one alone.
     """
     config = GPTConfig(**(vars(model.config) | {'n_loop': 1}))
     one_layer = GPT(config)
     read = one_layer.flops(prompt_len, 1, prompt_len)
-    if kind == 'whole':
-        heads = 2 * prompt_len * config.n_embd * config.vocab_size  # not before the last pass
-        again = one_layer.flops(prompt_len, prompt_len, prompt_len) - heads
-        return [read + (r - 1) * again for r in range(1, n_passes + 1)]
-    again = one_layer.flops(1, 1, prompt_len)
+    n_again = prompt_len if kind == 'whole' else 1  # positions of a later pass
+    again = one_layer.flops(n_again, n_again, prompt_len)
+    if kind != 'chain':
+        again -= 2 * n_again * config.n_embd * config.vocab_size
     return [read + (r - 1) * again for r in range(1, n_passes + 1)]
 
 
@@ -165,18 +166,18 @@ def train(kind, task, rate, seed, args, run):
     optimizer = model.configure_optimizer(rate, args.weight_decay)
 
     ended = 'steps'
-    bar = run.progress_bar(name, 0, args.steps)
+    step = 0
+    bar = run.progress_bar(name, step, args.steps)
     run.begin_training()
-    for step in range(args.steps):
+    while step < args.steps:
         run.check_signal_in_a_sweep()
 
         # forward and backward
         model.train()
         batch = sample_batch(task, args.batch_size, seed, step + 1, 'fit').to(run.device)
+        fewest = int(batch.hops.min())  # with fewer passes no question could be answered
         rng = np.random.default_rng([seed, PASSES, step])
-        n_passes = int(rng.integers(1, largest + 1))
-        if n_passes < int(batch.hops.min()):
-            continue  # no question of this batch can be answered so soon
+        n_passes = int(rng.integers(fewest, largest + 1))
         with run.autocast:
             loss = loss_of(kind, model, batch, n_passes)
         loss.backward()
@@ -190,6 +191,7 @@ def train(kind, task, rate, seed, args, run):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        step += 1
         bar.update()
     bar.close()
     run.trains = False  # a signal may stop the evaluation at once
@@ -201,7 +203,7 @@ def train(kind, task, rate, seed, args, run):
     enough = [on_validation[i][k - 1] for i, k in enumerate(task.hops)]
     accuracy = evaluate(kind, model, task, seed, args.n_test, 'test', run, n_passes)
     prompt_len = task.block_size - largest
-    return dict(name=name, kind=kind, rate=rate, seed=seed, ended=ended, step=args.steps,
+    return dict(name=name, kind=kind, rate=rate, seed=seed, ended=ended, step=step,
                 right=float(np.mean(enough)), accuracy=accuracy, hops=list(task.hops),
                 flops=flops_after_each_pass(kind, model, prompt_len, n_passes),
                 params=model.num_params(), seconds=time.time() - began)

@@ -8,36 +8,46 @@ and N suffices. Sizes come as {hops: {seed: size, or None if no size suffices}}.
 import numpy as np
 
 
-SURE = 0.9      # share of redrawn fits that must agree on a shape
+FLAT = 0.3      # doublings a hop: how wide the range of a constant may be, both ways
+SURE = 0.9      # share of redrawn fits that must agree on a law
+FEWEST = 4      # hop counts that it takes to name a law
 N_DRAWS = 2000  # redrawn fits
 
 
-def fit_growth(sizes):
+def fit_growth(sizes, smallest=0):
     """Fits of the size N against the hops k. sizes: {hops: {seed: N or None}}.
+
+    smallest: the smallest size that was tried. Where it suffices, the true minimum is not known, so
+    these hop counts are left out. So are seeds that do not have all hop counts.
 
     Returns a dict:
         reached, never   hop counts that all seeds learn, and the others
+        bounds           those of `reached` that are left out, as the smallest size suffices
         slope            of log2 N against k: doublings a hop. None if some hop count is never
-                         learned, or if there is only one
-        low, high        its 95% interval, see redraw
+                         learned, or if there are fewer than two
+        low, high        its range, see redraw
         exponent         of N ~ k^exponent: the slope of log2 N against log2 k. Up to 1 is
                          sublinear, 1 linear, more is superlinear
-        exponent_low, exponent_high   its 95% interval
-        shape            'constant' if the interval of the slope holds 0, 'falling' if it is below.
-                         Else the law that is nearest in a share of SURE of the redrawn points:
-                         'logarithmic', 'power' or 'exponential', see LAWS. 'growing' if none is.
-                         None with fewer than three hop counts
+        exponent_low, exponent_high   its range
+        shape            'constant' if the range of the slope holds 0 and lies within +- FLAT,
+                         'unclear' if it holds 0 and is wider, 'falling' if it is below 0. Else the
+                         law that is nearest in a share of SURE of the redrawn points: see LAWS.
+                         'growing' if none is, or with fewer than FEWEST hop counts
     """
-    hops = list(sizes)
-    reached = [k for k in hops if None not in sizes[k].values()]
-    fit = dict(reached=reached, never=[k for k in hops if k not in reached], slope=None, low=None,
-               high=None, exponent=None, exponent_low=None, exponent_high=None, shape=None)
-    if fit['never'] or len(hops) < 2:
+    reached = [k for k in sizes if None not in sizes[k].values()]
+    never = [k for k in sizes if k not in reached]
+    bounds = [k for k in reached if min(sizes[k].values()) <= smallest]
+    fit = dict(reached=reached, never=never, bounds=bounds, slope=None, low=None, high=None,
+               exponent=None, exponent_low=None, exponent_high=None, shape=None)
+    hops = [k for k in reached if k not in bounds]
+    if never or len(hops) < 2:
+        return fit
+    seeds = set.intersection(*(set(sizes[k]) for k in hops))
+    if not seeds:
         return fit
 
     # rows are seeds, columns are hop counts
-    seeds = sorted(sizes[hops[0]])
-    log_n = np.log2([[sizes[k][seed] for k in hops] for seed in seeds])   # (S, K)
+    log_n = np.log2([[sizes[k][seed] for k in hops] for seed in sorted(seeds)])   # (S, K)
     k = np.array(hops, dtype=float)                                       # (K,)
     fit['slope'] = round(float(slope_of(k, log_n.mean(axis=0))), 9) + 0.0  # no -0.0
     fit['exponent'] = round(float(slope_of(np.log2(k), log_n.mean(axis=0))), 9) + 0.0
@@ -46,8 +56,7 @@ def fit_growth(sizes):
     points = redraw(log_n)                                                # (K, N_DRAWS)
     fit['low'], fit['high'] = interval(slope_of(k, points))
     fit['exponent_low'], fit['exponent_high'] = interval(slope_of(np.log2(k), points))
-    if len(hops) >= 3:
-        fit['shape'] = shape_of(fit['low'], fit['high'], k, points)
+    fit['shape'] = shape_of(fit['low'], fit['high'], k, points)
     return fit
 
 
@@ -55,15 +64,16 @@ def redraw(log_n):
     """Other points that the experiment could have given, (K, N_DRAWS). log_n (S, K).
 
     The seeds are drawn again, with replacement. And as N / 2 fails and N suffices, the true
-    smallest size lies somewhere between: each log2 N is drawn between log2 N - 1 and log2 N.
+    smallest size lies somewhere between: log2 N - u, with u between 0 and 1. One u is drawn for
+    each hop count, as all seeds may be rounded up from the same size. With a few seeds this says
+    how far the fit could move, and no more: it is no exact confidence interval.
     """
     rng = np.random.default_rng(0)
-    n_seeds = len(log_n)
+    n_seeds, n_hops = log_n.shape
     points = []
     for _ in range(N_DRAWS):
         rows = rng.integers(n_seeds, size=n_seeds)
-        drawn = log_n[rows] - rng.random(log_n.shape)                     # (S, K)
-        points.append(drawn.mean(axis=0))
+        points.append(log_n[rows].mean(axis=0) - rng.random(n_hops))
     return np.array(points).T
 
 
@@ -79,39 +89,48 @@ def slope_of(x, y):
 
 # -----------------------------------------------------------------------------
 # which law is nearest?
+#
+# Each law has two free numbers, a and b. Its function returns the sum of squared gaps to log2 N, as
+# near as a and b can bring it, for each column of points (K, N): (N,).
 
-def logarithmic_law(k, log_size):
-    """N = a + b log2 k"""
-    b, a = np.polyfit(np.log2(k), 2.0 ** log_size, 1)
-    size = a + np.outer(np.log2(k), b)
-    return np.log2(np.maximum(1.0, size))
+def line_error(x, points):
+    """The least sum of squares that a line through x (K,) leaves."""
+    b, a = np.polyfit(x, points, 1)
+    return ((a + np.outer(x, b) - points) ** 2).sum(axis=0)
 
 
-def power_law(k, log_size):
+def power_error(k, points):
     """N = a k^b"""
-    b, log_a = np.polyfit(np.log2(k), log_size, 1)
-    return log_a + np.outer(np.log2(k), b)
+    return line_error(np.log2(k), points)
 
 
-def exponential_law(k, log_size):
+def exponential_error(k, points):
     """N = a 2^(b k)"""
-    b, log_a = np.polyfit(k, log_size, 1)
-    return log_a + np.outer(k, b)
+    return line_error(k, points)
 
 
-# Each law has two free numbers. It returns log2 N of the nearest curves, (K, N_DRAWS).
-LAWS = {'logarithmic': logarithmic_law, 'power': power_law, 'exponential': exponential_law}
+def logarithmic_error(k, points):
+    """N = a (1 + b log2 k). The best b is searched on a grid."""
+    least = np.full(points.shape[1], np.inf)
+    for b in np.geomspace(0.01, 100, 81):
+        gap = points - np.log2(1 + b * np.log2(k))[:, None]
+        gap = gap - gap.mean(axis=0)  # the best a
+        least = np.minimum(least, (gap ** 2).sum(axis=0))
+    return least
+
+
+LAWS = {'logarithmic': logarithmic_error, 'power': power_error, 'exponential': exponential_error}
 
 
 def shape_of(low, high, k, points):
     """The word for how a size grows, see fit_growth. points (K, N_DRAWS): log2 of sizes."""
     if low <= 0 <= high:
-        return 'constant'
+        return 'constant' if low >= -FLAT and high <= FLAT else 'unclear'
     if high < 0:
         return 'falling'
-    errors = []
-    for law in LAWS.values():
-        errors.append(((law(k, points) - points) ** 2).sum(axis=0))
+    if len(k) < FEWEST:
+        return 'growing'
+    errors = [law(k, points) for law in LAWS.values()]
     nearest = np.argmin(errors, axis=0)                                   # (N_DRAWS,)
     shares = np.bincount(nearest, minlength=len(LAWS)) / len(nearest)
     winner = int(shares.argmax())

@@ -1024,12 +1024,13 @@ SCALING_ARMS = {  # label, colour, marker
 }
 
 
-SAME_SWEEP = ('task', 'nodes', 'bits', 'largest_pool', 'n_embd', 'steps', 'rates', 'learned_by')
+SAME_SWEEP = ('nodes', 'bits', 'smallest_pool', 'largest_pool', 'n_head', 'n_embd', 'rates',
+              'steps', 'batch_size', 'weight_decay', 'n_test')
 HOP_COLOURS = ('tab:blue', 'tab:orange', 'tab:green', 'tab:red')
 BUDGETS = {  # label, line, marker
     'state': ('looped, question read once', '-', 'o'),
     'whole': ('looped over everything', ':', 's'),
-    'chain': ('writes a chain', '--', None),
+    'chain': ('writes a chain: its last token', '--', 'x'),
 }
 
 
@@ -1040,8 +1041,10 @@ def draw_scaling(runs, reference):
     for run in [*runs, *reference.runs]:
         require(run.final, f'the sweep in {run.folder} is not finished yet')
         for name in SAME_SWEEP:
-            require(run.args.get(name, args.get(name)) == args.get(name, run.args.get(name)),
+            require(run.args.get(name) == args.get(name),
                     f'sweeps that differ in --{name} do not fit into one figure')
+        require(run.args.get('learned_by', 'accuracy') == args.get('learned_by', 'accuracy'),
+                'sweeps that differ in --learned_by do not fit into one figure')
 
     panels = []
     if any(model['pool'] for model in arms_of(runs)):
@@ -1078,9 +1081,8 @@ def draw_pools(axis, runs, reference):
     pools = sorted({model['pool'] for model in models if model['pool']})
     sizes = smallest_sizes(models, 'written', 'pool')
     if sizes and None not in sizes[min(sizes)].values():
-        hops = sorted({model['hops'] for model in models})
         first = statistics.geometric_mean(sizes[min(sizes)].values())
-        draw_theories(axis, hops, first, pools[-1])
+        draw_theories(axis, min(sizes), max(model['hops'] for model in models), first, pools[-1])
     axis.set(ylabel='smallest pool of training questions', title='questions that it takes')
     axis.set_yticks(pools, [f'{pool:,}' for pool in pools])
 
@@ -1088,7 +1090,7 @@ def draw_pools(axis, runs, reference):
 def draw_widths(axis, runs, reference):
     """The smallest width against the hops."""
     runs = runs_with_widths(runs)
-    reference = Reference(runs_with_widths(reference.runs), None)
+    reference = Reference(runs_with_widths(reference.runs), reference.label)
     draw_sizes(axis, runs, reference, 'width')
     widths = sorted({model['width'] for model in arms_of(runs) if not model['pool']})
     axis.set(ylabel='smallest width, fresh questions', title='width that it takes')
@@ -1098,14 +1100,16 @@ def draw_widths(axis, runs, reference):
 def draw_sizes(axis, runs, reference, what):
     """The smallest pools or widths of each arm, with its slope. Triangles: none suffices."""
     models = [model for model in arms_of(runs) if (model['pool'] is not None) == (what == 'pool')]
-    largest = max(size_of(model, what) for model in models)
+    tried = sorted({size_of(model, what) for model in models})
+    largest = tried[-1]
+    smallest = runs[0].args['smallest_pool'] if what == 'pool' else tried[0]
     n_above = 0  # arms with triangles above the largest size
     shown = reference
     for arm, (label, colour, marker) in SCALING_ARMS.items():
         sizes = smallest_sizes(models, arm, what)
         if not sizes:
             continue
-        slope = growth.fit_growth(sizes)
+        slope = growth.fit_growth(sizes, smallest)
         if slope['slope'] is not None:
             label += f': {slope["slope"]:.2f} ({slope["low"]:.2f} to {slope["high"]:.2f})'
         axis.plot(*means_that_are_known(sizes), marker=marker, color=colour, label=label)
@@ -1154,8 +1158,11 @@ def draw_accuracies(axis, runs, reference):
 
 def draw_any_budget(axis, runs, reference):
     """Accuracy against compute, for some hop counts. Open marks: more passes than in training."""
-    records = best_of_rates([model for model in model_records(runs) if 'kind' in model])
-    hops = next(iter(records.values()))[0]['hops']
+    models = [model for model in model_records(runs) if 'kind' in model]
+    hops = models[0]['hops']
+    require(all(model['hops'] == hops for model in models),
+            'sweeps of budgets that differ in --hops do not fit into one figure')
+    records = best_of_rates(models)
     shown = [k for k in hops if k in (1, 2, 4) or k == hops[-1]]
     colours = dict(zip(shown, HOP_COLOURS, strict=False))
     for kind, of_seeds in records.items():
@@ -1164,19 +1171,32 @@ def draw_any_budget(axis, runs, reference):
         mean = np.mean([record['accuracy'] for record in of_seeds], axis=0)   # (hops, passes)
         for k in shown:
             curve = mean[hops.index(k)]
+            if kind == 'chain':  # it is over after k passes
+                axis.plot(flops[:k], curve[:k], style, color=colours[k], lw=1)
+                axis.plot(flops[k - 1], curve[k - 1], marker, color=colours[k], ms=7)
+                continue
             axis.plot(flops, curve, style, color=colours[k], lw=1)
-            if marker:
-                axis.plot(flops[:hops[-1]], curve[:hops[-1]], marker, color=colours[k], ms=4)
-                axis.plot(flops[hops[-1]:], curve[hops[-1]:], marker, color=colours[k], ms=4,
-                          mfc='white')
+            axis.plot(flops[:hops[-1]], curve[:hops[-1]], marker, color=colours[k], ms=4)
+            axis.plot(flops[hops[-1]:], curve[hops[-1]:], marker, color=colours[k], ms=4,
+                      mfc='white')
         axis.plot([], [], style, color='black', marker=marker, ms=4, label=label)
     for k in shown:
-        axis.plot([], [], color=colours[k], lw=4, label=f'{k} hops')
+        axis.plot([], [], color=colours[k], lw=4, label='1 hop' if k == 1 else f'{k} hops')
+    draw_behind(axis, reference, state_at_most_hops)
     axis.set(xlabel='MFLOPs for a question', ylabel='accuracy', ylim=(0, 1.03),
              title=f'one model, 1 to {len(flops)} passes')
     axis.set_xscale('log')
     legend_below(axis, columns=2, title_fontsize=8,
                  title='open marks: more passes than in training')
+
+
+def state_at_most_hops(run):
+    """MFLOPs and accuracy of the model `state` of a run, at its most hops."""
+    records = best_of_rates([model for model in model_records([run]) if 'kind' in model])
+    if 'state' not in records:
+        return None
+    accuracy = np.mean([record['accuracy'][-1] for record in records['state']], axis=0)
+    return np.array(records['state'][0]['flops']) / 1e6, accuracy
 
 
 def best_of_rates(records):
@@ -1190,13 +1210,13 @@ def best_of_rates(records):
     return {kind: list(best[kind].values()) for kind in BUDGETS if kind in best}
 
 
-def draw_theories(axis, hops, first, largest):
+def draw_theories(axis, fewest, most, first, largest):
     """What theories say of longer chains, if the fewest hops take a pool of size `first`."""
-    k = np.linspace(hops[0], hops[-1], 100)
+    k = np.linspace(fewest, most, 100)
     theories = {
         'constant': np.full_like(k, first),
-        'linear': first * k / hops[0],
-        'doubling with each hop': first * 2 ** (k - hops[0]),
+        'linear': first * k / fewest,
+        'doubling with each hop': first * 2 ** (k - fewest),
     }
     for label, size in theories.items():
         inside = size <= largest

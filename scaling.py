@@ -147,8 +147,8 @@ def parse_args(argv):
     add('--nodes', type=at_least(3, most=1000), help='of the cycle (default: 10)')
     add('--bits', type=at_least(4, most=60), help='parity: bits of a question (default: 16)')
     add('--hops', type=parse_list, help='chain lengths (default: 1,2,3,4,6,8)')
-    add('--smallest_pool', type=at_least(2), default=32,
-        help='fewest training questions, a power of 2')
+    add('--smallest_pool', type=at_least(2),
+        help='fewest training questions, a power of 2 (default: 32)')
     add('--largest_pool', type=at_least(2),
         help='most training questions (default: 16384; --quick: 4096)')
 
@@ -181,9 +181,11 @@ def parse_args(argv):
 def fill_in(args):
     """Give flags that were left out their values. Raises ValueError for what makes no sense."""
     defaults = dict(measure=list(MEASUREMENTS), arms=list(ARMS), hops=[1, 2, 3, 4, 6, 8],
-                    n_seeds=3, largest_pool=16384, rates=[3e-3, 1e-3], steps=3000)
+                    n_seeds=3, smallest_pool=32, largest_pool=16384, rates=[3e-3, 1e-3],
+                    steps=3000)
     if args.quick:
         defaults |= QUICK
+    require_use(args, args.measure or defaults['measure'])
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -214,6 +216,16 @@ def fill_in(args):
     return task
 
 
+def require_use(args, measure):
+    """Raise ValueError for flags that these measurements do not look at."""
+    pools = [args.smallest_pool, args.largest_pool]
+    require('pools' in measure or pools == [None, None],
+            f'--smallest_pool and --largest_pool mean nothing to --measure {",".join(measure)}')
+    searches = 'pools' in measure or 'widths' in measure
+    require(searches or (args.arms is None and args.learned_by == 'accuracy'),
+            '--arms and --learned_by mean nothing to --measure budgets')
+
+
 def require_pool(args):
     """Raise ValueError if there are too few different questions for the largest pool."""
     # the fewest hops have the fewest different questions
@@ -224,10 +236,16 @@ def require_pool(args):
             f'of {args.hops[0]} hops; use a smaller pool or more --{next(iter(task.flags))}')
 
 
+def searches(args):
+    """Does this sweep search for pools or widths?"""
+    return 'pools' in args.measure or 'widths' in args.measure
+
+
 def memory_phases(args):
     """What each phase of a sweep takes: see memory.py."""
     phases = []
-    for hops in args.hops:
+    searched = args.hops if searches(args) else []
+    for hops in searched:
         task = make_task(hops, args)
         drawn = max(N_DRAWN, 2 * args.largest_pool)
         phases.append({'data': 2 * memory.drawing_bytes(task, drawn)})
@@ -242,7 +260,7 @@ def memory_phases(args):
         task = make_task(args.hops[-1], args)
         config = anytime.make_config('whole', task, args)
         T = task.block_size
-        step = memory.step_parts(config, args.batch_size, T, args.hops[-1], n_copies=5)
+        step = memory.step_parts(config, args.batch_size, T, T, n_copies=5)
         evaluation = memory.decoding_bytes(config, min(500, args.n_test), T)
         phases += [step, {'model': step['model'], 'evaluation': 2 * evaluation}]
     return phases
@@ -540,10 +558,11 @@ class Sweep:
         best = None
         for rate in self.args.rates:
             record = self.record_of(arm, hops, size, rate, seed, width)
-            if best is None or record['right'] > best['right']:
-                best = record
             if record['ended'] == 'learned':
                 return record
+            score = score_of(record['right'], record['loss'], self.args)
+            if best is None or score > score_of(best['right'], best['loss'], self.args):
+                best = record
         return best
 
     def smallest_pool(self, arm, hops, seed):
@@ -627,7 +646,7 @@ def list_jobs(args):
         for kind in anytime.KINDS:
             for i in range(args.n_seeds):
                 jobs.append(('budgets', kind, args.hops[-1], args.seed + i))
-    if 'pools' in args.measure or 'widths' in args.measure:
+    if searches(args):
         for arm in args.arms:
             for hops in args.hops:
                 for i in range(args.n_seeds):
@@ -658,7 +677,7 @@ def run_searches(args, run):
         if 'pools' in args.measure:
             result['pool'] = sweep.smallest_pool(arm, hops, seed)
         result['fresh'] = sweep.best(arm, hops, None, seed)
-        if 'widths' in args.measure:
+        if 'widths' in args.measure and arm in arms_with_widths(args):
             result['width'] = sweep.smallest_width(arm, hops, seed)
         results.append(result)
 
@@ -672,6 +691,11 @@ def run_searches(args, run):
     results.sort(key=lambda result: (result.get('hops', 0), result['seed']))
     records = [sweep.records[name] for name in sorted(sweep.records)]
     return results, records
+
+
+def arms_with_widths(args):
+    """All but `narrow`, whose layers become thinner with the hops anyway."""
+    return [arm for arm in args.arms if arm != 'narrow']
 
 
 def n_passes(arm, hops):
@@ -700,9 +724,11 @@ def typical(of_seeds):
 
 def fit_all(results, args, what):
     """{arm: its fit_growth} of the smallest pools or widths."""
+    arms = args.arms if what == 'pool' else arms_with_widths(args)
+    smallest = args.smallest_pool if what == 'pool' else widths(args)[0]
     fits = {}
-    for arm in args.arms:
-        fits[arm] = growth.fit_growth(sizes_by_hops(results, arm, what))
+    for arm in arms:
+        fits[arm] = growth.fit_growth(sizes_by_hops(results, arm, what), smallest)
     return fits
 
 
@@ -733,7 +759,7 @@ def final_values(results, fits, args):
             for k in shown:
                 final[f'n_{arm}_{k}'] = typical(sizes[k]) or 'none'
     if 'widths' in args.measure:
-        for arm in args.arms:
+        for arm in arms_with_widths(args):
             sizes = sizes_by_hops(results, arm, 'width')
             for k in shown:
                 final[f'width_{arm}_{k}'] = typical(sizes[k]) or 'none'
@@ -748,13 +774,15 @@ def final_values(results, fits, args):
 def in_short(fit):
     """'0.05 (-0.10 to 0.20), constant'"""
     if fit['slope'] is not None:
-        shape = f', {fit["shape"]}' if fit['shape'] else ''
-        if fit['shape'] not in (None, 'constant', 'falling'):
+        shape = f', {fit["shape"]}'
+        if fit['shape'] not in ('constant', 'unclear', 'falling'):
             shape += (f', k^{fit["exponent"]:.2f} ({fit["exponent_low"]:.2f} to '
                       f'{fit["exponent_high"]:.2f})')
         return f'{fit["slope"]:.2f} ({fit["low"]:.2f} to {fit["high"]:.2f}){shape}'
     if fit['never']:
         return f'not learned at {",".join(map(str, fit["never"]))} hops'
+    if fit['bounds']:
+        return f'the smallest size suffices at {",".join(map(str, fit["bounds"]))} hops'
     return 'takes two hop counts'
 
 
@@ -763,12 +791,12 @@ def print_tables(results, fits, records, args, run):
     header = f'{"hops":>11}' + ''.join(f'{k:>9}' for k in args.hops)
     if 'pools' in args.measure:
         run.print('\nSmallest pool. Slope: 0 if it stays the same, 1 if each hop doubles it')
-        print_sizes(results, fits['pool'], 'pool', args.largest_pool, header, run)
+        print_sizes(results, fits['pool'], 'pool', pool_sizes(args), header, run)
     if 'widths' in args.measure:
         run.print('\nSmallest width, with fresh questions')
-        print_sizes(results, fits['width'], 'width', args.n_embd, header, run)
+        print_sizes(results, fits['width'], 'width', widths(args), header, run)
 
-    if 'pools' in args.measure or 'widths' in args.measure:
+    if searches(args):
         goal = f'{LEARNED:.0%}' if args.learned_by == 'accuracy' else f'a loss of {LOW_LOSS}'
         run.print(f'\nFresh questions in every step: steps to {goal}, or the best share right')
         run.print(header)
@@ -788,14 +816,22 @@ def print_tables(results, fits, records, args, run):
         run.print(f'{arm:>11}{minutes:9.1f}')
 
 
-def print_sizes(results, fits, what, largest, header, run):
-    """A table of the smallest sizes, with the fits."""
+def print_sizes(results, fits, what, sizes, header, run):
+    """A table of the smallest sizes, with the fits. sizes: those that were tried."""
     run.print(f'{header}   slope')
     for arm, fit in fits.items():
         cells = ''
         for of_seeds in sizes_by_hops(results, arm, what).values():
-            cells += f'{typical(of_seeds) or f">{largest}":>9}'
+            cells += f'{size_in_short(of_seeds, sizes):>9}'
         run.print(f'{arm:>11}{cells}   {in_short(fit)}')
+
+
+def size_in_short(of_seeds, sizes):
+    """'256', or '>4096' if some seed never learns, or '<=32' if the smallest size suffices."""
+    size = typical(of_seeds)
+    if size is None:
+        return f'>{sizes[-1]}'
+    return f'<={size}' if size == sizes[0] else str(size)
 
 
 def fresh_in_short(fresh):
@@ -807,11 +843,13 @@ def fresh_in_short(fresh):
 
 def print_budgets(results, args, run):
     """Accuracy of each model by hops and passes, the mean of the seeds."""
-    shown = sorted({1, 2, 4, args.hops[-1], args.hops[-1] + 1, 2 * args.hops[-1]})
+    largest = args.hops[-1]
+    shown = sorted({r for r in (1, 2, 4, largest, largest + 1) if r < 2 * largest})
+    shown.append(2 * largest)
     for kind in anytime.KINDS:
         records = [result['record'] for result in results if result.get('kind') == kind]
         mean = np.mean([record['accuracy'] for record in records], axis=0)    # (hops, passes)
-        run.print(f'\n{kind}: accuracy after so many passes, in training 1 to {args.hops[-1]}')
+        run.print(f'\n{kind}: accuracy after so many passes, in training 1 to {largest}')
         run.print(f'{"passes":>11}' + ''.join(f'{r:>9}' for r in shown))
         for hops, accuracy in zip(records[0]['hops'], mean, strict=True):
             cells = ''.join(f'{accuracy[r - 1]:9.3f}' for r in shown)
@@ -830,11 +868,12 @@ def minutes_of(records):
 def in_words(results, args):
     """One sentence: what was found, and against which control."""
     k = args.hops[-1]
-    if 'pools' in args.measure or 'widths' in args.measure:
+    if searches(args):
         what = 'pool' if 'pools' in args.measure else 'width'
         most = args.largest_pool if what == 'pool' else args.n_embd
         parts = []
-        for arm in args.arms:
+        arms = args.arms if what == 'pool' else arms_with_widths(args)
+        for arm in arms:
             size = typical(sizes_by_hops(results, arm, what)[k])
             parts.append(f'{arm} {size or f"more than {most}"}')
         of_what = 'Training questions' if what == 'pool' else 'Width'
@@ -859,9 +898,10 @@ def main(argv=None):
     with common.Run('scaling', args) as run:
         run.print(f'{len(list_jobs(args))} searches, files in {args.out_dir}, about '
                   f'{memory.in_gib(needed)} of memory')
-        for arm in args.arms:
-            run.print(f'  {arm:9}  {ARMS[arm]}')
-        run.print(LEGEND)
+        if searches(args):
+            for arm in args.arms:
+                run.print(f'  {arm:9}  {ARMS[arm]}')
+            run.print(LEGEND)
         if run.resumes and run.master:
             common.cut_log(run.out_dir, 'model', 0)  # all are logged again
 

@@ -931,7 +931,7 @@ def scaling_fresh():
         reached = {}  # hops -> questions of each seed, or None
         for row in ('chains', 'direct', 'loop', 'controls'):
             for run in read_row(f'scaling/{row}'):
-                for hops, questions in fresh_questions(run, arm).items():
+                for (hops, _), questions in fresh_questions(run, arm).items():
                     reached.setdefault(hops, []).append(questions)
         draw_reached(axis, reached, label, colour, marker)
     reached = {}
@@ -958,15 +958,16 @@ def draw_reached(axis, reached, label, colour, marker):
 
 
 def fresh_questions(run, arm):
-    """{hops: fresh questions until 95%, with the first rate that learns, or None}"""
+    """{(hops, seed): fresh questions until 95% with the first rate that learns, or None}"""
     questions = {}
     for model in run.log:
         if model.get('arm_of') == arm and model['pool'] is None:
-            is_plain = model.get('width', run.args['n_embd']) == run.args['n_embd']
-            if is_plain and model['ended'] == 'learned':
-                questions[model['hops']] = model['step'] * run.args['batch_size']
-            elif is_plain:
-                questions.setdefault(model['hops'], None)
+            key = (model['hops'], model['seed'])
+            is_full = model.get('width', run.args['n_embd']) == run.args['n_embd']
+            if is_full and model['ended'] == 'learned':
+                questions[key] = model['step'] * run.args['batch_size']
+            elif is_full:
+                questions.setdefault(key, None)
     return questions
 
 

@@ -6,6 +6,7 @@ from test_scaling import FakeRun
 
 import anytime
 import scaling
+from common import RunEnded
 from data import Cycle, sample_batch
 from model import GPT, GPTConfig
 
@@ -113,13 +114,16 @@ def test_the_lowest_accuracy_leaves_out_what_had_too_few_passes():
 
 
 def test_flops_of_a_pass():
-    """A state costs as much as a token of a chain, and a pass through everything far more."""
+    """A state costs as much as a token of a chain, but for the head, and a pass through everything
+    far more."""
     model = small_model()
     state = anytime.flops_after_each_pass('state', model, 9, 3)
     chain = anytime.flops_after_each_pass('chain', model, 9, 3)
     whole = anytime.flops_after_each_pass('whole', model, 9, 3)
-    assert state == chain and state[0] == whole[0] == model.flops(9, 1, 9)
-    assert state[2] - state[1] == state[1] - state[0] == model.flops(1, 1, 9)
+    head = 2 * 16 * len(TASK.vocab)
+    assert state[0] == chain[0] == whole[0] == model.flops(9, 1, 9)
+    assert chain[2] - chain[1] == chain[1] - chain[0] == model.flops(1, 1, 9)
+    assert chain[2] - state[2] == 2 * head
     looped = small_model(3)
     assert whole[2] == looped.flops(9, 1, 9)
 
@@ -131,7 +135,54 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert max(anytime.get_lr(step, 1e-2, 3) for step in range(3)) <= 1e-2
 
 
-def test_a_state_learns_two_hops(tmp_path):
+def test_training_looks_at_no_question_of_the_test(monkeypatch):
+    """The rate is chosen by the validation questions, and the accuracy is that of the test."""
+    splits = []
+    real = anytime.sample_batch
+
+    def remember(task, n, seed, step, split, **options):
+        splits.append(split)
+        return real(task, n, seed, step, split, **options)
+
+    seen = []
+    monkeypatch.setattr(anytime, 'sample_batch', remember)
+    monkeypatch.setattr(anytime, 'evaluate', lambda kind, model, task, seed, n, split, *rest: (
+        seen.append(split) or [[float(split == 'test')] * 4] * 2))
+    args = scaling.parse_args('--measure budgets --hops 1,2 --nodes 5 --steps 3'.split())
+    scaling.fill_in(args)
+    record = anytime.train('state', scaling.make_task(2, args), 1e-2, 5, args, FakeRun())
+    assert set(splits) == {'fit'} and seen == ['validation', 'test']
+    assert record['right'] == 0 and record['accuracy'] == [[1.0] * 4] * 2
+
+
+def test_a_signal_ends_a_training():
+    class Stopped(FakeRun):
+        def check_signal_in_a_sweep(self):
+            raise RunEnded('stopped', exit_code=130)
+
+    args = scaling.parse_args('--measure budgets --hops 1,2 --nodes 5 --steps 3'.split())
+    scaling.fill_in(args)
+    with pytest.raises(RunEnded):
+        anytime.train('state', scaling.make_task(2, args), 1e-2, 5, args, Stopped())
+
+
+def test_a_model_that_diverges_says_at_which_step(monkeypatch):
+    loss_of = anytime.loss_of
+    n_calls = 0
+
+    def diverge(*args):
+        nonlocal n_calls
+        n_calls += 1
+        return loss_of(*args) * (torch.inf if n_calls == 3 else 1)
+
+    monkeypatch.setattr(anytime, 'loss_of', diverge)
+    args = scaling.parse_args('--measure budgets --hops 1,2 --nodes 5 --steps 9 --n_test 8'.split())
+    scaling.fill_in(args)
+    record = anytime.train('chain', scaling.make_task(2, args), 1e-2, 5, args, FakeRun())
+    assert (record['ended'], record['step']) == ('diverged', 2)
+
+
+def test_a_state_learns_two_hops():
     argv = '--measure budgets --hops 1,2 --nodes 5 --n_embd 32 --steps 400 --batch_size 64'
     args = scaling.parse_args(argv.split())
     scaling.fill_in(args)

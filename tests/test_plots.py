@@ -466,6 +466,35 @@ def test_the_accuracy_of_a_pool_is_that_of_the_best_rate_where_all_seeds_have_on
     assert plots.accuracy_by_pool(models, 'soft', 2) == ([64], [0.375])
 
 
+def budget_of(kind, rate, seed, right, hops=(1, 2)):
+    accuracy = [[right] * 4 for _ in hops]
+    return dict(arm='model', kind=kind, rate=rate, seed=seed, right=right, hops=list(hops),
+                accuracy=accuracy, flops=[1e6, 2e6, 3e6, 4e6])
+
+
+def test_any_budget_shows_the_best_rate_of_each_seed():
+    records = [budget_of('state', 1e-2, 1, 0.5), budget_of('state', 1e-3, 1, 0.7),
+               budget_of('state', 1e-2, 2, 0.9), budget_of('chain', 1e-2, 1, 0.4)]
+    best = plots.best_of_rates(records)
+    assert [record['right'] for record in best['state']] == [0.7, 0.9]
+    assert list(best) == ['state', 'chain']
+    run = plots.LoggedRun('folder', {'args': {}}, records)
+    axis = plots.new_figure(4, 4)[1]
+    plots.draw_any_budget(axis, [run], plots.NO_REFERENCE)
+    curves = {line.get_linestyle(): line for line in axis.lines if len(line.get_xdata()) == 4}
+    assert curves['-'].get_ydata() == pytest.approx([0.8] * 4)  # the mean of both seeds
+    chains = [line for line in axis.lines
+              if line.get_linestyle() == '--' and len(line.get_xdata()) > 0]
+    assert [len(line.get_xdata()) for line in chains] == [1, 2]  # over after as many passes as hops
+
+
+def test_budgets_of_other_hops_do_not_fit_into_one_figure():
+    run = plots.LoggedRun('folder', {'args': {}}, [budget_of('state', 1e-2, 1, 0.5)])
+    other = plots.LoggedRun('other', {'args': {}}, [budget_of('state', 1e-2, 2, 0.5, (1, 2, 3))])
+    with pytest.raises(ValueError, match='--hops do not fit'):
+        plots.draw_any_budget(plots.new_figure(4, 4)[1], [run, other], plots.NO_REFERENCE)
+
+
 def test_sweeps_of_other_pools_do_not_fit_into_one_figure(tmp_path):
     run = copy_run('scaling/quick', tmp_path / 'a')
     other = copy_run('scaling/quick', tmp_path / 'b')

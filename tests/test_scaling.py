@@ -333,6 +333,7 @@ class Counting(scaling.Sweep):
     def __init__(self, enough, rates=(1e-2,), good_rate=1e-2):
         self.args = scaling.parse_args(['--smallest_pool', '8', '--largest_pool', '1024'])
         self.args.rates = list(rates)
+        self.run = None
         self.enough = enough
         self.good_rate = good_rate
         self.trained = []
@@ -342,7 +343,8 @@ class Counting(scaling.Sweep):
             size = width or self.args.n_embd
         self.trained.append((size, rate))
         learned = size >= self.enough and rate == self.good_rate
-        return dict(ended='learned' if learned else 'steps', right=float(learned), rate=rate)
+        return dict(ended='learned' if learned else 'steps', right=float(learned), rate=rate,
+                    loss=0.0)
 
 
 @pytest.mark.parametrize('enough', [8, 9, 16, 100, 512, 513, 1024])
@@ -379,6 +381,30 @@ def test_one_learning_rate_that_learns_suffices():
     sweep = Counting(100, rates=(1e-2, 1e-3), good_rate=1e-3)
     assert sweep.smallest_pool('written', 2, 5) == 128
     assert sweep.best('written', 2, 128, 5)['rate'] == 1e-3
+
+
+def test_the_best_rate_at_any_budget_is_that_of_the_validation(monkeypatch):
+    rights = {1e-2: 0.5, 1e-3: 0.9, 1e-4: 0.7}
+
+    def fake(kind, task, rate, seed, args, run):
+        return dict(name=scaling.anytime.name_of(kind, rate, seed), rate=rate, right=rights[rate])
+
+    sweep = Counting(8, rates=list(rights))
+    sweep.args.hops = [2]
+    sweep.args.nodes = 7
+    sweep.records = {}
+    monkeypatch.setattr(scaling.anytime, 'train', fake)
+    monkeypatch.setattr(sweep, 'keep', lambda record: sweep.records.update(
+        {record['name']: record}))
+    assert sweep.at_any_budget('state', 5)['rate'] == 1e-3 and len(sweep.records) == 3
+    monkeypatch.setattr(scaling.anytime, 'train', None)  # nothing is trained twice
+    assert sweep.at_any_budget('state', 5)['rate'] == 1e-3
+
+
+def test_budgets_of_one_hop(tmp_path):
+    final = run('--measure', 'budgets', '--hops', 1, '--nodes', 5, '--n_embd', 8, '--n_seeds', 1,
+                '--steps', 2, '--n_test', 8, '--out_dir', tmp_path, '--device', 'cpu')
+    assert {'inside_state', 'beyond_whole', 'inside_chain'} <= set(final)
 
 
 def test_at_one_hop_all_arms_are_the_same_model(tmp_path):
@@ -458,13 +484,19 @@ def test_a_stopped_sweep_goes_on_where_it_was(whole, learns_easily, tmp_path, mo
 
 
 def test_widths_and_budgets_and_parity(tmp_path, learns_easily):
-    argv = [*TINY, '--measure', 'widths,budgets', '--task', 'parity', '--bits', 6, '--steps', 30]
-    argv = [word for word in argv if word not in ('--nodes', '5')]
-    final = run(*argv, '--out_dir', tmp_path)
+    argv = ('--measure widths,budgets --task parity --bits 6 --arms written,soft,narrow --hops 1,2 '
+            '--n_embd 16 --n_seeds 1 --rates 2e-2 --steps 30 --batch_size 32 --n_test 200 '
+            '--device cpu')
+    final = run(*argv.split(), '--out_dir', tmp_path)
     log = records(tmp_path)
     widths = {record['width'] for record in log[:-1] if 'arm_of' in record}
     assert widths <= {4, 8, 16} and len(widths) > 1
     assert all(record['pool'] is None for record in log[:-1] if 'arm_of' in record)
+    task = Parity(6, [1, 2])
+    for record in log[:-1]:
+        if record.get('arm_of') in ('written', 'soft') and record['hops'] == 2:
+            config = GPTConfig(len(task.vocab), task.block_size, 1, 2, record['width'])
+            assert record['params'] == GPT(config).num_params()
     assert final['width_written_1'] in ('4', '8', '16') and 'n_written_1' not in final
     kinds = [record for record in log[:-1] if 'kind' in record]
     assert [record['kind'] for record in kinds] == ['chain', 'state', 'whole']
@@ -475,7 +507,10 @@ def test_widths_and_budgets_and_parity(tmp_path, learns_easily):
         assert float(final[f'inside_{record["kind"]}']) == pytest.approx(lowest, abs=1e-3)
         lowest = accuracy[:, 2:].min()
         assert float(final[f'beyond_{record["kind"]}']) == pytest.approx(lowest, abs=1e-3)
-    assert plots.draw([plots.read_run(tmp_path)]).axes[0].get_title() == 'width that it takes'
+    figure = plots.draw([plots.read_run(tmp_path)])
+    assert [axis.get_title() for axis in figure.axes] == [
+        'width that it takes', 'one model, 1 to 4 passes']
+    assert not [name for name in final if name.startswith('width_narrow')]
 
 
 def test_two_processes_find_what_one_finds(two_processes, tmp_path):
@@ -518,6 +553,9 @@ def test_a_line_that_a_kill_cut_short_costs_one_model(whole, learns_easily, tmp_
     ('--task parity --nodes 9', '--nodes means nothing to parity'),
     ('--task parity --hops 17', '--hops 17 needs as many --bits, not 16'),
     ('--task parity --bits 8 --hops 1', 'use a smaller pool or more --bits'),
+    ('--measure widths --largest_pool 64', 'mean nothing to --measure widths'),
+    ('--measure budgets --arms soft', '--arms and --learned_by mean nothing'),
+    ('--measure budgets --learned_by loss', '--arms and --learned_by mean nothing'),
     ('--measure depth', 'expected one or several of pools, widths, budgets'),
     ('--largest_pool 1000', '--largest_pool 1000 is no power of 2'),
     ('--smallest_pool 64 --largest_pool 32', '--smallest_pool 64 is larger than'),
