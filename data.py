@@ -373,6 +373,19 @@ def parse_list(text, low=1):
             f'{shorten(text)!r}') from None
 
 
+def some_of(names):
+    """An argparse type: one or several of these names, as 'soft,hidden' -> ['soft', 'hidden']."""
+    def parse(text):
+        words = text.split(',', len(names))
+        if not set(words) <= set(names) or len(set(words)) < len(words):
+            raise argparse.ArgumentTypeError(
+                f'expected one or several of {", ".join(names)}, each once and with commas '
+                f'between, got {shorten(text)!r}')
+        return words
+
+    return parse
+
+
 def at_least(low, kind=int, most=None):
     """An argparse type: an int or a float from `low` to `most`, by default 10^9."""
     highest = MOST[kind] if most is None else most

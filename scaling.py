@@ -33,9 +33,10 @@ Three controls:
    fresh      new questions in every step instead of a pool. If an arm does not learn even from
               these, a larger pool alone would not help: it needs more steps, or another model
 
-    python scaling.py --quick                       # 1, 2 and 4 hops, one seed: minutes
-    python scaling.py --arms written,soft           # the whole range of hops
+    python scaling.py --quick                       # pools, 1, 2 and 4 hops, one seed: minutes
+    python scaling.py --measure pools --arms written,soft
     python scaling.py --measure budgets             # one model, 1 to 16 passes
+    python scaling.py --quick --task parity         # another task
     python scaling.py                               # everything: hours
     torchrun --standalone --nproc_per_node=2 scaling.py     # searches are dealt to the processes
 
@@ -47,7 +48,6 @@ Results: docs/scaling.md
 
 from errors import one_line_errors  # first: see errors.py
 
-import argparse
 import functools
 import math
 import time
@@ -72,7 +72,7 @@ from data import (
     positive_float,
     require,
     sample_batch,
-    shorten,
+    some_of,
 )
 from model import GPT, GPTConfig, LossPositions, last_position
 
@@ -115,26 +115,6 @@ LEGEND = """
 # -----------------------------------------------------------------------------
 # arguments
 
-def parse_arms(text):
-    """'written,soft' -> ['written', 'soft']"""
-    arms = text.split(',', len(ARMS))
-    if not set(arms) <= set(ARMS) or len(set(arms)) < len(arms):
-        raise argparse.ArgumentTypeError(
-            f'expected one or several of {", ".join(ARMS)}, each once and with commas between, got '
-            f'{shorten(text)!r}')
-    return arms
-
-
-def parse_measurements(text):
-    """'pools,widths' -> ['pools', 'widths']"""
-    names = text.split(',', len(MEASUREMENTS))
-    if not set(names) <= set(MEASUREMENTS) or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(
-            f'expected one or several of {", ".join(MEASUREMENTS)}, each once and with commas '
-            f'between, got {shorten(text)!r}')
-    return names
-
-
 def parse_rates(text):
     """'3e-3,1e-3' -> [0.003, 0.001]"""
     return [positive_float(word) for word in text.split(',', 20)]
@@ -153,9 +133,9 @@ def parse_args(argv):
         help='most training questions (default: 16384; --quick: 4096)')
 
     add = parser.add_argument_group('models').add_argument
-    add('--measure', metavar='WHAT', type=parse_measurements,
+    add('--measure', metavar='WHAT', type=some_of(MEASUREMENTS),
         help=f'one or several of {", ".join(MEASUREMENTS)} (default: all; --quick: pools)')
-    add('--arms', metavar='ARMS', type=parse_arms,
+    add('--arms', metavar='ARMS', type=some_of(ARMS),
         help=f'one or several of {", ".join(ARMS)} (default: all)')
     add('--n_head', type=at_least(1), default=2, help='attention heads')
     add('--n_embd', type=at_least(1, most=65536), default=64, help='width; the largest of widths')

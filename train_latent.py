@@ -42,7 +42,6 @@ Results: docs/train_latent.md
 
 from errors import one_line_errors  # first: see errors.py
 
-import argparse
 import math
 
 import numpy as np
@@ -65,7 +64,7 @@ from data import (
     positive_float,
     require,
     sample_batch,
-    shorten,
+    some_of,
 )
 from model import GPT, GPTConfig, LossPositions, last_position
 
@@ -98,22 +97,12 @@ THOUGHT_LEGEND = """
 # -----------------------------------------------------------------------------
 # arguments
 
-def parse_feeds(text):
-    """'soft,hidden' -> ['soft', 'hidden']"""
-    feeds = text.split(',', len(FEEDS))
-    if not set(feeds) <= set(FEEDS) or len(set(feeds)) < len(feeds):
-        raise argparse.ArgumentTypeError(
-            f'expected one or several of {", ".join(FEEDS)}, each once and with commas between, '
-            f'got {shorten(text)!r}')
-    return feeds
-
-
 def parse_args(argv):
     parser = Parser(__doc__)
     add_task_args(parser, TASKS, **TASK_DEFAULTS)
 
     add = parser.add_argument_group('thoughts').add_argument
-    add('--feed', metavar='FEEDS', type=parse_feeds, default=','.join(DEFAULT_FEEDS),
+    add('--feed', metavar='FEEDS', type=some_of(FEEDS), default=','.join(DEFAULT_FEEDS),
         help=f'what is fed back: one or several of {", ".join(FEEDS)}, with commas between')
     add('--share_position', action='store_true', help='all thoughts have the same position')
 
