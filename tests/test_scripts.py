@@ -689,7 +689,7 @@ def test_every_mean_of_a_table_is_that_of_its_logs():
     n_means = 0
     for link, line in rows:
         finals = read_finals(link)
-        for name, mean, sd, n in re.findall(r'`(\w+)` (\d\.\d+) ± (\d\.\d+) \((\d+)\)', line):
+        for name, mean, sd, n in re.findall(r'`(\w+)` (-?\d\.\d+) ± (\d\.\d+) \((\d+)\)', line):
             values = [final[name] for final in finals]
             assert is_mean_and_sd(values, mean, sd, n), (link, name, values)
             n_means += 1
@@ -707,6 +707,35 @@ def test_the_chains_that_discovery_took_are_those_of_the_logs():
             assert not any(final['samples_95'] for final in read_finals(link)), link
             n_checked += 1
     assert n_checked > 5
+
+
+def pools_in_short(models, hops):
+    """How docs/scaling.md writes the smallest pools of all seeds: '128 to 256', 'none', ''."""
+    by_seed = plots.smallest_sizes(models, models[0]['arm_of'], 'pool').get(hops, {})
+    known = sorted(size for size in by_seed.values() if size)
+    if not known:
+        return 'none' if by_seed else ''
+    text = f'{known[0]:,}' if known[0] == known[-1] else f'{known[0]:,} to {known[-1]:,}'
+    return text if len(known) == len(by_seed) else f'{text}, none'
+
+
+def test_the_pools_of_the_scaling_page_are_those_of_the_logs():
+    page = (ROOT / 'docs' / 'scaling.md').read_text(encoding='utf-8')
+    arm_of = {label: arm for arm, (label, *_) in plots.SCALING_ARMS.items()}
+    n_rows = 0
+    hops = []
+    for line in page.split('\n'):
+        name, *cells = [cell.strip() for cell in line.strip('|').split('|')]
+        label = name.removesuffix(' (n=1)').removeprefix('parity: ')
+        if name in ('arm', 'parity'):
+            hops = [int(cell.split()[0]) for cell in cells[:-2]]
+        elif label in arm_of:
+            link = re.search(r'results/logs/[\w/-]+', cells[-1])[0]
+            models = [record for log in read_logs(link) for record in log
+                      if record.get('arm_of') == arm_of[label]]
+            assert cells[:-2] == [pools_in_short(models, k) for k in hops], (name, link)
+            n_rows += 1
+    assert n_rows >= 8
 
 
 def search_table(head):
