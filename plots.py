@@ -1028,9 +1028,9 @@ SAME_SWEEP = ('nodes', 'bits', 'smallest_pool', 'largest_pool', 'n_head', 'n_emb
               'steps', 'batch_size', 'weight_decay', 'n_test')
 HOP_COLOURS = ('tab:blue', 'tab:orange', 'tab:green', 'tab:red')
 BUDGETS = {  # label, line, marker
-    'state': ('looped, question read once', '-', 'o'),
-    'whole': ('looped over everything', ':', 's'),
-    'chain': ('writes a chain: its last token', '--', 'x'),
+    'state': ('state: reads the question once', '-', 'o'),
+    'whole': ('whole: loops over everything', ':', 's'),
+    'chain': ('chain: its last token so far', '--', 'x'),
 }
 
 
@@ -1056,7 +1056,7 @@ def draw_scaling(runs, reference):
     require(panels, f'no model of {runs[0].folder} is finished yet')
     n_rows = (len(panels) + 1) // 2
     n_columns = min(2, len(panels))
-    figure, axes = new_figure(5.2 * n_columns, 4.8 * n_rows, n_rows, n_columns, squeeze=False)
+    figure, axes = new_figure(4.6 * n_columns, 4.2 * n_rows, n_rows, n_columns, squeeze=False)
     for axis, panel in zip(axes.flat, panels, strict=False):
         panel(axis, runs, reference)
     for axis in axes.flat[len(panels):]:
@@ -1129,7 +1129,7 @@ def draw_sizes(axis, runs, reference, what):
     axis.set(xlabel='hops, k', xticks=sorted({model['hops'] for model in models}))
     axis.set_yscale('log', base=2)
     legend_below(axis, columns=1, title_fontsize=8,
-                 title='doublings with each hop. Triangles: never learned')
+                 title='doublings with each hop. Above the line: never learned')
 
 
 def draw_accuracies(axis, runs, reference):
@@ -1153,7 +1153,8 @@ def draw_accuracies(axis, runs, reference):
              ylabel=f'accuracy at {most} hops, held-out', title='the best learning rate')
     axis.set_xscale('log', base=2)
     axis.set_xticks(pools, [f'{pool:,}' for pool in pools], rotation=45)
-    legend_below(axis, columns=3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc='center right', fontsize=8, frameon=False)
 
 
 def draw_any_budget(axis, runs, reference):
@@ -1165,6 +1166,8 @@ def draw_any_budget(axis, runs, reference):
     records = best_of_rates(models)
     shown = [k for k in hops if k in (1, 2, 4) or k == hops[-1]]
     colours = dict(zip(shown, HOP_COLOURS, strict=False))
+    for k in shown:
+        axis.plot([], [], color=colours[k], lw=4, label='1 hop' if k == 1 else f'{k} hops')
     for kind, of_seeds in records.items():
         label, style, marker = BUDGETS[kind]
         flops = np.array(of_seeds[0]['flops']) / 1e6
@@ -1180,8 +1183,6 @@ def draw_any_budget(axis, runs, reference):
             axis.plot(flops[hops[-1]:], curve[hops[-1]:], marker, color=colours[k], ms=4,
                       mfc='white')
         axis.plot([], [], style, color='black', marker=marker, ms=4, label=label)
-    for k in shown:
-        axis.plot([], [], color=colours[k], lw=4, label='1 hop' if k == 1 else f'{k} hops')
     draw_behind(axis, reference, state_at_most_hops)
     axis.set(xlabel='MFLOPs for a question', ylabel='accuracy', ylim=(0, 1.03),
              title=f'one model, 1 to {len(flops)} passes')

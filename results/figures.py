@@ -24,15 +24,19 @@ from data import Parser, require
 from plots import (
     FEEDS,
     IN_A_THOUGHT,
+    NO_REFERENCE,
     SCALING_ARMS,
     SCHEME_COLOURS,
     draw,
+    draw_any_budget,
     draw_expected,
     draw_gpt4,
     draw_grid,
+    draw_pools,
     draw_range,
     draw_search_series,
     draw_thoughts,
+    draw_widths,
     hop_records,
     legend_below,
     maze_curve,
@@ -912,16 +916,20 @@ def all_figures():
 # -----------------------------------------------------------------------------
 # scaling.py
 
-SCALING_ROWS = ('chains', 'direct', 'loop', 'controls', 'widths', 'budgets')
+SCALING_ROWS = ('chains', 'direct', 'controls', 'widths', 'budgets')
 RL_ROWS = {1: 'mix-1', 2: 'mix-2', 3: 'mix-3', 4: 'loo'}  # hop counts 1 to k, ten nodes
 
 
 def scaling():
-    """All measurements, each arm with all of its seeds."""
+    """The three measurements, each arm with all of its seeds."""
     runs = []
     for row in SCALING_ROWS:
         runs += read_row(f'scaling/{row}')
-    return draw(runs)
+    figure, axes = new_figure(13.5, 4.8, columns=3)
+    draw_pools(axes[0], runs, NO_REFERENCE)
+    draw_widths(axes[1], runs, NO_REFERENCE)
+    draw_any_budget(axes[2], runs, NO_REFERENCE)
+    return figure
 
 
 def scaling_fresh():
@@ -929,7 +937,7 @@ def scaling_fresh():
     figure, axis = new_figure(7.5, 3.6)
     for arm, (label, colour, marker) in SCALING_ARMS.items():
         reached = {}  # hops -> questions of each seed, or None
-        for row in ('chains', 'direct', 'loop', 'controls'):
+        for row in ('chains', 'direct', 'controls'):
             for run in read_row(f'scaling/{row}'):
                 for (hops, _), questions in fresh_questions(run, arm).items():
                     reached.setdefault(hops, []).append(questions)

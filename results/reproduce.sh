@@ -49,6 +49,7 @@ rl_32="--nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_inte
 probe_2="--nodes 14 --hops 1-2 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000"
 probe_direct="--mode direct --nodes 10 --hops 1-3 --batch_size 256"
 pools="--measure pools --n_seeds 1"
+longer="--arms written,direct --hops 4,6,8 --steps 1500 --smallest_pool 4"
 probe_loop="--n_layer 1 --n_loop 4 --n_head 2 --lr 2e-3 --steps 5000"
 probe_people="--task profiles --mode direct --people 27 --relations 16 --n_layer 1 --n_loop 4"
 probe_people="$probe_people --lr 2e-3 --weight_decay 1 --steps 6000"
@@ -198,12 +199,12 @@ capacity/ratio-chain capacity.py $ratio --sizes 1500 --n_layer 1 --cot
 scaling/quick scaling.py --quick
 scaling/chains scaling.py $pools --arms written,soft
 scaling/direct scaling.py $pools --arms direct --hops 1,2,4
-scaling/loop scaling.py $pools --arms loop,narrow --hops 1,2
 scaling/controls scaling.py $pools --arms useless,backwards --hops 1,2,4
-scaling/widths scaling.py --measure widths --n_seeds 1 --arms written,soft --hops 1,2,4,8
+scaling/widths scaling.py --measure widths --n_seeds 1 --arms written,soft --hops 1,4,8
 scaling/budgets scaling.py --measure budgets --n_seeds 1
 scaling/parity scaling.py --task parity --quick --hops 1,2,3,4 --smallest_pool 4
 scaling/loss scaling.py --quick --arms written,soft --learned_by loss
+scaling/parity-longer scaling.py --task parity --quick $longer
 
 train_cot/probe-model train_cot.py --mode direct $probe_2
 probe/default probe.py --ckpt $models/probe-model/seedSEED/ckpt.pt
