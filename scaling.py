@@ -257,7 +257,7 @@ def make_task(hops, args):
     return task_of_size(args.task, args.nodes if args.task == 'cycle' else args.bits, hops)
 
 
-@functools.lru_cache  # the same object again: draw_pool knows it by
+@functools.lru_cache  # always the same object, so that the cache of draw_pool knows it
 def task_of_size(name, size, hops):
     """size: nodes or bits."""
     all_hops = list(range(1, hops + 1))
