@@ -445,7 +445,7 @@ class Lookup(Task):
     `instance` is the table, (B, n).
     """
     flags = {
-        'nodes': dict(type=at_least(1), help='nodes of the graph'),
+        'nodes': dict(type=at_least(1), help='nodes'),
         'hops': HOPS,
         'format': dict(choices=('table', 'pairs'), help='how the graph is written'),
     }
@@ -799,7 +799,7 @@ class Star(Task):
     name = 'star'
     flags = {
         'star': dict(type=parse_list, metavar='D,L', help='arms, and nodes of a path'),
-        'nodes': dict(type=at_least(1), help='labels (10 or more)'),
+        'nodes': dict(type=at_least(1), help='labels, 10 or more'),
         'reverse': dict(action='store_true', help='path from the goal'),
     }
 
@@ -1029,7 +1029,7 @@ def add_task_args(parser, tasks, **defaults):
 def flag_help(flag, takers, n_tasks, defaults):
     """The help of a flag. Where tasks differ, the tasks that each part of it is about come first:
 
-    'cycle, cvpr: nodes of the graph (default: 20); star: labels (10 or more)'
+    'cycle, cvpr: nodes (default: 20); star: labels, 10 or more'
     """
     defaults_of = {}  # help -> {task: its default as text, or None}
     for task in takers:

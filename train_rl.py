@@ -167,6 +167,8 @@ def make_parser():
         help='taken from the reward for each token of such a chain (default: 0)')
     add('--curriculum', action='store_true',
         help='fewest hops first; one more when 0.9 of the hardest chains are right')
+    add('--one_hop', type=at_least(0, float, most=1), metavar='P',
+        help='share of one-hop questions (default: all hops equally often)')
 
     add = parser.add_argument_group('training and evaluation').add_argument
     add('--batch_size', type=at_least(1), default=128, help='questions a step and process')
@@ -246,6 +248,11 @@ def require_sense(args, task):
     require(has_hops or args.baseline != 'prefix',
             f'--baseline prefix is not for {task.name}: it takes chains of one token a hop')
     require(has_hops or not args.curriculum, f'--curriculum means nothing to {task.name}')
+    if args.one_hop is not None:
+        require(has_hops and task.hops[0] == 1 and len(task.hops) > 1 and not args.curriculum,
+                '--one_hop takes --hops from 1 to some more, and no --curriculum')
+        require(math.isclose(1000 * args.one_hop, round(1000 * args.one_hop)),
+                f'--one_hop takes thousandths, not {args.one_hop}')
 
     if args.free_length:
         require(args.free_length > max(task.hops),
@@ -601,6 +608,21 @@ def get_lr(step, args):
     return args.learning_rate * min(1, (step + 1) / (args.warmup_iters + 1))
 
 
+def hop_mixture(hops, one_hop=None):
+    """The hop counts that sample_batch draws from, each as often as it stands in this list.
+
+    All equally often; or with one_hop, such a share is 1, and the others are equally frequent.
+    """
+    if one_hop is None:
+        return hops
+    n_easy = round(1000 * one_hop)
+    longer = hops[1:]
+    mixture = [1] * n_easy
+    for i in range(1000 - n_easy):
+        mixture.append(longer[i % len(longer)])
+    return mixture
+
+
 def train(model, task, args, run, first_step=0):
     """REINFORCE from `model`, or from this run's checkpoint. Returns the progress made.
 
@@ -644,7 +666,8 @@ def train(model, task, args, run, first_step=0):
         # 1. Questions. They are a function of (seed, step); each process takes its share.
         hops = task.hops[:progress['stage']]
         all_questions = sample_batch(
-            task, P * run.world, args.seed, first_step + step, train_split, hops=hops)
+            task, P * run.world, args.seed, first_step + step, train_split,
+            hops=hop_mixture(hops, args.one_hop))
         questions = run.my_rows(all_questions).to(run.device)
         prompts = questions.tokens[:, :questions.prompt_len]
         L = args.free_length or questions.tokens.size(1) - questions.prompt_len

@@ -798,6 +798,27 @@ def test_training_draws_the_questions_of_each_step_and_all_else_is_held_out(
     assert final['n_test'] == '520'
 
 
+@pytest.mark.parametrize('share', [0, 0.02, 0.3, 1])
+def test_the_share_of_one_hop_questions_is_that_of_the_flag(share, tmp_path, monkeypatch):
+    """Of 20,000 training questions. The other hop counts are equally frequent."""
+    counts = Counter()
+
+    def spy(task, size, seed, step, split='train', mode='cot', hops=None):
+        batch = sample_batch(task, size, seed, step, split, mode, hops)
+        if split == 'train':
+            more = sample_batch(task, 10_000, seed, step, split, mode, hops)
+            counts.update(more.hops.tolist())
+        return batch
+    monkeypatch.setattr(train_rl, 'sample_batch', spy)
+    run(*TINY, '--nodes', 8, '--hops', '1-4', '--steps', 2, '--log_interval', 2,
+        '--one_hop', share, '--out_dir', tmp_path)
+    assert counts.total() == 20_000
+    for hops in (1, 2, 3, 4):
+        expected = share if hops == 1 else (1 - share) / 3
+        deviation = (expected * (1 - expected) / 20_000) ** 0.5
+        assert abs(counts[hops] / 20_000 - expected) <= 4 * deviation + 0.001
+
+
 def test_what_is_trained_on_was_not_held_out_and_what_is_tested_was(tmp_path, monkeypatch):
     """The tables in the prompts: chains are sampled for training, and greedy ones are a test."""
     seen = {True: [], False: []}
@@ -1035,7 +1056,9 @@ def test_init_from_refuses_another_format_of_the_same_vocabulary(tmp_path):
     '--task multiply --free_length 40', '--task star --test_hops 5', '--task multiply --hops 2',
     '--task star --baseline prefix', '--task star --star 4,4 --nodes 10',
     '--objective coin --baseline prefix', '--objective coin --k 2', '--pass_k 0',
-    '--task star --curriculum'])
+    '--task star --curriculum', '--one_hop 1.1', '--one_hop -0.1', '--one_hop 0.0005',
+    '--one_hop 0.1 --hops 4', '--one_hop 0.1 --hops 2-4', '--one_hop 0.1 --hops 1',
+    '--one_hop 0.1 --curriculum', '--one_hop 0.1 --task star'])
 def test_what_makes_no_sense_together_is_refused(argv, tmp_path):
     result = call(train_rl, *argv.split(), '--out_dir', tmp_path / 'new')
     assert is_refused(result, tmp_path / 'new')
