@@ -861,6 +861,18 @@ def what_changed(out_dir, old, settings):
     return notes
 
 
+def pass_at_k(n, n_right, k):
+    """The chance that k of n chains, drawn without replacement, hold a right one.
+
+    n_right: a tensor of counts. 1 - C(n - n_right, k) / C(n, k) is the unbiased estimate of pass@k
+    (Chen et al. 2021, 2107.03374). 0 for k = 0. Raises ValueError for k > n.
+    """
+    require(0 <= k <= n, f'pass@{k} takes at least {k} chains, not {n}')
+    i = torch.arange(k, device=n_right.device)
+    all_wrong = ((n - n_right[..., None] - i).clamp(min=0) / (n - i)).prod(dim=-1)
+    return 1 - all_wrong
+
+
 def git_commit():
     """The short hash of the commit that is checked out, or None."""
     command = ['git', 'rev-parse', '--short', 'HEAD']

@@ -381,18 +381,6 @@ def end_at_stop(batch, chain, stop):
 # -----------------------------------------------------------------------------
 # advantage
 
-def pass_at_k(n, n_right, k):
-    """The chance that k of n chains, drawn without replacement, hold a right one.
-
-    n_right: a tensor of counts. 1 - C(n - n_right, k) / C(n, k) is the unbiased estimate of pass@k
-    (Chen et al. 2021, 2107.03374). 0 for k = 0. Raises ValueError for k > n.
-    """
-    require(0 <= k <= n, f'pass@{k} takes at least {k} chains, not {n}')
-    i = torch.arange(k, device=n_right.device)
-    all_wrong = ((n - n_right[..., None] - i).clamp(min=0) / (n - i)).prod(dim=-1)
-    return 1 - all_wrong
-
-
 def advantage(rewards, baseline, objective='mean', k=None, mean=0.0, value=None):
     """What multiplies grad log pi of each chain token.
 
@@ -579,7 +567,7 @@ def pass_curve(model, task, args, run):
         ks.append(k)
         k *= 4
     ks.append(n_chains)
-    return {k: pass_at_k(n_chains, n_right, k).mean().item() for k in ks}
+    return {k: common.pass_at_k(n_chains, n_right, k).mean().item() for k in ks}
 
 
 def show_example(task, batch, chain):
@@ -894,7 +882,7 @@ def main(argv=None):
 
         # the last line, the log's last record, the figure
         final = final_values(results, beyond, progress, model, task, args, run)
-        final |= {f'before_{k}': value for k, value in before.items()}
+        final |= {f'pass_{k}_before': value for k, value in before.items()}
         final |= {f'pass_{k}': value for k, value in after.items()}
         run.print(in_words(final, task, args))
         run.finish(final, step=args.max_iters, by_hops=results, beyond=beyond)

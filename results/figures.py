@@ -306,10 +306,10 @@ def rl_cost():
 
 
 RL_ADDS = {  # row of train_rl.py: label, colour, and which pass@k
-    'multiply': ('REINFORCE, leave one out', 'tab:blue', 'pass'),
+    'multiply': ('REINFORCE, leave one out', 'tab:blue', 'after'),
     'multiply-right-only': ('REINFORCE without a baseline:\nits own right chains', 'tab:orange',
-                            'pass'),
-    'multiply-coin': ('control: the reward is a coin', 'tab:red', 'pass'),
+                            'after'),
+    'multiply-coin': ('control: the reward is a coin', 'tab:red', 'after'),
     'multiply-shown': ('chains shown instead', 'tab:gray', 'before'),
 }
 
@@ -336,9 +336,10 @@ def rl_adds():
 
 
 def pass_curve(run, which):
-    """k, and pass@k of a run: 'before' its training, or after ('pass')."""
-    ks = [k for k in (1, 4, 16, 64, 256) if f'{which}_{k}' in run.final]
-    return ks, [run.final[f'{which}_{k}'] for k in ks]
+    """k, and pass@k of a run, 'before' its training or 'after' it."""
+    end = '_before' if which == 'before' else ''
+    ks = [k for k in (1, 4, 16, 64, 256) if f'pass_{k}{end}' in run.final]
+    return ks, [run.final[f'pass_{k}{end}'] for k in ks]
 
 
 LATENT = {  # arms beside the feeds of train_latent.py: label, colour

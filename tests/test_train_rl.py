@@ -215,11 +215,11 @@ def test_at_k_equal_to_the_group_only_the_best_chain_gets_its_lead_over_the_seco
 def test_pass_at_k_counts_the_draws_that_miss():
     for n in range(1, 9):
         for k in range(n + 1):
-            estimate = train_rl.pass_at_k(n, torch.arange(n + 1).double(), k)
+            estimate = common.pass_at_k(n, torch.arange(n + 1).double(), k)
             expected = [1 - math.comb(n - c, k) / math.comb(n, k) for c in range(n + 1)]
             assert estimate.tolist() == pytest.approx(expected, abs=1e-12), (n, k)
         with pytest.raises(ValueError, match='chains, not'):
-            train_rl.pass_at_k(n, torch.arange(n + 1).double(), n + 1)
+            common.pass_at_k(n, torch.arange(n + 1).double(), n + 1)
 
 
 # -----------------------------------------------------------------------------
@@ -1236,21 +1236,21 @@ def test_pass_at_k_is_reported_before_and_after_and_after_a_stop(tmp_path, monke
     torch.manual_seed(1337)
     start = GPT(GPTConfig(9, 10, n_embd=8)).state_dict()
     assert len(curves) == 2
-    for (state, curve), name, expected in zip(
-            curves, ('before', 'pass'), (start, weights(tmp_path)), strict=True):
+    for (state, curve), end, expected in zip(
+            curves, ('_before', ''), (start, weights(tmp_path)), strict=True):
         assert equal(state, expected)
-        values = [float(whole[f'{name}_{k}']) for k in ks]
+        values = [float(whole[f'pass_{k}{end}']) for k in ks]
         assert values == [pytest.approx(curve[k], abs=6e-4) for k in ks]
         assert values == sorted(values) and values[0] > 0
     assert curves[0][1] != curves[1][1]
 
     # what was before the training is the same in a run that is resumed
     longer = run(*argv, '--steps', 6, '--resume')
-    assert [longer[f'before_{k}'] for k in ks] == [whole[f'before_{k}'] for k in ks]
+    assert [longer[f'pass_{k}_before'] for k in ks] == [whole[f'pass_{k}_before'] for k in ks]
     _, out, _ = call(train_rl, '--eval_only', '--ckpt', tmp_path / 'ckpt.pt', '--pass_k', 8)
     tested = final_values(out)
     assert [tested[f'pass_{k}'] for k in ks] == [longer[f'pass_{k}'] for k in ks]
-    assert 'before_1' not in tested
+    assert 'pass_1_before' not in tested
 
 
 def test_a_coin_rewards_whatever_is_written(tmp_path, monkeypatch):
