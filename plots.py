@@ -455,6 +455,53 @@ def validity_and_accuracy(run, arm='rl'):
 
 
 # -----------------------------------------------------------------------------
+# train_puzzles.py
+
+def draw_train_puzzles(runs, reference):
+    """Left: solved puzzles against chains played. Right: pass@k before training and after it."""
+    figure, (left, right) = new_figure(9, 3.8, columns=2, width_ratios=(3, 2), sharey=True)
+    draw_behind(left, reference, greedy_curve)
+    draw_behind(right, reference.unnamed(), pass_curve)
+    for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
+        colour = f'C{i}'
+        left.plot(*greedy_curve(run), color=colour, marker='.', label=f'{label}, held-out')
+        left.plot(*greedy_curve(run, 'greedy_seen'), '--', color=colour, lw=1,
+                  label=f'{label}, training puzzles')
+        right.plot(*pass_curve(run), '.-', color=colour, label='after' if i == 0 else None)
+        right.plot(*pass_curve(run, '_before'), '.:', color=colour,
+                   label='before' if i == 0 else None)
+
+    chance = runs[0].config.get('chance')
+    if isinstance(chance, float):
+        left.axhline(chance, color='black', lw=1, ls=':', label='random legal moves')
+    targets = sorted({str(run.args.get('target')) for run in runs})
+    left.set(xlabel='chains played', ylabel='share of puzzles solved', ylim=(0, 1.04),
+             title=f'greedy steps, target {", ".join(targets)}')
+    right.set(xlabel='chains, k', xscale='log', title='pass@k on held-out puzzles')
+    short_ticks(left.xaxis)
+    short_ticks(right.xaxis, [1, 4, 16, 64, 256])
+    legend_below(left, columns=3 if len(runs) == 1 else 2)
+    legend_below(right, columns=2)
+    return figure
+
+
+def greedy_curve(run, name='greedy'):
+    """Chains played, and the share of puzzles that greedy steps solve, at each evaluation."""
+    records = [record for record in run.log if record['arm'] == 'rl']
+    require(records, f'the log of {run.folder} holds no evaluation yet')
+    return [record['samples'] for record in records], [record[name] for record in records]
+
+
+def pass_curve(run, end=''):
+    """k, and pass@k of a finished run: after its training, or with '_before' before it."""
+    ks = []
+    for name in run.final:
+        if name.startswith('pass_') and not name.endswith('_before'):
+            ks.append(int(name.removeprefix('pass_')))
+    return ks, [run.final[f'pass_{k}{end}'] for k in ks]
+
+
+# -----------------------------------------------------------------------------
 # train_latent.py
 
 FEEDS = {
@@ -1580,6 +1627,7 @@ def draw_staircase(axis, runs, title, xlabel):
 DRAW = {
     'train_cot': draw_train_cot,
     'train_rl': draw_train_rl,
+    'train_puzzles': draw_train_puzzles,
     'train_maze': draw_train_maze,
     'train_latent': draw_train_latent,
     'search': draw_search,
