@@ -80,13 +80,13 @@ def parse_args(argv):
     add('--group_size', type=at_least(2), default=8, help='chains of each puzzle')
     add('--temperature', type=at_least(0.01, float), default=1.0,
         help='of the policy that is sampled and trained')
-    add('--entropy', type=at_least(0, float), default=0.0,
+    add('--entropy', type=at_least(0, float), default=0.02,
         help='bonus for each nat of entropy of each token')
 
     add = parser.add_argument_group('training and evaluation').add_argument
     add('--batch_size', type=at_least(1), default=64, help='puzzles a step and process')
     add('--max_iters', '--steps', type=at_least(1), default=300, help='optimizer steps')
-    add('--learning_rate', '--lr', type=positive_float, default=3e-4,
+    add('--learning_rate', '--lr', type=positive_float, default=1e-4,
         help='constant after the warm-up')
     add('--warmup_iters', type=at_least(0), default=20, help='steps of linear warm-up')
     add('--weight_decay', type=at_least(0, float), default=0.01, help='AdamW, matrices only')

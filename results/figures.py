@@ -917,7 +917,7 @@ def all_figures():
 # -----------------------------------------------------------------------------
 # scaling.py
 
-SCALING_ROWS = ('chains', 'direct', 'controls', 'widths', 'budgets')
+SCALING_ROWS = ('chains', 'direct', 'loop', 'controls', 'widths', 'budgets')
 RL_ROWS = {1: 'mix-1', 2: 'mix-2', 3: 'mix-3', 4: 'loo'}  # hop counts 1 to k, ten nodes
 
 
@@ -938,7 +938,7 @@ def scaling_fresh():
     figure, axis = new_figure(7.5, 3.6)
     for arm, (label, colour, marker) in SCALING_ARMS.items():
         reached = {}  # hops -> questions of each seed, or None
-        for row in ('chains', 'direct', 'controls'):
+        for row in ('chains', 'direct', 'loop', 'controls'):
             for run in read_row(f'scaling/{row}'):
                 for (hops, _), questions in fresh_questions(run, arm).items():
                     reached.setdefault(hops, []).append(questions)

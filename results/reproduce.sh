@@ -199,6 +199,7 @@ capacity/ratio-chain capacity.py $ratio --sizes 1500 --n_layer 1 --cot
 scaling/quick scaling.py --quick
 scaling/chains scaling.py $pools --arms written,soft
 scaling/direct scaling.py $pools --arms direct --hops 1,2,4
+scaling/loop scaling.py $pools --arms loop,narrow --hops 1,2,4
 scaling/controls scaling.py $pools --arms useless,backwards --hops 1,2,4
 scaling/widths scaling.py --measure widths --n_seeds 1 --arms written,soft --hops 1,4,8
 scaling/budgets scaling.py --measure budgets --n_seeds 1

@@ -621,6 +621,11 @@ def test_the_python_lines_of_the_readme_run(tmp_path, monkeypatch):
 # -----------------------------------------------------------------------------
 # results
 
+def without_number(name):
+    """'pass_4' -> 'pass_', 'pass_4_before' -> 'pass__before'"""
+    return re.sub(r'[0-9]+(?=(_before)?$)', '', name)
+
+
 def names_in_log(path):
     """The names of all measures of a log, without the number at their end."""
     names = set()
@@ -632,7 +637,7 @@ def names_in_log(path):
     kinds = {'scaling': scaling.ARMS, 'train_latent': train_latent.FEEDS}
     for kind in kinds.get(path.parts[-4], ()):  # acc_hidden is explained as acc_soft
         names = {name.replace(f'_{kind}', '_soft') for name in names}
-    return {re.sub(r'[0-9]+$', '', name) for name in names}
+    return {without_number(name) for name in names}
 
 
 @pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'train_latent', 'search',
@@ -640,7 +645,7 @@ def names_in_log(path):
 def test_every_measure_of_the_logs_is_explained(script):
     """In docs/runs.md. What a log repeats of its flags is explained by --help."""
     text = (ROOT / 'docs' / 'runs.md').read_text(encoding='utf-8')
-    explained = {re.sub(r'[0-9]+$', '', name) for name in re.findall(r'`([a-z0-9_]+)`', text)}
+    explained = {without_number(name) for name in re.findall(r'`([a-z0-9_]+)`', text)}
     for log in (ROOT / 'results' / 'logs' / script).glob('*/seed1337/log.jsonl'):
         config = json.loads((log.parent / 'config.json').read_text())
         flags = {*config['args'], 'name', 'n_embd', 'n_layer', 'n_loop', 'method', 'b', 'hop'}
