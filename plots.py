@@ -16,6 +16,7 @@ from errors import one_line_errors, place_of  # first: see errors.py
 
 import json
 import math
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -496,7 +497,7 @@ def pass_curve(run, end=''):
     """k, and pass@k of a finished run: after its training, or with '_before' before it."""
     ks = []
     for name in run.final:
-        if name.startswith('pass_') and not name.endswith('_before'):
+        if re.fullmatch('pass_[0-9]+', name):
             ks.append(int(name.removeprefix('pass_')))
     return ks, [run.final[f'pass_{k}{end}'] for k in ks]
 

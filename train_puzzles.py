@@ -19,7 +19,7 @@ Controls: random legal moves; --objective coin, where rewards are coin tosses; -
 where 24 is never played before the test. The verdict is not trained. What becomes of it, and of
 a beam that uses it, search.py says.
 
-    python train_cot.py --task countdown --holdout_targets 24,36,48,60 --steps 2000  # 5 minutes
+    python train_cot.py --task countdown --holdout_targets 24,36,48,60 --steps 2000  # 10 minutes
     python train_puzzles.py --init_from out/train_cot-.../ckpt.pt
     torchrun --standalone --nproc_per_node=2 train_puzzles.py --init_from ... --device cuda
 
@@ -38,7 +38,7 @@ import common
 import memory
 import plots
 from countdown import Countdown, can_reach, first_of_each, legal_moves, multisets, read_puzzles
-from data import Parser, at_least, parse_range, positive_float, require
+from data import Parser, at_least, format_range, parse_range, positive_float, require
 
 
 TASKS = (Countdown,)
@@ -67,7 +67,7 @@ def parse_args(argv):
 
     add = parser.add_argument_group('puzzles').add_argument
     add('--init_from', metavar='CKPT', help='checkpoint of train_cot.py --task countdown')
-    add('--targets', type=parse_targets, metavar='T,T-T', default=[24],
+    add('--targets', type=parse_targets, metavar='T,T-T', default='24',
         help='targets to train on, such as 24 or 10-23,25-100')
     add('--target', type=at_least(1), default=24, help='target of the held-out puzzles')
     add('--puzzles', metavar='FILE', default='results/tot-100.txt', help='the held-out puzzles')
@@ -95,9 +95,8 @@ def parse_args(argv):
         help='steps between evaluations and checkpoints (default: steps / 30)')
     add('--pass_k', type=at_least(1, most=10**4), metavar='N', default=256,
         help='before and after: pass@1, 4, ... N')
+    add('--resume', action='store_true', help='go on from the checkpoint in out_dir')
     common.add_run_args(parser, trains=False)
-    parser.add_argument('--resume', action='store_true',
-        help='go on from the checkpoint in out_dir')
     return common.parse_args(parser, argv, 'train_puzzles')
 
 
@@ -107,6 +106,17 @@ def parse_targets(text):
     for part in text.split(',', 100):
         targets += parse_range(part)
     return sorted(set(targets))
+
+
+def format_targets(targets):
+    """[36, 48, 49, 50] -> '36,48-50'"""
+    ranges = []
+    for target in targets:
+        if ranges and target == ranges[-1][-1] + 1:
+            ranges[-1].append(target)
+        else:
+            ranges.append([target])
+    return ','.join(format_range(numbers) for numbers in ranges)
 
 
 def load_start(args):
@@ -275,7 +285,7 @@ def greedy_share(model, task, run, puzzles, target):
     """The share of puzzles (P, n) that greedy steps solve. target (P,)"""
     with run.autocast:
         solved, _, _ = play(model, task, puzzles, target)
-    return solved.double().mean().item()
+    return solved.sum().item() / solved.numel()
 
 
 def pass_curve(model, task, run, held_out, args):
@@ -294,7 +304,7 @@ def pass_curve(model, task, run, held_out, args):
         with run.autocast:
             solved, _, _ = play(model, task, some, target, args.pass_k, args.temperature,
                                 torch.from_numpy(numbers).to(run.device))
-        n_right.append(solved.sum(dim=1).double())
+        n_right.append(solved.sum(dim=1).cpu().double())
     n_right = torch.cat(n_right)
 
     ks = []
@@ -507,7 +517,7 @@ def final_values(before, after, samples, chance, n_test, model, args, run):
     """What the run found."""
     final = dict(
         target=args.target,
-        targets=','.join(map(str, args.targets)),
+        targets=format_targets(args.targets),
         baseline=args.baseline,
         objective=args.objective,
         chance=chance)

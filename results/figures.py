@@ -37,11 +37,13 @@ from plots import (
     draw_search_series,
     draw_thoughts,
     draw_widths,
+    greedy_curve,
     hop_records,
     legend_below,
     maze_curve,
     model_records,
     new_figure,
+    pass_curve,
     questions_and_accuracy,
     read_run,
     sample_of,
@@ -55,6 +57,7 @@ from plots import (
 
 
 LOGS = ROOT / 'results' / 'logs'
+STUDIES = ROOT / 'results' / 'studies'
 DOCS = ROOT / 'docs' / 'figures'
 
 
@@ -305,12 +308,12 @@ def rl_cost():
     return figure
 
 
-RL_ADDS = {  # row of train_rl.py: label, colour, and which pass@k
-    'multiply': ('REINFORCE, leave one out', 'tab:blue', 'after'),
+RL_ADDS = {  # row of train_rl.py: label, colour, and the end of its pass@k
+    'multiply': ('REINFORCE, leave one out', 'tab:blue', ''),
     'multiply-right-only': ('REINFORCE without a baseline:\nits own right chains', 'tab:orange',
-                            'after'),
-    'multiply-coin': ('control: the reward is a coin', 'tab:red', 'after'),
-    'multiply-shown': ('chains shown instead', 'tab:gray', 'before'),
+                            ''),
+    'multiply-coin': ('control: the reward is a coin', 'tab:red', ''),
+    'multiply-shown': ('chains shown instead', 'tab:gray', '_before'),
 }
 
 
@@ -323,11 +326,11 @@ def rl_adds():
     figure, axes = panels_over_legend(10, 3.9, len(bases), handles, 3)
     for axis, base in zip(axes, bases, strict=True):
         seed = base.final['seed']
-        axis.plot(*pass_curve(base, 'before'), '--', color='black')
-        for row, (_, colour, which) in RL_ADDS.items():
+        axis.plot(*pass_curve(base, '_before'), '--', color='black')
+        for row, (_, colour, end) in RL_ADDS.items():
             for run in read_row(f'train_rl/{row}'):
                 if run.final['seed'] == seed:  # the controls have fewer seeds
-                    axis.plot(*pass_curve(run, which), '.-', color=colour)
+                    axis.plot(*pass_curve(run, end), '.-', color=colour)
         axis.set(xscale='log', xlabel='chains, k', ylim=(-0.03, 1.03), title=f'seed {seed}')
         short_ticks(axis.xaxis, [1, 4, 16, 64, 256])
         axis.grid(alpha=0.3)
@@ -335,11 +338,58 @@ def rl_adds():
     return figure
 
 
-def pass_curve(run, which):
-    """k, and pass@k of a run, 'before' its training or 'after' it."""
-    end = '_before' if which == 'before' else ''
-    ks = [k for k in (1, 4, 16, 64, 256) if f'pass_{k}{end}' in run.final]
-    return ks, [run.final[f'pass_{k}{end}'] for k in ks]
+PUZZLES = {  # row of train_puzzles.py: label, colour
+    '24': ('trained on 24', 'tab:blue'),
+    'others': ('trained on 10 to 100 without 24', 'tab:orange'),
+    'coin': ('control: the reward is a coin', 'tab:red'),
+}
+
+
+def puzzles():
+    """Games of 24 that greedy steps solve, over training, and pass@k before and after."""
+    figure, (left, right) = new_figure(10, 4, columns=2)
+    for row, (label, colour) in PUZZLES.items():
+        for run in read_row(f'train_puzzles/{row}'):
+            left.plot(*greedy_curve(run), color=colour, marker='.', label=f'{label}: held-out 24')
+            left.plot(*greedy_curve(run, 'greedy_seen'), ':', color=colour,
+                      label='its training puzzles')
+            right.plot(*pass_curve(run), '.-', color=colour, label=label)
+    base = read_row('train_puzzles/24')[0]
+    right.plot(*pass_curve(base, '_before'), '--', color='black', label='before')
+    left.set(xlabel='chains played', ylabel='share of puzzles solved', title='greedy steps',
+             ylim=(-0.02, 0.5))
+    right.set(xlabel='chains, k', xscale='log', ylim=(-0.03, 1.03), title='pass@k, held-out 24')
+    short_ticks(left.xaxis)
+    short_ticks(right.xaxis, [1, 4, 16, 64])
+    legend_below(left, columns=2)
+    legend_below(right, columns=1)
+    return figure
+
+
+SHARES = (0, 0.01, 0.02, 0.05, 0.1, 0.3)  # of results/studies/discovery.py
+LARGEST = (2, 3, 4, 6)
+
+
+def discovery():
+    """Of five runs with this share of one-hop questions, how many find chains of K hops?"""
+    results = {}
+    for line in (STUDIES / 'discovery.jsonl').read_text(encoding='utf-8').splitlines():
+        record = json.loads(line)
+        found = record['chains_95'] is not None
+        results.setdefault((record['share'], record['largest']), []).append(found)
+
+    figure, axis = new_figure(6.5, 3.6)
+    shares = [[np.mean(results[share, largest]) for share in SHARES] for largest in LARGEST]
+    axis.imshow(shares, cmap='Blues', vmin=0, vmax=1.4, origin='lower', aspect='auto')
+    for y, largest in enumerate(LARGEST):
+        for x, share in enumerate(SHARES):
+            runs = results[share, largest]
+            axis.text(x, y, f'{sum(runs)} of {len(runs)}', ha='center', va='center')
+    axis.set(xticks=range(len(SHARES)), xticklabels=[f'{share:.0%}' for share in SHARES],
+             yticks=range(len(LARGEST)), yticklabels=LARGEST,
+             xlabel='share of training questions with one hop', ylabel='largest hop count, K',
+             title='runs that come to 0.95 at K hops')
+    return figure
 
 
 LATENT = {  # arms beside the feeds of train_latent.py: label, colour
@@ -885,6 +935,8 @@ def all_figures():
         'rl_validity.png': rl_validity,
         'rl_cost.png': rl_cost,
         'rl_adds.png': rl_adds,
+        'puzzles.png': puzzles,
+        'discovery.png': discovery,
         'latent.png': latent,
         'latent_layers.png': latent_layers,
         'scaling.png': scaling,

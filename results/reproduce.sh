@@ -43,6 +43,10 @@ rl_free="--free_length 6 --n_head 2 --steps 1000"
 rl_multiply="--task multiply --batch_size 64 --lr 3e-4 --entropy 0 --pass_k 256"
 rl_after_220="$rl_multiply --steps 300 --init_from $models/multiply-220-model/seedSEED/ckpt.pt"
 rl_after_200="$rl_multiply --steps 300 --init_from $models/multiply-200-model/seedSEED/ckpt.pt"
+puzzles="--pass_k 64 --init_from $models/countdown-half/seedSEED/ckpt.pt"
+puzzles_others="--targets 10-23,25-100 --entropy 0 --group_size 16 --steps 160"
+beam="--method beam --puzzles results/tot-100.txt"
+played=out/logs/train_puzzles
 rl_after_520="$rl_multiply --steps 1 --init_from $models/multiply-520-model/seedSEED/ckpt.pt"
 rl_pairs="--format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8"
 rl_32="--nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20"
@@ -151,6 +155,13 @@ train_latent/layers-2-fixed train_latent.py $latent_fixed --n_layer 2
 train_latent/layers-4-fixed train_latent.py $latent_fixed --n_layer 4
 
 train_cot/countdown train_cot.py --task countdown
+train_cot/countdown-half train_cot.py --task countdown --holdout_targets 24,36,48,60 --steps 2000
+train_puzzles/24 train_puzzles.py $puzzles
+train_puzzles/others train_puzzles.py $puzzles $puzzles_others
+train_puzzles/coin train_puzzles.py $puzzles --objective coin
+search/puzzles-before search.py --ckpt $models/countdown-half/seedSEED/ckpt.pt $beam
+search/puzzles-24 search.py --ckpt $played/24/seedSEED/ckpt.pt $beam
+search/puzzles-others search.py --ckpt $played/others/seedSEED/ckpt.pt $beam
 search/all search.py --ckpt $models/countdown/seedSEED/ckpt.pt
 search/tot search.py --ckpt $models/countdown/seedSEED/ckpt.pt --puzzles results/tot-100.txt
 search/best-first search.py --ckpt $models/countdown/seedSEED/ckpt.pt --method best_first

@@ -23,6 +23,7 @@ import search
 import train_cot
 import train_latent
 import train_maze
+import train_puzzles
 import train_rl
 from countdown import Countdown
 from data import CVPR, Cycle, Multiply, Star, sample_batch
@@ -71,6 +72,8 @@ SCRIPTS = [
     (train_latent, '--nodes 6 --hops 1-3 --n_embd 8 --batch_size 4 --steps 2 --n_test 40',
      'latent'),
     (jacobi, '--ckpt cot --n_test 8', 'jacobi'),
+    (train_puzzles, '--init_from countdown --puzzles PUZZLES --batch_size 2 --group_size 2 '
+                    '--steps 1 --pass_k 4', 'puzzles'),
     (search, '--ckpt countdown --puzzles PUZZLES --k 2', 'search'),
     (capacity, '--sizes 900 --people 10 --attributes 2 --relations 1 --n_head 1 --steps 2 '
                '--exposures 2', 'capacity'),
@@ -95,11 +98,11 @@ def run_on(tmp_path_factory):
         if (device, name) in finals:
             return finals[device, name]
         module, argv = scripts[name]
-        read = re.search(r'--ckpt (\w+)', argv)
+        read = re.search(r'--(?:ckpt|init_from) (\w+)', argv)
         if read:
             run(device, read[1])
         out = folder / device[:3]
-        words = re.sub(r'--ckpt (\w+)', rf'--ckpt {out.as_posix()}/\1/ckpt.pt', argv)
+        words = re.sub(r'--(ckpt|init_from) (\w+)', rf'--\1 {out.as_posix()}/\2/ckpt.pt', argv)
         words = words.replace('PUZZLES', (folder / 'puzzles.txt').as_posix()).split()
         with pytest.MonkeyPatch.context() as patch:
             context = contextlib.nullcontext() if device == 'cpu' else fake_mps(patch)

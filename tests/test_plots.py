@@ -19,6 +19,7 @@ LOGS = ROOT / 'results' / 'logs'
 ROWS = {  # a row of each script, small to draw
     'train_cot': 'train_cot/cycle-20',
     'train_rl': 'train_rl/mix-1',
+    'train_puzzles': 'train_puzzles/24',
     'train_maze': 'train_maze/default',
     'train_latent': 'train_latent/default',
     'search': 'search/tot',
@@ -65,6 +66,8 @@ def drawn(monkeypatch):
 @pytest.mark.parametrize('script', ROWS)
 def test_several_runs_are_drawn_into_one_figure(script, tmp_path, drawn):
     folders = [LOGS / ROWS[script] / f'seed{seed}' for seed in (1337, 1338)]
+    if script == 'train_puzzles':  # one seed
+        folders[1] = LOGS / 'train_puzzles/coin/seed1337'
     code, out, err = call(plots, [*map(str, folders), '--out', str(tmp_path / 'both.png')])
     assert code == 0, err
     assert out.strip() == str(tmp_path / 'both.png')
@@ -103,7 +106,8 @@ def test_a_run_is_compared_with_the_seeds_of_a_row(row, tmp_path, drawn):
     axes = figure.axes
     n_seeds = len(list((LOGS / row).glob('seed*')))
     assert len(reference.runs) == n_seeds
-    assert reference.label == f'reference: {row} ({n_seeds} seeds)'
+    seeds = '1 seed' if n_seeds == 1 else f'{n_seeds} seeds'
+    assert reference.label == f'reference: {row} ({seeds})'
     grey = [line for axis in axes for line in axis.lines if line.get_color() == plots.GREY]
     assert len(grey) >= n_seeds
     names = []
@@ -215,6 +219,20 @@ def test_the_curves_of_train_cot_are_the_logged_accuracies():
         accuracy = [record['eval']['4']['acc'] for record in records]
         assert list(lines[label].get_ydata()) == accuracy
     assert 'chance' in legend_labels(figure.axes[0])
+
+
+def test_the_curves_of_train_puzzles_are_what_is_logged():
+    run = plots.read_run(LOGS / 'train_puzzles/24/seed1337')
+    left, right = plots.draw([run]).axes
+    records = [record for record in run.log if record['arm'] == 'rl']
+    assert [line.get_label() for line in left.lines][:2] == ['this run, held-out',
+                                                             'this run, training puzzles']
+    for line, name in zip(left.lines, ('greedy', 'greedy_seen'), strict=False):
+        assert list(line.get_xdata()) == [record['samples'] for record in records]
+        assert list(line.get_ydata()) == [record[name] for record in records]
+    for line, end in zip(right.lines, ('', '_before'), strict=True):
+        assert list(line.get_xdata()) == [1, 4, 16, 64]
+        assert list(line.get_ydata()) == [run.final[f'pass_{k}{end}'] for k in (1, 4, 16, 64)]
 
 
 def test_the_curves_of_train_rl_are_drawn_against_sampled_chains():
@@ -384,8 +402,8 @@ def test_the_expected_accuracy_is_that_of_right_links_or_luck():
     assert (accuracy[0], accuracy[-1]) == (0.25, 1)
 
 
-@pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'train_latent', 'search',
-                                    'scaling', 'capacity', 'probe'])
+@pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_puzzles', 'train_maze',
+                                    'train_latent', 'search', 'scaling', 'capacity', 'probe'])
 def test_a_log_that_holds_too_little_is_refused_in_one_line(script, tmp_path):
     """The first record alone, or the last one alone."""
     folder = copy_run(ROWS[script], tmp_path / 'run')

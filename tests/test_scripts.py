@@ -31,6 +31,7 @@ import search
 import train_cot
 import train_latent
 import train_maze
+import train_puzzles
 import train_rl
 from common import default_folder
 
@@ -38,6 +39,7 @@ from common import default_folder
 SCRIPTS = {
     'train_cot.py': train_cot,
     'train_rl.py': train_rl,
+    'train_puzzles.py': train_puzzles,
     'train_maze.py': train_maze,
     'train_latent.py': train_latent,
     'search.py': search,
@@ -54,7 +56,7 @@ SCRIPTS = {
     'maze.py': maze,
 }
 TRAINERS = ('train_cot.py', 'train_rl.py', 'train_maze.py', 'train_latent.py')
-RUNS = (*TRAINERS, 'search.py', 'jacobi.py', 'capacity.py', 'scaling.py',
+RUNS = (*TRAINERS, 'train_puzzles.py', 'search.py', 'jacobi.py', 'capacity.py', 'scaling.py',
         'probe.py')  # they leave a folder
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 DOCUMENTS = [ROOT / 'README.md', ROOT / 'results' / 'README.md', *sorted(ROOT.glob('docs/*.md'))]
@@ -115,6 +117,13 @@ BAD = {
         '--group_size 1000000000', '--batch_size 100000000', '--n_loop 100000', '--k 1e2',
         '--baseline prefix --rollouts 100000000', '--objective passk --k 100000000000000000000',
         '--test_hops 1-1001', '--entropy 1e300', '--temperature 0.001',
+    ],
+    'train_puzzles.py': [
+        '', '--init_from nowhere.pt', '--init_from .', '--targets 5', '--targets 24,x',
+        '--targets=', '--target 0', '--baseline ema', '--objective passk', '--group_size 1',
+        '--temperature 0', '--entropy -1', '--batch_size 0', '--steps 0', '--lr 0',
+        '--warmup_iters -1', '--log_interval 0', '--pass_k 0', '--seed -1', '--device tpu',
+        '--eval_only', '--task countdown', '--hops 2', 'ckpt.pt',
     ],
     'train_maze.py': [
         '--grid 2', '--grid 2-4', '--grid 1', '--grid 31', '--grid 0', '--grid 5-3', '--grid 4,5',
@@ -587,8 +596,9 @@ def test_readme_is_short():
     assert len(README.split()) <= 1500
 
 
-@pytest.mark.parametrize('page', ['train_cot', 'train_rl', 'train_maze', 'train_latent', 'search',
-                                  'jacobi', 'capacity', 'scaling', 'probe', 'speed'])
+@pytest.mark.parametrize('page', ['train_cot', 'train_rl', 'train_puzzles', 'train_maze',
+                                  'train_latent', 'search', 'jacobi', 'capacity', 'scaling',
+                                  'probe', 'speed', 'discovery'])
 def test_a_page_answers_the_same_six_questions_and_is_short(page):
     text = (ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
     assert re.findall(r'^## (.*)', text, re.MULTILINE) == HEADINGS
@@ -640,8 +650,9 @@ def names_in_log(path):
     return {without_number(name) for name in names}
 
 
-@pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_maze', 'train_latent', 'search',
-                                    'jacobi', 'capacity', 'scaling', 'probe'])
+@pytest.mark.parametrize('script', ['train_cot', 'train_rl', 'train_puzzles', 'train_maze',
+                                    'train_latent', 'search', 'jacobi', 'capacity', 'scaling',
+                                    'probe'])
 def test_every_measure_of_the_logs_is_explained(script):
     """In docs/runs.md. What a log repeats of its flags is explained by --help."""
     text = (ROOT / 'docs' / 'runs.md').read_text(encoding='utf-8')

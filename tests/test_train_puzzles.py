@@ -132,6 +132,11 @@ def test_all_states_below_the_puzzles_are_held_out_and_no_others():
         assert not held_out.holds(target + 1, tensor).any()
 
 
+@pytest.mark.parametrize('text', ['24', '10-23,25-100', '36,48,60', '12-13'])
+def test_targets_are_written_as_they_are_typed(text):
+    assert train_puzzles.format_targets(train_puzzles.parse_targets(text)) == text
+
+
 def test_training_puzzles_can_be_solved_and_are_not_held_out():
     held_out = HeldOut(24, PUZZLES, 'cpu')
     puzzles, targets = train_puzzles.training_puzzles([24, 36], held_out)

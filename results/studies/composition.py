@@ -5,11 +5,12 @@ answers on compositions of two. Their models go on to longer compositions. Model
 to predict the next token of the same questions do not. Is it so here?
 
 1. Base: a model is shown one-hop questions alone, with their answers (the chain has one token).
-2. From there, on the same two-hop questions, four ways on:
+2. From there, on the same two-hop questions, five ways on:
        reward    REINFORCE as in train_rl.py: 8 chains a question, leave one out
        chains    the two links are shown
        answers   the answer alone is shown, as the first token after the prompt
-       coin      the control: as reward, but the rewards are coin tosses
+       coin      a control: as reward, but the rewards are coin tosses
+       one hop   a control: more one-hop questions are shown
 3. Test: held-out questions of 1 to 8 hops. The prompt says k=2 in place of more hops, and the
    model writes as many tokens as there are hops. The model of `answers` has to answer at once.
 
@@ -38,7 +39,7 @@ from model import GPT, GPTConfig  # noqa: E402
 
 
 HOPS = list(range(1, 9))
-WAYS = ('reward', 'chains', 'answers', 'coin')
+WAYS = ('reward', 'chains', 'answers', 'coin', 'one hop')
 GROUP = 8
 N_TEST = 1000
 RUN = SimpleNamespace(device=torch.device('cpu'), autocast=nullcontext())  # for train_rl.evaluate
@@ -112,6 +113,7 @@ def test(model, task, seed, at_once):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[1337, 1338, 1339])
+    parser.add_argument('--ways', nargs='+', choices=WAYS, default=WAYS)
     parser.add_argument('--rates', type=float, nargs='+', default=[1e-3, 3e-3])
     parser.add_argument('--base_steps', type=int, default=600)
     parser.add_argument('--steps', type=int, default=600)
@@ -132,7 +134,7 @@ def main():
               lambda step, seed=seed, base=base: shown_loss(base, task, seed, step, 1, 'cot',
                                                             args.batch_size))
         print_line(seed, 'base', 3e-3, test(base, task, seed, at_once=False))
-        for way in WAYS:
+        for way in args.ways:
             for rate in args.rates:
                 model = copy_of(base)
 
@@ -141,8 +143,9 @@ def main():
                     if way in ('reward', 'coin'):
                         return reward_loss(model, task, seed, step, way == 'coin',
                                            args.batch_size, args.entropy)
-                    mode = 'cot' if way == 'chains' else 'direct'
-                    return shown_loss(model, task, seed, step, 2, mode, args.batch_size)
+                    mode = 'direct' if way == 'answers' else 'cot'
+                    hops = 1 if way == 'one hop' else 2
+                    return shown_loss(model, task, seed, step, hops, mode, args.batch_size)
 
                 train(model, args.steps, rate, loss_of_step)
                 print_line(seed, way, rate, test(model, task, seed, way == 'answers'))

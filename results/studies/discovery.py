@@ -90,10 +90,11 @@ def main():
     rank = int(os.environ.pop('RANK', 0))
     n_ranks = int(os.environ.pop('WORLD_SIZE', 1))
 
+    # the most easy questions first, so that a stopped study knows where the border is
     jobs = []
-    for seed in SEEDS:  # a stopped study has whole tables of some seeds
-        for largest in LARGEST:
-            for share in SHARES:
+    for share in reversed(SHARES):
+        for seed in SEEDS:
+            for largest in LARGEST:
                 jobs.append((share, largest, seed))
     for job in jobs[rank::n_ranks]:
         if job not in read_results(args.results):
