@@ -357,10 +357,9 @@ def log_probs(model, tokens, temperature):
     return log_p_sampled.view(-1, STEP_LEN), entropy.view(-1, STEP_LEN)
 
 
-def train(model, task, args, run, held_out):
-    """REINFORCE from `model`, or from this run's checkpoint. Returns how many chains it took."""
-    puzzles, targets = training_puzzles(args.targets, held_out)
-    run.print(f'{len(puzzles):,} puzzles to train on')
+def train(model, task, args, run, held_out, puzzles, targets):
+    """REINFORCE from `model`, or from this run's checkpoint, on puzzles (N, n) with their targets
+    (N,). Returns how many chains it took."""
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
     resumed = step = run.resume('ckpt.pt', model, optimizer, 'rl')['step']
     policy = run.distribute(model)
@@ -471,8 +470,10 @@ def main(argv=None):
         puzzles = read_puzzles(args.puzzles, task.numbers)
     except OSError as error:
         raise ValueError(f'cannot read --puzzles {args.puzzles}: {error.strerror}') from error
-    needed = memory.require_memory(
-        memory_phases(args, task, model.config), common.find_device(args.device), None, CURES)
+    device = common.find_device(args.device)
+    needed = memory.require_memory(memory_phases(args, task, model.config), device, None, CURES)
+    held_out = HeldOut(args.target, puzzles, device)
+    seen = training_puzzles(args.targets, held_out)
     torch.manual_seed(args.seed)
     chance = random_play(puzzles, args.target, 256, args.seed)
     with common.Run('train_puzzles', args, can_grow=True, params=model.num_params(),
@@ -482,14 +483,14 @@ def main(argv=None):
         run.print(f'{model.num_params():,} parameters, {args.batch_size} x {run.world} puzzles a '
                   f'step, {args.group_size} chains each, files in {args.out_dir}, about '
                   f'{memory.in_gib(needed)} of memory')
+        run.print(f'{len(seen[0]):,} puzzles to train on')
         model.to(run.device)
-        held_out = HeldOut(args.target, puzzles, run.device)
 
         # before, training, after
         before = {}
         if run.master:
             before = test(model, task, args, run, held_out, 'before')
-        samples = train(model, task, args, run, held_out)
+        samples = train(model, task, args, run, held_out, *seen)
         if not run.master:
             return None
         after = test(model, task, args, run, held_out, 'after')

@@ -149,6 +149,17 @@ def test_training_puzzles_can_be_solved_and_are_not_held_out():
     assert [(*p, t) for p, t in zip(puzzles.tolist(), targets.tolist(), strict=True)] == expected
 
 
+def test_if_all_puzzles_are_held_out_none_is_left_to_train_on(start, tmp_path):
+    puzzles = []
+    for puzzle in itertools.combinations_with_replacement(range(1, 14), 3):
+        if makes(list(puzzle), 24):
+            puzzles.append(' '.join(map(str, puzzle)))
+    (tmp_path / 'all.txt').write_text('\n'.join(puzzles))
+    code, out, err = call(*start, '--puzzles', tmp_path / 'all.txt', '--out_dir', tmp_path / 'new')
+    assert code == 2 and err.count('\n') == 1 and 'no puzzle is left' in err and not out
+    assert not (tmp_path / 'new').exists()
+
+
 def test_nothing_held_out_is_in_the_loss(start, lucky, tmp_path, monkeypatch):
     """Of all steps that are played, the loss has exactly those whose prompt is not held out."""
     below = set()
