@@ -341,6 +341,7 @@ def rl_adds():
 PUZZLES = {  # row of train_puzzles.py: label, colour
     '24': ('trained on 24', 'tab:blue'),
     'others': ('trained on 10 to 100 without 24', 'tab:orange'),
+    'right-only': ('trained on 24, solved chains alone', 'tab:green'),
     'coin': ('control: the reward is a coin', 'tab:red'),
 }
 
