@@ -158,6 +158,7 @@ train_cot/countdown train_cot.py --task countdown
 train_cot/countdown-half train_cot.py --task countdown --holdout_targets 24,36,48,60 --steps 2000
 train_puzzles/24 train_puzzles.py $puzzles
 train_puzzles/others train_puzzles.py $puzzles $puzzles_others
+train_puzzles/held-out train_puzzles.py $puzzles --targets 36,48,60
 train_puzzles/right-only train_puzzles.py $puzzles --baseline none
 train_puzzles/coin train_puzzles.py $puzzles --objective coin
 search/puzzles-before search.py --ckpt $models/countdown-half/seedSEED/ckpt.pt $beam
