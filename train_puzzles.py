@@ -16,7 +16,7 @@ train_cot.py shows a model single steps of the Game of 24 (task `countdown`), on
 5. pass@k on the held-out puzzles, before and after (Yue et al. 2025, 2504.13837).
 
 Controls: random legal moves; --objective coin, where rewards are coin tosses; --targets 36,48,60,
-where 24 is never played before the test. The verdict is not trained. What becomes of it, and of
+where 24 is never trained on. The verdict is not trained. What becomes of it, and of
 a beam that uses it, search.py says.
 
     python train_cot.py --task countdown --holdout_targets 24,36,48,60 --steps 2000  # 10 minutes
@@ -125,6 +125,8 @@ def load_start(args):
             'checkpoint of train_cot.py --task countdown')
     model, state = common.load_checkpoint(args.init_from)
     task = common.task_of_checkpoint(args.init_from, state, TASKS)
+    require(state['args']['script'] == 'train_cot',
+            f'{args.init_from} is no checkpoint of train_cot.py: it may have played these puzzles')
     require(state['mode'] == 'cot', f'{args.init_from} writes verdicts alone, and no steps')
     require(args.target in task.holdout_targets,
             f'{args.init_from} was trained on the target {args.target}: train it with '

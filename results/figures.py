@@ -372,7 +372,7 @@ LARGEST = (2, 3, 4, 6)
 
 
 def discovery():
-    """Of five runs with this share of one-hop questions, how many find chains of K hops?"""
+    """Of the runs with this share of one-hop questions, how many find chains of K hops?"""
     results = {}
     for line in (STUDIES / 'discovery.jsonl').read_text(encoding='utf-8').splitlines():
         record = json.loads(line)

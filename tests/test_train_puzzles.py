@@ -398,6 +398,14 @@ def test_a_checkpoint_is_needed_and_of_countdown(tmp_path):
     assert code == 2 and 'cycle' in err and err.count('\n') == 1
 
 
+def test_a_model_that_has_played_is_refused(start, tmp_path):
+    """It may have been trained on the puzzles that are held out now."""
+    run(*start, '--steps', 1, '--out_dir', tmp_path / 'first')
+    code, _, err = call(*start, '--init_from', tmp_path / 'first/ckpt.pt', '--out_dir',
+                        tmp_path / 'second')
+    assert code == 2 and err.count('\n') == 1 and 'may have played' in err
+
+
 def test_a_model_of_verdicts_alone_cannot_play(tmp_path):
     code, _, err = call_script(train_cot, (
         f'--task countdown --numbers 3 --mode direct --n_layer 1 --n_head 1 --n_embd 8 --steps 1 '

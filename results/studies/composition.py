@@ -11,8 +11,9 @@ to predict the next token of the same questions do not. Is it so here?
        answers   the answer alone is shown, as the first token after the prompt
        coin      a control: as reward, but the rewards are coin tosses
        one hop   a control: more one-hop questions are shown
-3. Test: held-out questions of 1 to 8 hops. The prompt says k=2 in place of more hops, and the
-   model writes as many tokens as there are hops. The model of `answers` has to answer at once.
+3. Test: held-out questions of 1 to 8 hops. The prompt says k=2 in place of more hops, and the model
+   writes as many tokens as there are hops. The model of `answers` has to answer at once, and its
+   prompts keep their own hop count. The base and `one hop` have only seen k=1.
 
 Each way has the same questions. Reward and coin sample 8 chains of each; the others are shown
 their one. --rates: each way is trained with each learning rate, and all are printed.
