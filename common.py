@@ -873,6 +873,20 @@ def pass_at_k(n, n_right, k):
     return 1 - all_wrong
 
 
+def pass_curve(n, n_right):
+    """{k: pass@k} for k = 1, 4, 16, ... n.
+
+    The mean over P questions, of each of which n_right (P,) of n chains are right.
+    """
+    ks = []
+    k = 1
+    while k < n:
+        ks.append(k)
+        k *= 4
+    ks.append(n)
+    return {k: pass_at_k(n, n_right, k).mean().item() for k in ks}
+
+
 def git_commit():
     """The short hash of the commit that is checked out, or None."""
     command = ['git', 'rev-parse', '--short', 'HEAD']

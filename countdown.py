@@ -121,6 +121,17 @@ def first_of_each(states, allowed):
     return allowed & torch.empty_like(allowed).scatter_(1, order, is_first)
 
 
+def random_move(states, generator):
+    """The states (N, m - 1) after a random legal move from states (N, m).
+
+    Each of the states that a move can lead to is equally likely.
+    """
+    child, legal, _ = legal_moves(states)
+    noise = torch.rand(legal.shape, generator=generator, device=states.device)
+    move = noise.masked_fill(~first_of_each(child, legal), -1).argmax(dim=1)
+    return child[torch.arange(len(states), device=states.device), move]
+
+
 def count_solutions(states, target, largest=199):
     """How many sequences of moves take each state (N, m) to its target (N,): (N,) int64.
 

@@ -67,6 +67,7 @@ from countdown import (
     find_solution,
     first_of_each,
     legal_moves,
+    random_move,
     read_puzzles,
 )
 from data import (
@@ -640,10 +641,7 @@ def random_rollouts(solver, puzzles, k):
     chain_cost = puzzles.new_zeros(P, len(COSTS))
     for _ in range(n - 1):
         add_cost(chain_cost, row // k, expansions=1, states=1)
-        child, legal, _ = legal_moves(states)
-        noise = torch.rand(legal.shape, generator=solver.generator, device=states.device)
-        move = noise.masked_fill(~first_of_each(child, legal), -1).argmax(dim=1)
-        states = child[row, move]
+        states = random_move(states, solver.generator)
         answer = extend_answer(answer, states)
     correct = states[:, 0] == solver.target
     return Chains(
@@ -713,16 +711,11 @@ def costs_of_answers(model, k, P, L):
 
 
 def pass_at_k(correct, k):
-    """The probability that one of k answers is correct, unbiased from n >= k of them, (P,).
+    """The probability that one of k answers is correct, from correct (P, n) bool: (P,).
 
-    1 - C(n - c, k) / C(n, k), where c of a row's n answers are correct (Chen et al. 2021,
-    2107.03374). correct (P, n) bool. Raises ValueError for k > n: n answers cannot tell.
+    See common.pass_at_k. Raises ValueError for k > n: n answers cannot tell.
     """
-    n = correct.size(1)
-    require(1 <= k <= n, f'pass@{k} takes at least {k} answers, not {n}')
-    c = correct.sum(dim=1, keepdim=True)
-    j = torch.arange(k, device=correct.device)
-    return 1 - ((n - c - j).clamp(min=0) / (n - j)).prod(dim=1)
+    return common.pass_at_k(correct.size(1), correct.sum(dim=1), k)
 
 
 def numbers_of_chains(chains):

@@ -37,7 +37,15 @@ import torch
 import common
 import memory
 import plots
-from countdown import Countdown, can_reach, first_of_each, legal_moves, multisets, read_puzzles
+from countdown import (
+    Countdown,
+    can_reach,
+    first_of_each,
+    legal_moves,
+    multisets,
+    random_move,
+    read_puzzles,
+)
 from data import Parser, at_least, format_range, parse_range, positive_float, require
 
 
@@ -171,7 +179,7 @@ class HeldOut:
         while states.size(1) > 1:
             self.codes[states.size(1)] = code_of(states).unique()
             child, legal, _ = legal_moves(states)
-            states = child[legal]
+            states = child[legal]  # and each of them once
             states = states[first_of_each(states[None], legal.new_ones(1, len(states)))[0]]
 
     def holds(self, targets, states):
@@ -263,12 +271,8 @@ def random_play(puzzles, target, n_chains, seed):
     """
     generator = torch.Generator().manual_seed(seed)
     states = puzzles.cpu().repeat_interleave(n_chains, dim=0)               # (N, m)
-    row = torch.arange(len(states))
     while states.size(1) > 1:
-        child, legal, _ = legal_moves(states)
-        noise = torch.rand(legal.shape, generator=generator)
-        move = noise.masked_fill(~first_of_each(child, legal), -1).argmax(dim=1)
-        states = child[row, move]
+        states = random_move(states, generator)
     return (states[:, 0] == target).double().mean().item()
 
 
@@ -307,15 +311,7 @@ def pass_curve(model, task, run, held_out, args):
             solved, _, _ = play(model, task, some, target, args.pass_k, args.temperature,
                                 torch.from_numpy(numbers).to(run.device))
         n_right.append(solved.sum(dim=1).cpu().double())
-    n_right = torch.cat(n_right)
-
-    ks = []
-    k = 1
-    while k < args.pass_k:
-        ks.append(k)
-        k *= 4
-    ks.append(args.pass_k)
-    return {k: common.pass_at_k(args.pass_k, n_right, k).mean().item() for k in ks}
+    return common.pass_curve(args.pass_k, torch.cat(n_right))
 
 
 # -----------------------------------------------------------------------------

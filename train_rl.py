@@ -561,13 +561,7 @@ def pass_curve(model, task, args, run):
         is_right = correct(batch, chain).view(len(some), n_chains)
         n_right[first:first + part] = is_right.sum(dim=1).cpu().float()
 
-    ks = []
-    k = 1
-    while k < n_chains:
-        ks.append(k)
-        k *= 4
-    ks.append(n_chains)
-    return {k: common.pass_at_k(n_chains, n_right, k).mean().item() for k in ks}
+    return common.pass_curve(n_chains, n_right)
 
 
 def show_example(task, batch, chain):

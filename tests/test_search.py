@@ -773,7 +773,7 @@ def test_pass_at_k_is_the_mean_over_all_choices_of_k(k):
         hits = sum(any(row[i] for i in chosen) for chosen in combinations(range(7), k))
         want.append(hits / math.comb(7, k))
     assert search.pass_at_k(torch.tensor(rows), k).tolist() == pytest.approx(want, abs=1e-6)
-    with pytest.raises(ValueError, match='pass@8 takes at least 8 answers, not 7'):
+    with pytest.raises(ValueError, match='pass@8 takes at least 8 chains, not 7'):
         search.pass_at_k(torch.tensor(rows), 8)
 
 
