@@ -80,7 +80,7 @@ LEGEND = """
   samples        chains sampled so far
   reward         mean reward of the chains of this step
   correct        share of these chains with the right answer
-  entropy        of a sampled token, in nats
+  entropy        of a sampled token that is trained on, in nats
   zero_variance  share of questions whose chains are all right or all wrong
   pass_at_group  share of questions with at least one right chain
   acc, chance    share of right answers by greedy decoding on held-out questions, and by guessing
@@ -460,6 +460,18 @@ def prefix_values(model, batch, tokens, rewards, n_rollouts, temperature=1.0, un
     return value
 
 
+def groups_to_train(advantages, entropy_bonus):
+    """The groups of advantages (P, G, 1 or L) that have a gradient: their numbers, (P',).
+
+    If all chains of a group earn the same, their advantages are 0. Without an entropy bonus such a
+    group would cost a pass through the model and change nothing.
+    """
+    has_gradient = (advantages != 0).flatten(1).any(dim=1)                  # (P,)
+    if entropy_bonus > 0 or not has_gradient.any():  # a step needs some chains, if only for a zero
+        has_gradient = torch.ones_like(has_gradient)
+    return has_gradient.nonzero()[:, 0]
+
+
 def log_probs(model, tokens, mask, temperature=1.0, shared=None):
     """For each masked token of tokens (B, T): its log-probability, and the entropy of the
     distribution that it was drawn from. (N,), (N,)"""
@@ -685,11 +697,13 @@ def train(model, task, args, run, first_step=0):
         # 5. Gradient step. The gradient is a mean over chains of sums over their tokens, up to the
         # answer (or the stop token): what comes after it does not count. Autocast is entered anew,
         # because the casts that it cached while sampling have no gradient.
-        loss_mask = batch.loss_mask
-        advantages = advantages.expand(P, G, L).flatten(0, 1)                   # (P * G, L)
+        groups = groups_to_train(advantages, args.entropy)                      # (P',)
+        rows = (groups[:, None] * G + torch.arange(G, device=run.device)).flatten()  # (P' * G,)
+        loss_mask = batch.loss_mask[rows]
+        advantages = advantages.expand(P, G, L)[groups].flatten(0, 1)           # (P' * G, L)
         advantages = advantages[loss_mask[:, batch.prompt_len:]]                # (N,)
         with run.autocast:
-            log_p, entropy = log_probs(policy, tokens, loss_mask, args.temperature,
+            log_p, entropy = log_probs(policy, tokens[rows], loss_mask, args.temperature,
                                        shared=(batch.prompt_len, G))            # (N,), (N,)
         loss = -(advantages * log_p + args.entropy * entropy).sum() / (P * G)
         loss.backward()
@@ -703,7 +717,7 @@ def train(model, task, args, run, first_step=0):
 
         # measures of this step, over all processes
         is_hardest = questions.hops == hops[-1]
-        total = sum_over_processes(run, rewards, is_right, is_hardest, entropy, loss)
+        total = sum_over_processes(run, rewards, is_right, is_hardest, n_tokens, entropy, loss)
         n_questions = len(all_questions)
         count_samples(progress, all_questions.hops, int(total['tokens']), args)
         mean = total['reward'] / (n_questions * G)
@@ -712,7 +726,7 @@ def train(model, task, args, run, first_step=0):
         measures = dict(
             reward=mean,
             correct=total['right'] / (n_questions * G),
-            entropy=total['entropy'] / total['tokens'],
+            entropy=total['entropy'] / total['trained'],
             grad_norm=float(grad_norm),
             zero_variance=total['same'] / n_questions,
             pass_at_group=total['solved'] / n_questions)
@@ -770,11 +784,11 @@ def count_samples(progress, hops, n_tokens, args):
     progress['tokens'] += args.group_size * int(tokens.sum()) + n_tokens
 
 
-def sum_over_processes(run, rewards, is_right, is_hardest, entropy, loss):
+def sum_over_processes(run, rewards, is_right, is_hardest, n_tokens, entropy, loss):
     """{name: sum} over the questions, chains and tokens of a step, in all processes.
 
     rewards (P, G). is_right (P, G) bool. is_hardest (P,) bool: has this question the most hops?
-    entropy (N,).
+    n_tokens (P * G,): of each chain. entropy (N,): of the tokens that are trained on.
     """
     G = rewards.size(1)
     n_right = is_right.sum(dim=1)                                           # (P,)
@@ -785,8 +799,9 @@ def sum_over_processes(run, rewards, is_right, is_hardest, entropy, loss):
         hardest_right=n_right[is_hardest].sum(),
         same=(n_right % G == 0).sum(),      # groups whose chains are all right or all wrong
         solved=(n_right > 0).sum(),         # groups with a right chain
+        tokens=n_tokens.sum(),
         entropy=entropy.sum(),
-        tokens=len(entropy),
+        trained=len(entropy),
         loss=loss)
 
 

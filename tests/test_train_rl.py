@@ -448,6 +448,13 @@ def test_a_chain_ends_at_its_stop_token_and_its_answer_stands_before():
     assert torch.equal(batch.tokens, before)  # the questions themselves are as they were
 
 
+def test_groups_without_a_lead_are_left_out_unless_there_is_an_entropy_bonus():
+    advantages = torch.tensor([[0.0, 0.0], [0.5, -0.5], [0.0, 0.0], [0.0, 1.0]])[:, :, None]
+    assert train_rl.groups_to_train(advantages, 0.0).tolist() == [1, 3]
+    assert train_rl.groups_to_train(advantages, 0.1).tolist() == [0, 1, 2, 3]
+    assert train_rl.groups_to_train(0 * advantages, 0.0).tolist() == [0, 1, 2, 3]
+
+
 def test_a_step_with_free_length_is_reinforce_written_out(tmp_path, monkeypatch):
     """Every chain up to its stop token, with the cost of its length."""
     spy = Spy(monkeypatch)
@@ -658,12 +665,15 @@ class WrittenOut:
                 assert row[:S].tolist() == prompt
                 row_values = values[q * G + g] if values is not None else None
                 advantages = self.advantages(rewards, g, k, row_values)
+                is_trained = args.entropy > 0 or len(set(rewards)) > 1  # does it have a gradient?
                 logits = self.model(row[None, :-1])[0] / args.temperature
                 for t in range(k):
                     p = logits[S + t - 1].softmax(-1)
                     entropy = -(p * p.log()).sum()
-                    loss = loss - (advantages[t] * p[row[S + t]].log() + 0.1 * entropy) / (P * G)
-                    entropies.append(entropy.item())
+                    gain = advantages[t] * p[row[S + t]].log() + args.entropy * entropy
+                    loss = loss - gain / (P * G)
+                    if is_trained:
+                        entropies.append(entropy.item())
                 self.count(k)
 
         reward = sum(map(sum, groups)) / (P * G)
@@ -709,7 +719,7 @@ def take_step(model, optimizer, gradients, norm, step):
 @pytest.mark.parametrize('argv', [
     '--baseline none', '--baseline loo --temperature 0.7 --pos rope', '--baseline ema',
     '--objective passk --k 2', '--baseline prefix --rollouts 2 --temperature 0.7',
-    '--objective passk --baseline none'])
+    '--objective passk --baseline none', '--entropy 0'])
 def test_training_is_reinforce_written_out(argv, bonus, tmp_path, monkeypatch):
     """Three steps: the gradient, the clipped and warmed-up AdamW step, and all that is logged.
 
@@ -719,8 +729,8 @@ def test_training_is_reinforce_written_out(argv, bonus, tmp_path, monkeypatch):
     if bonus:
         monkeypatch.setattr(train_rl, 'reward', lambda batch, chain: (
             train_rl.correct(batch, chain) + bonus * (chain[:, 0] < 4)))
-    argv += (' --nodes 4 --hops 1-3 --n_embd 8 --n_test 10 --entropy 0.1 --grad_clip 0.2 '
-             '--warmup_iters 2 --steps 3 --log_interval 1 --batch_size 16 --group_size 3')
+    argv = ('--nodes 4 --hops 1-3 --n_embd 8 --n_test 10 --entropy 0.1 --grad_clip 0.2 '
+            '--warmup_iters 2 --steps 3 --log_interval 1 --batch_size 16 --group_size 3 ' + argv)
     run(*argv.split(), '--out_dir', tmp_path)
     args = train_rl.parse_args(argv.split())
     task, _, _ = train_rl.fill_in(args)
