@@ -106,7 +106,7 @@ COSTS = ('expansions', 'states', 'calls', 'tokens', 'flops')
 def parse_args(argv):
     parser = Parser(__doc__)
     parser.add_argument('--ckpt', default=DEFAULT_CKPT,
-        help='checkpoint of train_cot.py or train_rl.py')
+        help='checkpoint of train_cot.py, train_rl.py or train_puzzles.py')
     parser.add_argument('--method', choices=('all', 'best_of_k', 'beam', 'dfs', 'best_first',
                                              'baselines', 'calibration', 'budgets'),
         help='(default: all; other tasks than countdown: best_of_k)')
@@ -242,6 +242,29 @@ def load_puzzles(args, task):
         return read_puzzles(args.puzzles, task.numbers)
     except OSError as error:
         raise ValueError(f'cannot read --puzzles {args.puzzles}: {error.strerror}') from error
+
+
+def require_unseen(args, state, puzzles):
+    """Raise ValueError if the checkpoint's model may have played one of these puzzles (P, n).
+
+    train_puzzles.py trains on all puzzles of its targets but those that it holds out.
+    """
+    settings = state['args']
+    if settings['script'] != 'train_puzzles':
+        return
+    trained_on = settings.get('targets')
+    held_out = state.get('held_out')
+    require(isinstance(trained_on, list) and isinstance(held_out, list),
+            f'{args.ckpt} does not say which puzzles it held out')
+    if args.target not in trained_on:
+        return
+    require(args.target == settings.get('target'),
+            f'{args.ckpt} was trained on all puzzles of target {args.target}')
+    held_out = set(map(str, held_out))
+    for puzzle in puzzles.tolist():
+        require(str(puzzle) in held_out,
+                f'{args.ckpt} may have been trained on {" ".join(map(str, puzzle))}: --puzzles '
+                'takes those that it held out, such as results/tot-100.txt')
 
 
 # -----------------------------------------------------------------------------
@@ -1625,7 +1648,10 @@ def main(argv=None):
     task = common.task_of_checkpoint(args.ckpt, state, TASKS)
     common.require_tokens(args.ckpt, state)
     fill_in(args, task, state['mode'])
-    puzzles = load_puzzles(args, task) if isinstance(task, Countdown) else None
+    puzzles = None
+    if isinstance(task, Countdown):
+        puzzles = load_puzzles(args, task)
+        require_unseen(args, state, puzzles)
     n_puzzles = None if puzzles is None else len(puzzles)
     memory.require_memory(memory_phases(args, task, model.config, n_puzzles),
                           common.find_device(args.device), task, CURES)

@@ -12,12 +12,13 @@ train_cot.py shows a model single steps of the Game of 24 (task `countdown`), on
    All tokens of all its steps share that advantage. --baseline none trains on solved chains alone.
 4. Held out: the puzzles of --puzzles (the hundred of Tree of Thoughts), and every state that moves
    can reach from them. No such state is ever a prompt in the loss. Holding out the hundred alone
-   would not do: the states below them come up in other puzzles, too.
+   would not do: the states below them come up in other puzzles, too. (Earlier steps of a chain
+   that comes to such a state are trained on, and their reward depends on how that chain ends.)
 5. pass@k on the held-out puzzles, before and after (Yue et al. 2025, 2504.13837).
 
 Controls: random legal moves; --objective coin, where rewards are coin tosses; --targets 36,48,60,
-where 24 is never trained on. The verdict is not trained. What becomes of it, and of
-a beam that uses it, search.py says.
+where 24 is never trained on. The verdict is not trained. What becomes of a beam that uses it says
+search.py --puzzles results/tot-100.txt. (Puzzles of five numbers come from a fixed 200 of them.)
 
     python train_cot.py --task countdown --holdout_targets 24,36,48,60 --steps 2000  # 10 minutes
     python train_puzzles.py --init_from out/train_cot-.../ckpt.pt
@@ -52,18 +53,19 @@ from data import Parser, at_least, format_range, parse_range, positive_float, re
 TASKS = (Countdown,)
 STEP_LEN = 5            # tokens of a step: a op b = c
 N_SEEN = 200            # training puzzles that are tested, too
-CHAINS_AT_ONCE = 4096   # of pass@k, about
+CHAINS_AT_ONCE = 4096   # of an evaluation, about
+PUZZLES_AT_ONCE = 500   # that are played at random
 LEGEND = """
   samples        chains played so far
-  reward         mean reward of the chains of this step
+  reward         mean reward of the chains of this step (with coins: of the coins)
   legal          share of chains without a wrong step
   entropy        of a sampled token, in nats
-  zero_variance  share of puzzles whose chains are all right or all wrong
-  pass_at_group  share of puzzles with at least one right chain
+  zero_variance  share of puzzles whose chains all solve them, or none does
+  pass_at_group  share of puzzles that at least one chain solves
   left_out       share of steps in held-out states, which the loss leaves out
   greedy         share of held-out puzzles that greedy steps solve
   greedy_seen    the same of training puzzles
-  pass@k         share of held-out puzzles with a right one among k sampled chains
+  pass@k         share of held-out puzzles that one of k sampled chains solves
 """
 
 
@@ -145,6 +147,20 @@ def load_start(args):
     if args.log_interval is None:
         args.log_interval = max(1, args.max_iters // 30)
     return model, task
+
+
+def load_puzzles(args, task):
+    """The puzzles of --puzzles, (P, n). Raises ValueError if one of them cannot make the target."""
+    try:
+        puzzles = read_puzzles(args.puzzles, task.numbers)
+    except OSError as error:
+        raise ValueError(f'cannot read --puzzles {args.puzzles}: {error.strerror}') from error
+    solvable = can_reach(puzzles, torch.full((len(puzzles),), args.target))
+    impossible = [' '.join(map(str, puzzle)) for puzzle in puzzles[~solvable].tolist()]
+    require(not impossible,
+            f'{args.puzzles}: some puzzles cannot make {args.target} in whole numbers, such as '
+            f'{", ".join(impossible[:3])}')
+    return puzzles
 
 
 CURES = memory.CURES | {'evaluation': '--pass_k', 'chains': '--group_size or --batch_size'}
@@ -270,10 +286,13 @@ def random_play(puzzles, target, n_chains, seed):
     puzzles (P, n). Each of the states that a move can lead to is equally likely.
     """
     generator = torch.Generator().manual_seed(seed)
-    states = puzzles.cpu().repeat_interleave(n_chains, dim=0)               # (N, m)
-    while states.size(1) > 1:
-        states = random_move(states, generator)
-    return (states[:, 0] == target).double().mean().item()
+    n_solved = 0
+    for some in puzzles.cpu().split(PUZZLES_AT_ONCE):
+        states = some.repeat_interleave(n_chains, dim=0)                    # (N, m)
+        while states.size(1) > 1:
+            states = random_move(states, generator)
+        n_solved += (states[:, 0] == target).sum().item()
+    return n_solved / (len(puzzles) * n_chains)
 
 
 def uniform_numbers(run, seed, step, n_chains, n_steps):
@@ -289,9 +308,13 @@ def uniform_numbers(run, seed, step, n_chains, n_steps):
 
 def greedy_share(model, task, run, puzzles, target):
     """The share of puzzles (P, n) that greedy steps solve. target (P,)"""
-    with run.autocast:
-        solved, _, _ = play(model, task, puzzles, target)
-    return solved.sum().item() / solved.numel()
+    n_solved = 0
+    for start in range(0, len(puzzles), CHAINS_AT_ONCE):
+        part = slice(start, start + CHAINS_AT_ONCE)
+        with run.autocast:
+            solved, _, _ = play(model, task, puzzles[part], target[part])
+        n_solved += solved.sum().item()
+    return n_solved / len(puzzles)
 
 
 def pass_curve(model, task, run, held_out, args):
@@ -359,7 +382,11 @@ def train(model, task, args, run, held_out, puzzles, targets):
     """REINFORCE from `model`, or from this run's checkpoint, on puzzles (N, n) with their targets
     (N,). Returns how many chains it took."""
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
-    resumed = step = run.resume('ckpt.pt', model, optimizer, 'rl')['step']
+    state = run.resume('ckpt.pt', model, optimizer, 'rl')
+    resumed = step = state['step']
+    held_out_puzzles = held_out.puzzles.tolist()  # the checkpoint has them, for search.py
+    require(state.get('held_out', held_out_puzzles) == held_out_puzzles,
+            f'{args.puzzles} has changed: the checkpoint holds out other puzzles')
     policy = run.distribute(model)
     bar = run.progress_bar('rl', step, args.max_iters)
     P = args.batch_size  # puzzles of this process
@@ -375,7 +402,7 @@ def train(model, task, args, run, held_out, puzzles, targets):
         if check and run.master:
             evaluate_and_log(model, task, args, run, held_out, puzzles, targets, step, measures)
         if step > resumed and (check or stop):
-            run.save('ckpt.pt', model, optimizer, step)
+            run.save('ckpt.pt', model, optimizer, step, held_out=held_out_puzzles)
         if last or stop:
             break
 
@@ -464,10 +491,7 @@ def main(argv=None):
     """Train and test. Returns the values of the last line."""
     args = parse_args(argv)
     model, task = load_start(args)
-    try:
-        puzzles = read_puzzles(args.puzzles, task.numbers)
-    except OSError as error:
-        raise ValueError(f'cannot read --puzzles {args.puzzles}: {error.strerror}') from error
+    puzzles = load_puzzles(args, task)
     device = common.find_device(args.device)
     needed = memory.require_memory(memory_phases(args, task, model.config), device, None, CURES)
     held_out = HeldOut(args.target, puzzles, device)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -166,11 +167,13 @@ def test_nothing_held_out_is_in_the_loss(start, lucky, tmp_path, monkeypatch):
     for puzzle in PUZZLES.tolist():
         below |= states_below(tuple(puzzle))
     played = []
+    starts_of_steps = []
     trained = []
 
     def spy_play(*args):
         solved, legal, turns = play(*args)
         if len(args) > 5 and args[4] == 3:  # a rollout of training
+            starts_of_steps.append(len(played))
             played.extend(prompt for turn in turns for prompt in turn.tokens.tolist())
         return solved, legal, turns
 
@@ -187,10 +190,13 @@ def test_nothing_held_out_is_in_the_loss(start, lucky, tmp_path, monkeypatch):
         numbers = tuple(token for token in tokens[1:4] if token < 200)
         return tokens[0] == 24 and numbers in below
     assert sorted(trained) == sorted(tokens for tokens in played if not is_held_out(tokens))
-    n_out = sum(map(is_held_out, played))
-    assert 0 < n_out < len(played)
-    left_out = [record['left_out'] for record in records(tmp_path)[1:-1]]
-    assert len(left_out) == 1 and 0 <= left_out[0] < 1
+
+    # the log has the share of the last step
+    record = records(tmp_path)[1]
+    last = played[starts_of_steps[-1]:]
+    n_out = sum(map(is_held_out, last))
+    assert 0 < n_out < len(last)
+    assert record['left_out'] == pytest.approx(n_out / len(last))
 
 
 # -----------------------------------------------------------------------------
@@ -317,6 +323,56 @@ def test_the_last_line_has_what_was_before_and_what_is_after(start, lucky, tmp_p
     assert (tmp_path / 'plot.png').exists()
 
 
+def test_what_is_logged_is_what_was_played(start, lucky, tmp_path, monkeypatch):
+    """The measures of one step, from its chains."""
+    rollouts = []
+    greedy = []
+
+    def spy_play(*args):
+        result = play(*args)
+        if len(args) > 5 and args[4] == 3:  # a rollout of training
+            rollouts.append(result)
+        elif len(args) == 4:  # greedy
+            greedy.append((args[2].tolist(), result[0].float().mean().item()))
+        return result
+    monkeypatch.setattr(train_puzzles, 'play', spy_play)
+    run(*start, '--targets', '24,36', '--steps', 1, '--batch_size', 16, '--out_dir', tmp_path)
+    record = records(tmp_path)[1]
+    (solved, legal, turns), = rollouts
+    assert 0 < solved.sum() < solved.numel()
+    assert record['reward'] == pytest.approx(solved.float().mean().item())
+    assert record['legal'] == pytest.approx(legal.float().mean().item())
+    n_right = solved.sum(dim=1)
+    assert record['pass_at_group'] == (n_right > 0).float().mean().item()
+    assert record['zero_variance'] == ((n_right == 0) | (n_right == 3)).float().mean().item()
+    assert record['pass_at_group'] > 0 and 0 < record['zero_variance'] < 1
+
+    # the held-out puzzles and the training puzzles that are tested have nothing in common
+    held_out = [share for puzzles, share in greedy if puzzles == PUZZLES.tolist()]
+    seen = [share for puzzles, share in greedy if puzzles != PUZZLES.tolist()]
+    assert record['greedy'] in held_out and record['greedy_seen'] == seen[-1]
+
+
+def test_the_learning_rate_warms_up_and_stays():
+    args = SimpleNamespace(learning_rate=0.1, warmup_iters=3)
+    rates = [train_puzzles.get_lr(step, args) for step in range(6)]
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+
+
+def test_what_was_before_and_what_is_after_are_not_mixed_up(start, tmp_path, monkeypatch):
+    """A model that solves everything, until it is trained."""
+    is_trained = []
+
+    def fake_play(model, task, puzzles, targets, n_chains=1, temperature=0.0, uniform=None):
+        solved = torch.full((len(puzzles), n_chains), not is_trained)
+        return solved, solved, []
+    monkeypatch.setattr(train_puzzles, 'play', fake_play)
+    monkeypatch.setattr(train_puzzles, 'train', lambda *args: is_trained.append(1) or 12)
+    final = run(*start, '--steps', 1, '--out_dir', tmp_path)
+    for name in ('greedy', 'pass_1', 'pass_8'):
+        assert (float(final[f'{name}_before']), float(final[name])) == (1, 0)
+
+
 def test_pass_at_1_is_the_share_of_solved_chains(start, lucky, monkeypatch, tmp_path):
     played = []
 
@@ -339,19 +395,52 @@ def test_search_takes_what_was_trained(start, tmp_path):
     assert final_values(out)['n_test'] == '3'
 
 
-def test_resume_is_the_uninterrupted_run(start, tmp_path):
+@pytest.mark.parametrize('argv, words', [
+    ('--puzzles {other}', 'may have been trained on 2 2 6'),
+    ('', 'may have been trained on'),
+    ('--method calibration', 'may have been trained on'),
+    ('--show 2 2 6', 'may have been trained on 2 2 6'),
+    ('--puzzles {own} --target 36', 'trained on all puzzles of target 36'),
+])
+def test_search_refuses_puzzles_that_the_model_was_trained_on(argv, words, start, tmp_path):
+    run(*start, '--steps', 1, '--targets', '24,36', '--out_dir', tmp_path / 'rl')
+    (tmp_path / 'other.txt').write_text('2 2 6')
+    argv = argv.format(other=tmp_path / 'other.txt', own=start[3]).split()
+    code, out, err = call_script(search, [
+        '--ckpt', str(tmp_path / 'rl/ckpt.pt'), '--k', '2', '--device', 'cpu', '--out_dir',
+        str(tmp_path / 'search'), *argv])
+    assert code == 2 and err.count('\n') == 1 and words in err and not out
+
+
+@pytest.mark.parametrize('objective', ['mean', 'coin'])
+def test_resume_is_the_uninterrupted_run(objective, start, lucky, tmp_path):
+    start = [*start, '--objective', objective, '--entropy', 0]
     run(*start, '--steps', 4, '--log_interval', 1, '--out_dir', tmp_path / 'whole')
     argv = [*start, '--log_interval', 1, '--out_dir', tmp_path / 'parts']
     run(*argv, '--steps', 2)
+    half = weights(tmp_path / 'parts')
     run(*argv, '--steps', 4, '--resume')
     assert records(tmp_path / 'parts') == records(tmp_path / 'whole')
+    assert all(0 < record['reward'] < 1 for record in records(tmp_path / 'whole')[1:-1])
     a = weights(tmp_path / 'whole')
     b = weights(tmp_path / 'parts')
     assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not all(torch.equal(a[name], half[name]) for name in a)
+
+
+def test_resume_refuses_other_held_out_puzzles(start, lucky, tmp_path):
+    argv = [*start, '--log_interval', 1, '--out_dir', tmp_path / 'run']
+    (tmp_path / 'puzzles.txt').write_text(FILE)
+    argv += ['--puzzles', tmp_path / 'puzzles.txt']
+    run(*argv, '--steps', 1)
+    (tmp_path / 'puzzles.txt').write_text('1 2 12')
+    code, _, err = call(*argv, '--steps', 2, '--resume')
+    assert code == 2 and err.count('\n') == 1 and 'has changed' in err
 
 
 def test_two_processes_do_what_one_does_with_twice_the_batch(start, two_processes, tmp_path):
-    argv = [*start, '--steps', '5', '--log_interval', '1']
+    """With coins as rewards: this model solves nothing, and another reward would never differ."""
+    argv = [*start, '--steps', '5', '--log_interval', '1', '--objective', 'coin']
     done = two_processes('train_puzzles.py', *argv, '--out_dir', str(tmp_path / 'two'))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('final ') == 1
@@ -360,8 +449,9 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(start, two_processe
     two = records(tmp_path / 'two')
     assert len(one) == len(two) == 7
     for a, b in zip(one[:-1], two[:-1], strict=True):
-        for name in ('samples', 'reward', 'left_out', 'pass_at_group', 'greedy'):
+        for name in ('samples', 'reward', 'legal', 'left_out', 'pass_at_group', 'greedy'):
             assert a.get(name) == b.get(name)
+    assert all(0 < record['reward'] < 1 for record in one[1:-1])
     a = weights(tmp_path / 'one')
     b = weights(tmp_path / 'two')
     assert max((a[name] - b[name]).abs().max() for name in a) < 1e-4
@@ -380,6 +470,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(start, two_processe
     ('--init_from nowhere.pt', 'nowhere.pt'),
     ('--baseline ema', 'ema'),
     ('--pass_k 0', 'at least 1'),
+    ('--target 36', 'cannot make 36 in whole numbers, such as 2 3 4'),
 ])
 def test_what_makes_no_sense_is_one_line(argv, words, start, tmp_path):
     code, out, err = call(*start, *argv.split(), '--out_dir', tmp_path / 'new')
