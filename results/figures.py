@@ -318,23 +318,33 @@ RL_ADDS = {  # row of train_rl.py: label, colour, and the end of its pass@k
 
 
 def rl_adds():
-    """pass@k of a half-trained multiplier, before and after further training. A panel a seed."""
+    """pass@k before and after further training: of a half-trained multiplier, a panel a seed, and
+    of a model that guesses at the fork of a star."""
     handles = [sample_of('before', '--', color='black')]
     for label, colour, _ in RL_ADDS.values():
         handles.append(sample_of(label, color=colour, marker='.'))
     bases = read_row('train_rl/multiply')
-    figure, axes = panels_over_legend(10, 3.9, len(bases), handles, 3)
-    for axis, base in zip(axes, bases, strict=True):
+    figure, axes = panels_over_legend(12, 3.9, len(bases) + 1, handles, 3)
+    for axis, base in zip(axes, bases, strict=False):
         seed = base.final['seed']
         axis.plot(*pass_curve(base, '_before'), '--', color='black')
         for row, (_, colour, end) in RL_ADDS.items():
             for run in read_row(f'train_rl/{row}'):
                 if run.final['seed'] == seed:  # the controls have fewer seeds
                     axis.plot(*pass_curve(run, end), '.-', color=colour)
-        axis.set(xscale='log', xlabel='chains, k', ylim=(-0.03, 1.03), title=f'seed {seed}')
+        axis.set_title(f'3 x 3 digits, seed {seed}')
+    for row in ('star', 'star-coin'):
+        colour = RL_ADDS[row.replace('star', 'multiply')][1]
+        for run in read_row(f'train_rl/{row}'):
+            axes[-1].plot(*pass_curve(run, '_before'), '--', color='black')
+            axes[-1].plot(*pass_curve(run), '.-', color=colour)
+    axes[-1].set_title('path on a star, 3 seeds')
+    axes[-1].set_xlim(0.8, 320)
+    for axis in axes:
+        axis.set(xscale='log', xlabel='chains, k', ylim=(-0.03, 1.03))
         short_ticks(axis.xaxis, [1, 4, 16, 64, 256])
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel('pass@k, 3 x 3 digits')
+    axes[0].set_ylabel('pass@k')
     return figure
 
 
@@ -348,15 +358,18 @@ PUZZLES = {  # row of train_puzzles.py: label, colour
 
 def puzzles():
     """Games of 24 that greedy steps solve, over training, and pass@k before and after."""
-    figure, (left, right) = new_figure(10, 4, columns=2)
+    figure, (left, right) = new_figure(9.4, 4, columns=2)
     for row, (label, colour) in PUZZLES.items():
-        for run in read_row(f'train_puzzles/{row}'):
-            left.plot(*greedy_curve(run), color=colour, marker='.', label=f'{label}: held-out 24')
-            left.plot(*greedy_curve(run, 'greedy_seen'), ':', color=colour,
-                      label='its training puzzles')
-            right.plot(*pass_curve(run), '.-', color=colour, label=label)
-    base = read_row('train_puzzles/24')[0]
-    right.plot(*pass_curve(base, '_before'), '--', color='black', label='before')
+        for i, run in enumerate(read_row(f'train_puzzles/{row}')):
+            names = [f'{label}: held-out 24', 'its training puzzles', label]
+            if i > 0:  # one name for all seeds
+                names = [None] * 3
+            left.plot(*greedy_curve(run), color=colour, label=names[0])
+            left.plot(*greedy_curve(run, 'greedy_seen'), ':', color=colour, label=names[1])
+            right.plot(*pass_curve(run), '.-', color=colour, label=names[2])
+    for i, base in enumerate(read_row('train_puzzles/24')):
+        name = 'before' if i == 0 else None
+        right.plot(*pass_curve(base, '_before'), '--', color='black', label=name)
     left.set(xlabel='chains played', ylabel='share of puzzles solved', title='greedy steps',
              ylim=(-0.02, 0.5))
     right.set(xlabel='chains, k', xscale='log', ylim=(-0.03, 1.03), title='pass@k, held-out 24')
@@ -376,16 +389,19 @@ def discovery():
     results = {}
     for line in (STUDIES / 'discovery.jsonl').read_text(encoding='utf-8').splitlines():
         record = json.loads(line)
-        found = record['chains_95'] is not None
-        results.setdefault((record['share'], record['largest']), []).append(found)
+        if record['steps'] == 1000:  # others are trials
+            runs = results.setdefault((record['share'], record['largest']), {})
+            runs[record['seed']] = record['chains_95'] is not None
 
     figure, axis = new_figure(6.5, 3.6)
-    shares = [[np.mean(results[share, largest]) for share in SHARES] for largest in LARGEST]
-    axis.imshow(shares, cmap='Blues', vmin=0, vmax=1.4, origin='lower', aspect='auto')
+    successes = np.full((len(LARGEST), len(SHARES)), np.nan)
     for y, largest in enumerate(LARGEST):
         for x, share in enumerate(SHARES):
-            runs = results[share, largest]
+            runs = list(results.get((share, largest), {}).values())
+            if runs:
+                successes[y, x] = np.mean(runs)
             axis.text(x, y, f'{sum(runs)} of {len(runs)}', ha='center', va='center')
+    axis.imshow(successes, cmap='Blues', vmin=0, vmax=1.4, origin='lower', aspect='auto')
     axis.set(xticks=range(len(SHARES)), xticklabels=[f'{share:.0%}' for share in SHARES],
              yticks=range(len(LARGEST)), yticklabels=LARGEST,
              xlabel='share of training questions with one hop', ylabel='largest hop count, K',

@@ -48,6 +48,8 @@ puzzles_others="--targets 10-23,25-100 --entropy 0 --group_size 16 --steps 160"
 beam="--method beam --puzzles results/tot-100.txt"
 played=out/logs/train_puzzles
 rl_after_520="$rl_multiply --steps 1 --init_from $models/multiply-520-model/seedSEED/ckpt.pt"
+rl_star="--task star --lr 3e-4 --entropy 0 --steps 600 --pass_k 64"
+rl_star="$rl_star --init_from $models/star/seedSEED/ckpt.pt"
 rl_pairs="--format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8"
 rl_32="--nodes 32 --hops 1-8 --curriculum --entropy 0.03 --steps 5000 --log_interval 20"
 probe_2="--nodes 14 --hops 1-2 --n_layer 2 --n_head 2 --n_embd 32 --lr 4e-3 --steps 4000"
@@ -138,6 +140,8 @@ train_rl/multiply-right-only train_rl.py $rl_after_220 --baseline none
 train_rl/multiply-coin train_rl.py $rl_after_220 --objective coin
 train_cot/multiply-520-model train_cot.py --mode cot --task multiply --steps 520
 train_rl/multiply-shown train_rl.py $rl_after_520
+train_rl/star train_rl.py $rl_star
+train_rl/star-coin train_rl.py $rl_star --objective coin
 
 train_latent/default train_latent.py
 train_latent/direct train_latent.py --feed direct
