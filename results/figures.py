@@ -315,16 +315,19 @@ RL_ADDS = {  # row of train_rl.py: label, colour, and the end of its pass@k
     'multiply-coin': ('control: the reward is a coin', 'tab:red', ''),
     'multiply-shown': ('chains shown instead', 'tab:gray', '_before'),
 }
+RL_STARTS = ('multiply-from-270', 'multiply-from-280', 'multiply-from-210')  # one seed each
 
 
 def rl_adds():
     """pass@k before and after further training: of a half-trained multiplier, a panel a seed, and
     of a model that guesses at the fork of a star."""
-    handles = [sample_of('before', '--', color='black')]
+    handles = [sample_of('the start just below 0.2', '--', color='tab:purple'),
+               sample_of('and after 500 steps', color='tab:purple', marker='.'),
+               sample_of('the start of the others', '--', color='black')]
     for label, colour, _ in RL_ADDS.values():
         handles.append(sample_of(label, color=colour, marker='.'))
     bases = read_row('train_rl/multiply')
-    figure, axes = panels_over_legend(12, 3.9, len(bases) + 1, handles, 3)
+    figure, axes = panels_over_legend(12, 4.1, len(bases) + 1, handles, 3)
     for axis, base in zip(axes, bases, strict=False):
         seed = base.final['seed']
         axis.plot(*pass_curve(base, '_before'), '--', color='black')
@@ -332,6 +335,11 @@ def rl_adds():
             for run in read_row(f'train_rl/{row}'):
                 if run.final['seed'] == seed:  # the controls have fewer seeds
                     axis.plot(*pass_curve(run, end), '.-', color=colour)
+        for row in RL_STARTS:
+            for run in read_row(f'train_rl/{row}'):
+                if run.final['seed'] == seed:
+                    axis.plot(*pass_curve(run, '_before'), '--', color='tab:purple')
+                    axis.plot(*pass_curve(run), '.-', color='tab:purple')
         axis.set_title(f'3 x 3 digits, seed {seed}')
     for row in ('star', 'star-coin'):
         colour = RL_ADDS[row.replace('star', 'multiply')][1]

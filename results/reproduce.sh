@@ -44,10 +44,13 @@ rl_multiply="--task multiply --batch_size 64 --lr 3e-4 --entropy 0 --pass_k 256"
 rl_after_220="$rl_multiply --steps 300 --init_from $models/multiply-220-model/seedSEED/ckpt.pt"
 rl_after_200="$rl_multiply --steps 300 --init_from $models/multiply-200-model/seedSEED/ckpt.pt"
 puzzles="--pass_k 64 --init_from $models/countdown-half/seedSEED/ckpt.pt"
+puzzles_shown="--pass_k 64 --steps 1 --init_from $models/countdown-3000/seedSEED/ckpt.pt"
 puzzles_others="--targets 10-23,25-100 --entropy 0 --group_size 16 --steps 160"
 beam="--method beam --puzzles results/tot-100.txt"
 played=out/logs/train_puzzles
 rl_after_520="$rl_multiply --steps 1 --init_from $models/multiply-520-model/seedSEED/ckpt.pt"
+rl_longer="--task multiply --batch_size 64 --lr 2e-4 --entropy 0 --pass_k 256 --steps 500"
+rl_longer="$rl_longer --init_from $models"
 rl_star="--task star --lr 3e-4 --entropy 0 --steps 600 --pass_k 64"
 rl_star="$rl_star --init_from $models/star/seedSEED/ckpt.pt"
 rl_pairs="--format pairs --curriculum --entropy 0.05 --steps 3000 --test_hops 5-8"
@@ -140,6 +143,12 @@ train_rl/multiply-right-only train_rl.py $rl_after_220 --baseline none
 train_rl/multiply-coin train_rl.py $rl_after_220 --objective coin
 train_cot/multiply-520-model train_cot.py --mode cot --task multiply --steps 520
 train_rl/multiply-shown train_rl.py $rl_after_520
+train_cot/multiply-270-model train_cot.py --mode cot --task multiply --steps 270
+train_rl/multiply-from-270 train_rl.py $rl_longer/multiply-270-model/seedSEED/ckpt.pt
+train_cot/multiply-280-model train_cot.py --mode cot --task multiply --steps 280
+train_rl/multiply-from-280 train_rl.py $rl_longer/multiply-280-model/seedSEED/ckpt.pt
+train_cot/multiply-210-model train_cot.py --mode cot --task multiply --steps 210
+train_rl/multiply-from-210 train_rl.py $rl_longer/multiply-210-model/seedSEED/ckpt.pt
 train_rl/star train_rl.py $rl_star
 train_rl/star-coin train_rl.py $rl_star --objective coin
 
@@ -148,6 +157,7 @@ train_latent/direct train_latent.py --feed direct
 train_latent/loop train_latent.py --feed direct --n_loop 4
 train_latent/hops-2 train_latent.py --hops 2 --steps 600
 train_rl/hops-2 train_rl.py --hops 2
+train_rl/one-hop-5 train_rl.py --hops 1-2 --one_hop 0.05 --steps 2500
 train_rl/hops-2-heads train_rl.py --hops 2 --n_head 2
 train_latent/hops-4 train_latent.py --feed $latent_hard --hops 4 --lr 2e-3 --steps 2500
 train_latent/longer train_latent.py $latent_longer
@@ -159,6 +169,8 @@ train_latent/layers-2-fixed train_latent.py $latent_fixed --n_layer 2
 train_latent/layers-4-fixed train_latent.py $latent_fixed --n_layer 4
 
 train_cot/countdown train_cot.py --task countdown
+train_cot/countdown-3000 train_cot.py --task countdown --holdout_targets 24,36,48,60 --steps 3000
+train_puzzles/shown train_puzzles.py $puzzles_shown
 train_cot/countdown-half train_cot.py --task countdown --holdout_targets 24,36,48,60 --steps 2000
 train_puzzles/24 train_puzzles.py $puzzles
 train_puzzles/others train_puzzles.py $puzzles $puzzles_others

@@ -12,7 +12,7 @@ to a step-by-step solution only if enough training questions are easy. Where is 
 Each finished run is a line of --results, and a study that was stopped goes on after the last one.
 Under torchrun the runs are dealt to the processes.
 
-    python results/studies/discovery.py                                     # two hours on one core
+    python results/studies/discovery.py                                     # 2.5 hours on one core
     torchrun --standalone --nproc_per_node=2 results/studies/discovery.py
 
 Then python results/figures.py draws docs/figures/discovery.png.
