@@ -54,7 +54,7 @@ def deal(jobs, train, path):
             record = job | train(job)
             with path.open('a', encoding='utf-8') as file:
                 file.write(json.dumps(record) + '\n')
-            print(json.dumps(record), flush=True)
+            print(json.dumps(record), file=sys.stderr, flush=True)
 
     while any(find_record(job, path) is None for job in jobs):
         time.sleep(5)

@@ -13,8 +13,8 @@ These were chosen for leave one out. Here every baseline has the same small grid
 Each finished run is a line of --results, and a study that was stopped goes on after the last one.
 Under torchrun the runs are dealt to the processes.
 
-    python results/studies/rl_baselines.py                                  # 45 minutes on one core
-    torchrun --standalone --nproc_per_node=2 results/studies/rl_baselines.py
+    python results/studies/rl_baselines.py | tee results/studies/rl_baselines.txt   # an hour
+    torchrun --standalone --nproc_per_node=2 results/studies/rl_baselines.py        # half of that
 """
 
 import argparse
