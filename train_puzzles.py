@@ -31,6 +31,7 @@ Results: docs/train_puzzles.md
 from errors import one_line_errors  # first: see errors.py
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -161,6 +162,15 @@ def load_puzzles(args, task):
             f'{args.puzzles}: some puzzles cannot make {args.target} in whole numbers, such as '
             f'{", ".join(impossible[:3])}')
     return puzzles
+
+
+def require_same_puzzles(args, puzzles):
+    """Raise ValueError if --resume goes on with a run that holds out other puzzles than these."""
+    path = Path(args.out_dir) / 'ckpt.pt'
+    if args.resume and path.exists():
+        _, state = common.load_checkpoint(path)
+        require(state.get('held_out') == puzzles.tolist(),
+                f'{path} holds out other puzzles: {args.puzzles} has changed')
 
 
 CURES = memory.CURES | {'evaluation': '--pass_k', 'chains': '--group_size or --batch_size'}
@@ -382,11 +392,8 @@ def train(model, task, args, run, held_out, puzzles, targets):
     """REINFORCE from `model`, or from this run's checkpoint, on puzzles (N, n) with their targets
     (N,). Returns how many chains it took."""
     optimizer = model.configure_optimizer(args.learning_rate, args.weight_decay)
-    state = run.resume('ckpt.pt', model, optimizer, 'rl')
-    resumed = step = state['step']
+    resumed = step = run.resume('ckpt.pt', model, optimizer, 'rl')['step']
     held_out_puzzles = held_out.puzzles.tolist()  # the checkpoint has them, for search.py
-    require(state.get('held_out', held_out_puzzles) == held_out_puzzles,
-            f'{args.puzzles} has changed: the checkpoint holds out other puzzles')
     policy = run.distribute(model)
     bar = run.progress_bar('rl', step, args.max_iters)
     P = args.batch_size  # puzzles of this process
@@ -492,6 +499,7 @@ def main(argv=None):
     args = parse_args(argv)
     model, task = load_start(args)
     puzzles = load_puzzles(args, task)
+    require_same_puzzles(args, puzzles)
     device = common.find_device(args.device)
     needed = memory.require_memory(memory_phases(args, task, model.config), device, None, CURES)
     held_out = HeldOut(args.target, puzzles, device)

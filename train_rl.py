@@ -80,7 +80,7 @@ LEGEND = """
   samples        chains sampled so far
   reward         mean reward of the chains of this step
   correct        share of these chains with the right answer
-  entropy        of a sampled token that is trained on, in nats
+  entropy        of a sampled token that is trained on, in nats (0 if none is)
   zero_variance  share of questions whose chains are all right or all wrong
   pass_at_group  share of questions with at least one right chain
   acc, chance    share of right answers by greedy decoding on held-out questions, and by guessing
@@ -463,11 +463,11 @@ def prefix_values(model, batch, tokens, rewards, n_rollouts, temperature=1.0, un
 def groups_to_train(advantages, entropy_bonus):
     """The groups of advantages (P, G, 1 or L) that have a gradient: their numbers, (P',).
 
-    If all chains of a group earn the same, their advantages are 0. Without an entropy bonus such a
-    group would cost a pass through the model and change nothing.
+    Without an entropy bonus a group whose advantages are all 0 would cost a pass through the model
+    and change nothing. With leave one out that is a group whose chains all earn the same.
     """
     has_gradient = (advantages != 0).flatten(1).any(dim=1)                  # (P,)
-    if entropy_bonus > 0 or not has_gradient.any():  # a step needs some chains, if only for a zero
+    if entropy_bonus > 0:
         has_gradient = torch.ones_like(has_gradient)
     return has_gradient.nonzero()[:, 0]
 
@@ -698,6 +698,9 @@ def train(model, task, args, run, first_step=0):
         # answer (or the stop token): what comes after it does not count. Autocast is entered anew,
         # because the casts that it cached while sampling have no gradient.
         groups = groups_to_train(advantages, args.entropy)                      # (P',)
+        is_idle = len(groups) == 0
+        if is_idle:  # a pass all the same, with gradient 0: other processes may wait for ours
+            groups = torch.zeros(1, dtype=torch.long, device=run.device)
         rows = (groups[:, None] * G + torch.arange(G, device=run.device)).flatten()  # (P' * G,)
         loss_mask = batch.loss_mask[rows]
         advantages = advantages.expand(P, G, L)[groups].flatten(0, 1)           # (P' * G, L)
@@ -717,6 +720,8 @@ def train(model, task, args, run, first_step=0):
 
         # measures of this step, over all processes
         is_hardest = questions.hops == hops[-1]
+        if is_idle:
+            entropy = entropy[:0]
         total = sum_over_processes(run, rewards, is_right, is_hardest, n_tokens, entropy, loss)
         n_questions = len(all_questions)
         count_samples(progress, all_questions.hops, int(total['tokens']), args)
@@ -726,7 +731,7 @@ def train(model, task, args, run, first_step=0):
         measures = dict(
             reward=mean,
             correct=total['right'] / (n_questions * G),
-            entropy=total['entropy'] / total['trained'],
+            entropy=total['entropy'] / max(1, total['trained']),
             grad_norm=float(grad_norm),
             zero_variance=total['same'] / n_questions,
             pass_at_group=total['solved'] / n_questions)

@@ -321,9 +321,9 @@ RL_STARTS = ('multiply-from-270', 'multiply-from-280', 'multiply-from-210')  # o
 def rl_adds():
     """pass@k before and after further training: of a half-trained multiplier, a panel a seed, and
     of a model that guesses at the fork of a star."""
-    handles = [sample_of('the start just below 0.2', '--', color='tab:purple'),
+    handles = [sample_of('before: another start', '--', color='tab:purple'),
                sample_of('and after 500 steps', color='tab:purple', marker='.'),
-               sample_of('the start of the others', '--', color='black')]
+               sample_of('before', '--', color='black')]
     for label, colour, _ in RL_ADDS.values():
         handles.append(sample_of(label, color=colour, marker='.'))
     bases = read_row('train_rl/multiply')

@@ -433,9 +433,28 @@ def test_resume_refuses_other_held_out_puzzles(start, lucky, tmp_path):
     (tmp_path / 'puzzles.txt').write_text(FILE)
     argv += ['--puzzles', tmp_path / 'puzzles.txt']
     run(*argv, '--steps', 1)
+    files = {path: path.read_bytes() for path in (tmp_path / 'run').iterdir()}
     (tmp_path / 'puzzles.txt').write_text('1 2 12')
-    code, _, err = call(*argv, '--steps', 2, '--resume')
-    assert code == 2 and err.count('\n') == 1 and 'has changed' in err
+    for steps in (1, 2):
+        code, _, err = call(*argv, '--steps', steps, '--resume')
+        assert code == 2 and err.count('\n') == 1 and 'has changed' in err
+    assert {path: path.read_bytes() for path in (tmp_path / 'run').iterdir()} == files
+
+
+def test_a_checkpoint_that_does_not_say_what_it_held_out_is_refused(start, tmp_path, monkeypatch):
+    save = common.Run.save
+
+    def save_less(run, *args, held_out, **more):
+        save(run, *args, **more)
+    with monkeypatch.context() as patch:
+        patch.setattr(common.Run, 'save', save_less)
+        run(*start, '--steps', 1, '--out_dir', tmp_path / 'run')
+    code, _, err = call(*start, '--steps', 2, '--out_dir', tmp_path / 'run', '--resume')
+    assert code == 2 and err.count('\n') == 1 and 'holds out other puzzles' in err
+    code, _, err = call_script(search, [
+        '--ckpt', str(tmp_path / 'run/ckpt.pt'), '--puzzles', start[3], '--device', 'cpu',
+        '--out_dir', str(tmp_path / 'search')])
+    assert code == 2 and 'does not say which puzzles' in err
 
 
 def test_two_processes_do_what_one_does_with_twice_the_batch(start, two_processes, tmp_path):

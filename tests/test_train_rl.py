@@ -452,7 +452,7 @@ def test_groups_without_a_lead_are_left_out_unless_there_is_an_entropy_bonus():
     advantages = torch.tensor([[0.0, 0.0], [0.5, -0.5], [0.0, 0.0], [0.0, 1.0]])[:, :, None]
     assert train_rl.groups_to_train(advantages, 0.0).tolist() == [1, 3]
     assert train_rl.groups_to_train(advantages, 0.1).tolist() == [0, 1, 2, 3]
-    assert train_rl.groups_to_train(0 * advantages, 0.0).tolist() == [0, 1, 2, 3]
+    assert train_rl.groups_to_train(0 * advantages, 0.0).tolist() == []
 
 
 def test_a_step_with_free_length_is_reinforce_written_out(tmp_path, monkeypatch):
@@ -660,12 +660,14 @@ class WrittenOut:
             rewards = [is_right + self.bonus * (chain[0] < args.nodes)
                        for is_right, chain in zip(are_right[-1], chains, strict=True)]
             groups.append(rewards)
+            of_group = []
             for g in range(G):
+                row_values = values[q * G + g] if values is not None else None
+                of_group.append(self.advantages(rewards, g, k, row_values))
+            is_trained = args.entropy > 0 or any(map(any, of_group))  # does it have a gradient?
+            for g, advantages in enumerate(of_group):
                 row = tokens[q * G + g]
                 assert row[:S].tolist() == prompt
-                row_values = values[q * G + g] if values is not None else None
-                advantages = self.advantages(rewards, g, k, row_values)
-                is_trained = args.entropy > 0 or len(set(rewards)) > 1  # does it have a gradient?
                 logits = self.model(row[None, :-1])[0] / args.temperature
                 for t in range(k):
                     p = logits[S + t - 1].softmax(-1)
@@ -715,11 +717,13 @@ def take_step(model, optimizer, gradients, norm, step):
     optimizer.step()
 
 
-@pytest.mark.parametrize('bonus', [0.0, 0.2])
+@pytest.mark.parametrize('bonus', [0.0, 0.25])
 @pytest.mark.parametrize('argv', [
     '--baseline none', '--baseline loo --temperature 0.7 --pos rope', '--baseline ema',
     '--objective passk --k 2', '--baseline prefix --rollouts 2 --temperature 0.7',
-    '--objective passk --baseline none', '--entropy 0'])
+    '--objective passk --baseline none', '--entropy 0', '--entropy 0 --baseline none',
+    '--entropy 0 --baseline ema', '--entropy 0 --baseline prefix --rollouts 2',
+    '--entropy 0 --objective passk --baseline none'])
 def test_training_is_reinforce_written_out(argv, bonus, tmp_path, monkeypatch):
     """Three steps: the gradient, the clipped and warmed-up AdamW step, and all that is logged.
 
@@ -1427,7 +1431,8 @@ def test_a_finished_run_resumed_has_one_final_record(tmp_path):
 # -----------------------------------------------------------------------------
 # two processes
 
-@pytest.mark.parametrize('extra', ['--baseline prefix --rollouts 2', '--free_length 5'])
+@pytest.mark.parametrize('extra', ['--baseline prefix --rollouts 2', '--free_length 5',
+                                   '--entropy 0'])
 def test_two_processes_do_what_one_does_with_twice_the_batch(extra, two_processes, tmp_path):
     """The same questions, chains and rollouts, so the same rewards. Gradients up to rounding."""
     argv = [*TINY, '--hops', '1-3', '--steps', '20', '--log_interval', '1', *extra.split(),

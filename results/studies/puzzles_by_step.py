@@ -8,8 +8,9 @@ For each of the three steps: of the chains that are still solvable, in how many 
 2. The control makes random legal moves: each state that a move can lead to is equally likely.
 3. The last column multiplies the three shares: the chains that solve the puzzle.
 
-    python results/studies/puzzles_by_step.py out/logs/train_cot/countdown-half/seed1337/ckpt.pt \\
-        out/logs/train_puzzles/24/seed1337/ckpt.pt | tee results/studies/puzzles_by_step.txt
+    python results/studies/puzzles_by_step.py out/logs/train_cot/countdown-half/seed*/ckpt.pt \\
+        out/logs/train_puzzles/{24,others,held-out}/seed*/ckpt.pt \\
+        | tee results/studies/puzzles_by_step.txt
 """
 
 import argparse
