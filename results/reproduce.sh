@@ -178,6 +178,7 @@ train_puzzles/held-out train_puzzles.py $puzzles --targets 36,48,60
 train_puzzles/right-only train_puzzles.py $puzzles --baseline none
 train_puzzles/coin train_puzzles.py $puzzles --objective coin
 search/puzzles-before search.py --ckpt $models/countdown-half/seedSEED/ckpt.pt $beam
+search/puzzles-shown search.py --ckpt $models/countdown-3000/seedSEED/ckpt.pt $beam
 search/puzzles-24 search.py --ckpt $played/24/seedSEED/ckpt.pt $beam
 search/puzzles-others search.py --ckpt $played/others/seedSEED/ckpt.pt $beam
 search/all search.py --ckpt $models/countdown/seedSEED/ckpt.pt
