@@ -17,8 +17,8 @@ train_cot.py shows a model single steps of the Game of 24 (task `countdown`), on
 5. pass@k on the held-out puzzles, before and after (Yue et al. 2025, 2504.13837).
 
 Controls: random legal moves; --objective coin, where rewards are coin tosses; --targets 36,48,60,
-where 24 is never trained on. The verdict is not trained. What becomes of a beam that uses it says
-search.py --puzzles results/tot-100.txt. (Puzzles of five numbers come from a fixed 200 of them.)
+where 24 is never trained on. The verdict is not trained: search.py --puzzles results/tot-100.txt
+shows what becomes of a beam that uses it. (Puzzles of five numbers come from a fixed 200 of them.)
 
     python train_cot.py --task countdown --holdout_targets 24,36,48,60 --steps 2000  # 10 minutes
     python train_puzzles.py --init_from out/train_cot-.../ckpt.pt
@@ -170,7 +170,7 @@ def require_same_puzzles(args, puzzles):
     if args.resume and path.exists():
         _, state = common.load_checkpoint(path)
         require(state.get('held_out') == puzzles.tolist(),
-                f'{path} holds out other puzzles: {args.puzzles} has changed')
+                f'{path} holds out other puzzles than {args.puzzles}: give another --out_dir')
 
 
 CURES = memory.CURES | {'evaluation': '--pass_k', 'chains': '--group_size or --batch_size'}

@@ -695,8 +695,9 @@ def train(model, task, args, run, first_step=0):
                                value)                                           # (P, G, 1 or L)
 
         # 5. Gradient step. The gradient is a mean over chains of sums over their tokens, up to the
-        # answer (or the stop token): what comes after it does not count. Autocast is entered anew,
-        # because the casts that it cached while sampling have no gradient.
+        # answer (or the stop token): what comes after it does not count. Groups that add nothing
+        # to it are left out of the pass. Autocast is entered anew, because the casts that it cached
+        # while sampling have no gradient.
         groups = groups_to_train(advantages, args.entropy)                      # (P',)
         is_idle = len(groups) == 0
         if is_idle:  # a pass all the same, with gradient 0: other processes may wait for ours
