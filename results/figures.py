@@ -309,8 +309,8 @@ def rl_cost():
 
 
 RL_ADDS = {  # row of train_rl.py: label, colour, and the end of its pass@k
-    'multiply': ('REINFORCE, leave one out', 'tab:blue', ''),
-    'multiply-right-only': ('REINFORCE without a baseline:\nits own right chains', 'tab:orange',
+    'multiply': ('comparison: leave one out', 'tab:blue', ''),
+    'multiply-right-only': ('comparison: no baseline,\nits own right chains', 'tab:orange',
                             ''),
     'multiply-coin': ('control: the reward is a coin', 'tab:red', ''),
     'multiply-shown': ('chains shown instead', 'tab:gray', '_before'),
@@ -321,9 +321,9 @@ RL_STARTS = ('multiply-from-270', 'multiply-from-280', 'multiply-from-210')  # o
 def rl_adds():
     """pass@k before and after further training: of a half-trained multiplier, a panel a seed, and
     of a model that guesses at the fork of a star."""
-    handles = [sample_of('before: another start', '--', color='tab:purple'),
-               sample_of('and after 500 steps', color='tab:purple', marker='.'),
-               sample_of('before', '--', color='black')]
+    handles = [sample_of('best recipe: before', '--', color='tab:purple'),
+               sample_of('best recipe: after 500 steps', color='tab:purple', marker='.'),
+               sample_of('comparison: before', '--', color='black')]
     for label, colour, _ in RL_ADDS.values():
         handles.append(sample_of(label, color=colour, marker='.'))
     bases = read_row('train_rl/multiply')
